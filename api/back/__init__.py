@@ -1,0 +1,1 @@
+"""Back layer: Model Store and Cluster Manager. Knows Triton, not HTTP."""

@@ -1,0 +1,1 @@
+"""Model Store: records in a database, files in a blob store."""

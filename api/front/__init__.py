@@ -1,0 +1,1 @@
+"""Front layer: receives, parses and validates requests, and shapes answers. Knows HTTP, not Triton."""

@@ -1,0 +1,1 @@
+"""Middle layer: Request Router, Task Manager, Job Dispatcher and the Job Handlers."""

@@ -1,0 +1,1 @@
+"""Checkpoint to artifact: read safetensors, build the ONNX graph, quantize, verify, write. Needs no torch."""

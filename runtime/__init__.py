@@ -1,0 +1,1 @@
+"""The ONNX Runtime engine: scheduler, KV cache, session, sampling, tokenizer. Knows no HTTP and no torch."""
