@@ -1,0 +1,31 @@
+"""What the engine raises.
+
+RequestFault    one request fails; carries the `Fault` that travels to the caller
+ModelError      a version folder that cannot be served: nothing is loaded
+"""
+
+from __future__ import annotations
+
+from runtime.contract import Fault, FaultCode
+
+
+class RequestFault(Exception):
+    """One request cannot be answered; `fault` says why in the words of the contract."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.encode())
+        self.fault = fault
+
+    @classmethod
+    def invalid(cls, field: str, message: str) -> RequestFault:
+        """The caller's `field` is to blame."""
+        return cls(Fault(FaultCode.INVALID_ARGUMENT, message, field))
+
+    @classmethod
+    def of(cls, code: FaultCode, message: str) -> RequestFault:
+        """No field is to blame."""
+        return cls(Fault(code, message))
+
+
+class ModelError(Exception):
+    """A version folder is incomplete or wrong, or its model does not reproduce its golden prompts."""
