@@ -1,0 +1,57 @@
+"""What the back layer must know to open; the façade builds it from its own settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class BackSettings:
+    """Sizes are in bytes and times in seconds; a port of 0 means a free one."""
+
+    home: Path
+    database_url: str | None = None  # None: SQLite in `home`
+    blob_url: str | None = None  # None: a folder in `home`
+    triton_http_port: int = 0
+    triton_grpc_port: int = 0
+    triton_metrics_port: int = 0
+    max_archive_bytes: int = 4 * 1024**3
+    max_unpacked_bytes: int = 8 * 1024**3
+    convert_timeout_seconds: float = 1800.0
+    convert_memory_bytes: int = 8 * 1024**3
+    num_slots: int = 32
+    max_queued: int = 256
+    prefill_chunk: int = 128
+    engine_threads: int = 2
+    probe_interval_seconds: float = 2.0
+    probe_timeout_seconds: float = 3.0
+    drain_seconds: float = 5.0
+    log_level: str = "info"
+
+    @property
+    def blobs(self) -> Path:
+        return self.home / "blobs"
+
+    @property
+    def repository(self) -> Path:
+        """The repository that the live Triton reads."""
+        return self.home / "triton" / "repository"
+
+    @property
+    def backends(self) -> Path:
+        return self.home / "triton" / "backends"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def staging(self) -> Path:
+        """Uploads and conversions under way; emptied at start."""
+        return self.home / "staging"
+
+    @property
+    def database(self) -> str:
+        """The URL that SQLAlchemy opens."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.home.absolute() / 'lmaas.db'}"
