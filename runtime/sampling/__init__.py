@@ -1,0 +1,15 @@
+"""Sampling: the parameters of a request and the choice of its next tokens."""
+
+from runtime.sampling.distribution import log_softmax
+from runtime.sampling.parameters import DEFAULT_MAX_TOKENS, SamplingParameters, parse_sampling_parameters
+from runtime.sampling.sampler import Sampled, SequenceSampler, sample_batch
+
+__all__ = [
+    "DEFAULT_MAX_TOKENS",
+    "Sampled",
+    "SamplingParameters",
+    "SequenceSampler",
+    "log_softmax",
+    "parse_sampling_parameters",
+    "sample_batch",
+]

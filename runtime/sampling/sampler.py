@@ -1,0 +1,129 @@
+"""Choosing the next token of each sequence from its logits.
+
+The order is that of transformers and vLLM: repetition penalty (over prompt and generated tokens, Keskar et
+al. 2019, https://arxiv.org/abs/1909.05858), presence and frequency penalties (over generated tokens, as
+OpenAI defines them), temperature, top-k, top-p, min-p. Reported log-probabilities are the log-softmax of the
+raw logits, before all of these, as in vLLM's default: they say what the model believes, not what the caller
+asked to be changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from runtime.contract import FaultCode
+from runtime.errors import RequestFault
+from runtime.sampling.distribution import Floats, Ids, draw, filtered, largest
+from runtime.sampling.parameters import SamplingParameters
+
+
+class Sampled(NamedTuple):
+    """One chosen token."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]  # the `parameters.logprobs` likeliest tokens, likeliest first
+
+
+class SequenceSampler:
+    """Random state and token counts of one sequence. Sequence `index` of a request has its own random stream.
+
+    The same parameters with a seed, prompt and logits give the same tokens, whatever else is in the batch.
+    """
+
+    def __init__(self, parameters: SamplingParameters, prompt_ids: Sequence[int], index: int) -> None:
+        self.parameters = parameters
+        seed = parameters.seed
+        bits = (
+            np.random.Philox() if seed is None else np.random.Philox(key=np.array([seed, index], np.uint64))
+        )
+        self._random = np.random.Generator(bits)
+        self._penalties = Penalties(parameters, prompt_ids) if parameters.has_penalties else None
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the token is the largest raw logit, so that a batch can be answered by one argmax."""
+        return self._penalties is None and self.parameters.is_greedy
+
+    def sample(self, logits: Floats) -> Sampled:
+        """Choose from `logits` `[vocab] float32`, which are left as they are.
+
+        Raises RequestFault (internal) where the model's logits are not numbers.
+        """
+        return self._record(logits, int(logits.argmax()) if self.is_plain_greedy else None)
+
+    def _record(self, logits: Floats, best: int | None) -> Sampled:
+        """The answer where the greedy choice `best` is known already, or after choosing here."""
+        peak = float(logits.max() if best is None else logits[best])
+        shifted = logits - np.float32(peak)
+        weights = np.exp(shifted)
+        total = float(weights.sum())
+        if not math.isfinite(total):
+            raise RequestFault.of(FaultCode.INTERNAL, "the model's logits are not finite numbers")
+        token_id = self._choose(logits, shifted) if best is None else best
+        if self._penalties is not None:
+            self._penalties.count(token_id)
+        normalizer = peak + math.log(total)
+        top = largest(logits, self.parameters.logprobs or 0)
+        return Sampled(
+            token_id,
+            float(logits[token_id]) - normalizer,
+            [(token, float(logits[token]) - normalizer) for token in top.tolist()],
+        )
+
+    def _choose(self, logits: Floats, shifted: Floats) -> int:
+        parameters = self.parameters
+        if self._penalties is not None:
+            logits = self._penalties.apply(logits)
+            if parameters.is_greedy:
+                return int(logits.argmax())
+            shifted = logits - logits.max()
+        scores = (
+            shifted if parameters.temperature == 1.0 else shifted * np.float32(1.0 / parameters.temperature)
+        )
+        ids, weights = filtered(scores, parameters.top_k, parameters.top_p, parameters.min_p)
+        position = draw(weights, self._random.random())
+        return position if ids is None else int(ids[position])
+
+
+class Penalties:
+    """The tokens of one sequence and what their repetition costs."""
+
+    def __init__(self, parameters: SamplingParameters, prompt_ids: Sequence[int]) -> None:
+        self._repetition = np.float32(parameters.repetition_penalty)
+        self._presence = parameters.presence_penalty
+        self._frequency = parameters.frequency_penalty
+        self._seen = set(prompt_ids)
+        self._generated: dict[int, int] = {}
+
+    def count(self, token_id: int) -> None:
+        """Note a generated token."""
+        self._seen.add(token_id)
+        self._generated[token_id] = self._generated.get(token_id, 0) + 1
+
+    def apply(self, logits: Floats) -> Floats:
+        """A penalised copy of `logits`."""
+        logits = logits.copy()
+        if self._repetition != 1.0 and self._seen:
+            ids: Ids = np.fromiter(self._seen, np.int64, len(self._seen))
+            seen = logits[ids]
+            logits[ids] = np.where(seen > 0, seen / self._repetition, seen * self._repetition)
+        if self._generated and (self._presence or self._frequency):
+            ids = np.fromiter(self._generated, np.int64, len(self._generated))
+            counts = np.fromiter(self._generated.values(), np.float32, len(self._generated))
+            logits[ids] -= np.float32(self._presence) + np.float32(self._frequency) * counts
+        return logits
+
+
+def sample_batch(samplers: Sequence[SequenceSampler], logits: Floats) -> list[Sampled]:
+    """Choose for each row of `logits` `[batch, vocab] float32`; bit for bit what `sample` answers."""
+    if len(samplers) > 1 and all(sampler.is_plain_greedy for sampler in samplers):
+        best = logits.argmax(axis=1).tolist()
+        return [
+            sampler._record(row, token) for sampler, row, token in zip(samplers, logits, best, strict=True)
+        ]
+    return [sampler.sample(row) for sampler, row in zip(samplers, logits, strict=True)]

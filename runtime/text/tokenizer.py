@@ -1,0 +1,127 @@
+"""Text to token ids and back, for byte-level BPE (GPT-2's scheme: every token is a string of bytes)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from runtime.errors import ModelError
+
+
+def byte_characters() -> dict[str, int]:
+    """The character that stands for each byte, as `bytes_to_unicode` in GPT-2's encoder.py has it."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {
+        **{chr(byte): byte for byte in printable},
+        **{chr(256 + index): byte for index, byte in enumerate(others)},
+    }
+
+
+def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    """Read a tokenizer.json so that text stays text: whole, unpadded, and without control tokens written as
+    text.
+
+    A literal `<|endoftext|>` in a caller's text is encoded as the characters it is made of. Control tokens
+    come from the engine and from the tokenizer's template alone, so that no input can end its own document or
+    forge a separator. Raises ModelError.
+    """
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises Exception itself for whatever is wrong with a file
+        raise ModelError(f"{path.name}: not a readable tokenizer ({error})") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+class Tokenizer:
+    """One vocabulary. Raises ModelError where it is not byte-level or does not hold `eos_token_id`."""
+
+    def __init__(self, path: Path, eos_token_id: int) -> None:
+        self._tokenizer = open_tokenizer(path)
+        self.eos_token_id = eos_token_id
+        description = json.loads(self._tokenizer.to_str())
+        if not _is_byte_level(description["decoder"]):
+            found = (description["decoder"] or {}).get("type")
+            raise ModelError(f"{path.name}: decoder {found}, but only ByteLevel is supported")
+        self._contents = self._read_contents(description["added_tokens"])
+        if not (0 <= eos_token_id < len(self._contents) and self._contents[eos_token_id]):
+            raise ModelError(
+                f"{path.name}: eos_token_id {eos_token_id} is not among {len(self._contents)} tokens"
+            )
+        self._control = {token["id"] for token in description["added_tokens"] if token["special"]}
+        self._control.add(eos_token_id)
+
+    def _read_contents(self, added_tokens: Iterable[dict[str, Any]]) -> list[bytes]:
+        """The bytes of each token id; empty for an id that no token has."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        contents = [b""] * (
+            max((*vocabulary.values(), *(token["id"] for token in added_tokens)), default=-1) + 1
+        )
+        characters = byte_characters()
+        to_latin = {ord(character): chr(byte) for character, byte in characters.items()}
+        alphabet = frozenset(characters)
+        for text, token_id in vocabulary.items():
+            in_alphabet = alphabet.issuperset(text)
+            contents[token_id] = text.translate(to_latin).encode("latin-1") if in_alphabet else text.encode()
+        for token in added_tokens:
+            contents[token["id"]] = token["content"].encode()
+        return contents
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; no control token is added, and none is read out of the text.
+
+        Raises UnicodeEncodeError where `text` holds a lone surrogate and so is not Unicode text.
+        """
+        text.encode()
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`; control tokens have none, bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What the token adds to a text: nothing for a control token and for an id without a token."""
+        if token_id in self._control or not 0 <= token_id < len(self._contents):
+            return b""
+        return self._contents[token_id]
+
+    def token_text(self, token_id: int) -> str:
+        """The token for a reader; stable, and different for tokens of different bytes.
+
+        A control token is spelled out; a piece of a character reads `bytes:\\xe2\\x98`, as in OpenAI's
+        completions.
+        """
+        if not 0 <= token_id < len(self._contents):
+            return f"<|unused_{token_id}|>"
+        content = self._contents[token_id]
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in content)
+
+
+def _is_byte_level(decoder: dict[str, Any] | None) -> bool:
+    """Whether the decoder of a tokenizer.json only joins byte-level tokens."""
+    return [part["type"] for part in _parts(decoder)] == ["ByteLevel"]
+
+
+def _parts(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    if decoder is None:
+        return
+    if decoder["type"] == "Sequence":
+        for part in decoder["decoders"]:
+            yield from _parts(part)
+    else:
+        yield decoder
