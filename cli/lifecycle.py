@@ -1,0 +1,159 @@
+"""`lmaas models`, `deploy`, `undeploy`, `deployments`: the life of a model on a running appliance."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.client import DEFAULT_URL, AsJson, Client, Url, connect, fail
+from cli.show import print_json, print_table, size
+
+models = typer.Typer(help="List, show, upload, download and delete models.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The model's name.")]
+ModelVersion = Annotated[str, typer.Option("--version", help="A version number or an alias.")]
+
+
+@models.command("ls")
+def list_models(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """List the models."""
+    with connect(url) as client:
+        answer = client.call("GET", "/v1/models")
+    if as_json:
+        print_json(answer)
+        return
+    rows = [
+        (model["id"], model["kind"], ", ".join(map(str, model["versions"])), ", ".join(model["serving"]))
+        for model in answer["data"]
+    ]
+    print_table(("model", "kind", "versions", "serving"), rows, "no models yet; `lmaas models push NAME FOLDER` adds one")
+
+
+@models.command("show")
+def show_model(name: Name, version: ModelVersion = "latest", as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """Show one version: state, variants, sizes, quality."""
+    with connect(url) as client:
+        answer = client.call("GET", f"/v1/models/{name}/versions/{version}")
+    if as_json:
+        print_json(answer)
+        return
+    print(f"{name} version {answer['version']}: {answer['kind']}, {answer['state']}")
+    rows = [
+        (precision, size(variant["size"]), "  ".join(f"{key} {value:.4g}" for key, value in (variant["quality"] or {}).items()))
+        for precision, variant in answer["variants"].items()
+    ]
+    print_table(("variant", "size", "against fp32"), rows, answer["error"] or "not converted yet")
+
+
+@models.command("push")
+def push_model(
+    name: Name,
+    source: Annotated[Path, typer.Argument(help="A checkpoint's folder, or a .tar.gz or .zip of one.", exists=True)],
+    deploy_it: Annotated[bool, typer.Option("--deploy", help="Deploy it once converted.")] = False,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Upload a checkpoint and follow its conversion to the end."""
+    with connect(url) as client, tempfile.TemporaryDirectory() as scratch:
+        archive = source
+        if source.is_dir():
+            from export.archive import pack_folder
+
+            archive = Path(scratch) / f"{name}.tar.gz"
+            pack_folder(source, archive)
+        with archive.open("rb") as file:
+            fields = {"name": name, "deploy": "true" if deploy_it else "false"}
+            accepted = client.call("POST", "/v1/models", data=fields, files={"file": (archive.name, file)})
+        task = follow_task(client, accepted["task"], quiet=as_json)
+    if as_json:
+        print_json({**accepted, "task": task})
+    if task["state"] != "done":
+        fail((task.get("error") or {}).get("detail", f"the conversion ended as {task['state']}"))
+    if not as_json:
+        print(f"{name} version {accepted['version']} is ready" + (" and deployed" if deploy_it else ""))
+
+
+def follow_task(client: Client, task: dict[str, Any], quiet: bool) -> dict[str, Any]:
+    """Show a task's progress until it has its outcome; returns its last record."""
+    if task["state"] in ("queued", "running"):
+        for event, data in client.events("GET", f"/v1/tasks/{task['id']}/events"):
+            if event == "progress" and not quiet:
+                print(f"  {data['stage']} {data['done']}/{data['total']}")
+    record: dict[str, Any] = client.call("GET", f"/v1/tasks/{task['id']}")
+    return record
+
+
+@models.command("pull")
+def pull_model(
+    name: Name,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the .tar.gz.")] = None,
+    version: ModelVersion = "latest",
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Download a version's artifact."""
+    target = output or Path(f"{name}.tar.gz")
+    with connect(url) as client:
+        written = client.download(f"/v1/models/{name}/versions/{version}/archive", str(target))
+    print(f"{target} ({size(written)})")
+
+
+@models.command("rm")
+def remove_model(
+    name: Name,
+    version: Annotated[str | None, typer.Option("--version", help="Only this version.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Undeploy and delete a model, or one version of it."""
+    path = f"/v1/models/{name}" + (f"/versions/{version}" if version else "")
+    with connect(url) as client:
+        client.call("DELETE", path)
+    print(f"{name}{f' version {version}' if version else ''} deleted")
+
+
+def deploy(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    version: ModelVersion = "latest",
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto",
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Load a version into the model server."""
+    body = {"model": model, "version": int(version) if version.isdigit() else version, "precision": precision}
+    with connect(url) as client:
+        record = client.call("POST", "/v1/deployments", json=body)
+    if as_json:
+        print_json(record)
+    else:
+        print(f"{record['model']} version {record['version']} serves in {record['precision']} ({record['id']})")
+
+
+def undeploy(
+    deployment: Annotated[str, typer.Argument(help="A deployment's id, or a model's name for all of its deployments.")],
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Unload a deployment once its running requests have ended."""
+    with connect(url) as client:
+        records = client.call("GET", "/v1/deployments")["data"]
+        matching = [record for record in records if deployment in (record["id"], record["model"])]
+        if not matching:
+            fail(f"no deployment has the id or model {deployment!r}; `lmaas deployments` lists them")
+        for record in matching:
+            client.call("DELETE", f"/v1/deployments/{record['id']}")
+            print(f"{record['model']} version {record['version']} ({record['id']}) undeployed")
+
+
+def deployments(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """List what is deployed."""
+    with connect(url) as client:
+        answer = client.call("GET", "/v1/deployments")
+    if as_json:
+        print_json(answer)
+        return
+    rows = [
+        (record["id"], record["model"], record["version"], record["precision"], record["state"])
+        for record in answer["data"]
+    ]
+    print_table(("id", "model", "version", "precision", "state"), rows, "nothing is deployed; `lmaas deploy MODEL` does it")
