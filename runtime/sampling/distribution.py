@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-_GROUPS_PER_KEPT = 4  # below this many groups per wanted value the groups' maxima exclude too little
 _GROUP_SIZE = 64
+_GROUPS_PER_WANTED = 4  # with fewer, the groups' maxima exclude too little
+_SORTED_AT_ONCE = 1024  # sorting fewer is cheaper than a histogram
+_BIN_SHIFT = 19  # of 23 bits of mantissa, four stay
 _DRAW_BLOCK = 256
 
 
@@ -32,9 +34,10 @@ def kth_largest(values: Floats, k: int) -> float:
     disjoint groups is a lower bound of the answer, because k groups hold a value that large, and few values
     pass it.
     """
-    groups = len(values) // _GROUP_SIZE
-    if groups >= _GROUPS_PER_KEPT * k:
-        maxima = values[: groups * _GROUP_SIZE].reshape(_GROUP_SIZE, groups).max(axis=0)
+    size = min(_GROUP_SIZE, len(values) // (_GROUPS_PER_WANTED * k))
+    if size > 1:
+        groups = len(values) // size
+        maxima = values[: groups * size].reshape(size, groups).max(axis=0)
         bound = np.partition(maxima, groups - k)[groups - k]
         values = values[values >= bound]
     return float(np.partition(values, len(values) - k)[len(values) - k])
@@ -71,23 +74,40 @@ def filtered(scores: Floats, top_k: int, top_p: float, min_p: float) -> tuple[Id
 def nucleus(weights: Floats, top_p: float) -> Ids:
     """Indices, ascending, of the fewest weights, largest first, that together reach `top_p` of the total.
 
-    Of equal weights at the edge the lower indices are kept. Values are sorted, not indices, so that the
-    answer does not depend on how a sort treats equal values.
+    Of equal weights at the edge the lower indices are kept.
     """
-    total = float(weights.sum())
-    # Weights below this bound sum to less than (1 - top_p) of the total, so none of them is needed. Half of
-    # it, for rounding.
-    bound = 0.5 * total * (1.0 - top_p) / len(weights)
-    ordered = np.sort(weights[weights >= bound])[::-1]
+    target = top_p * float(weights.sum())
+    above, candidates = 0, weights
+    if len(weights) > _SORTED_AT_ONCE:
+        above, mass, candidates = _crossing_bin(weights, target)
+        target -= mass
+    ordered = np.sort(candidates)[::-1]
     reached = np.cumsum(ordered, dtype=np.float64)
-    count = min(int(np.searchsorted(reached, top_p * total)) + 1, len(ordered))
+    count = min(int(np.searchsorted(reached, target)) + 1, len(ordered))
     edge = ordered[count - 1]
     kept = np.flatnonzero(weights >= edge)
-    surplus = len(kept) - count
-    if surplus:
+    surplus = len(kept) - above - count
+    if surplus > 0:
         ties = np.flatnonzero(weights[kept] == edge)
         kept = np.delete(kept, ties[len(ties) - surplus :])
     return kept
+
+
+def _crossing_bin(weights: Floats, target: float) -> tuple[int, float, Floats]:
+    """Where the sum of `weights`, largest first, passes `target`: how many and how much lies above, and that
+    bin.
+
+    The upper bits of a positive float (exponent, four bits of mantissa) are a bin number that grows with the
+    value, so one histogram stands in for the sort of a whole vocabulary.
+    """
+    bins = (weights.view(np.int32) >> _BIN_SHIFT).astype(np.int64)
+    masses = np.cumsum(np.bincount(bins, weights=weights)[::-1])
+    index = min(int(np.searchsorted(masses, target)), len(masses) - 1)
+    # Rounding may put the crossing into a bin below all weights; the last one with any will do.
+    crossing = max(len(masses) - 1 - index, int(bins.min()))
+    above = int(np.count_nonzero(bins > crossing))
+    mass = float(masses[len(masses) - 2 - crossing]) if above else 0.0
+    return above, mass, weights[bins == crossing]
 
 
 def draw(weights: Floats, uniform: float) -> int:
