@@ -1,6 +1,6 @@
 """Sampling: the parameters of a request and the choice of its next tokens."""
 
-from runtime.sampling.distribution import log_softmax
+from runtime.sampling.distribution import largest, log_softmax
 from runtime.sampling.parameters import DEFAULT_MAX_TOKENS, SamplingParameters, parse_sampling_parameters
 from runtime.sampling.sampler import Sampled, SequenceSampler, sample_batch
 
@@ -9,6 +9,7 @@ __all__ = [
     "Sampled",
     "SamplingParameters",
     "SequenceSampler",
+    "largest",
     "log_softmax",
     "parse_sampling_parameters",
     "sample_batch",

@@ -44,30 +44,22 @@ class SequenceSampler:
         self._random = np.random.Generator(bits)
         self._penalties = Penalties(parameters, prompt_ids) if parameters.has_penalties else None
 
-    @property
-    def is_plain_greedy(self) -> bool:
-        """Whether the token is the largest raw logit, so that a batch can be answered by one argmax."""
-        return self._penalties is None and self.parameters.is_greedy
-
-    def sample(self, logits: Floats) -> Sampled:
+    def sample(self, logits: Floats, best: int | None = None) -> Sampled:
         """Choose from `logits` `[vocab] float32`, which are left as they are.
 
-        Raises RequestFault (internal) where the model's logits are not numbers.
+        `best` is the index of the largest logit where it is known already. Raises RequestFault (internal)
+        where the model's logits are not numbers.
         """
-        return self._record(logits, int(logits.argmax()) if self.is_plain_greedy else None)
-
-    def _record(self, logits: Floats, best: int | None) -> Sampled:
-        """The answer where the greedy choice `best` is known already, or after choosing here."""
-        peak = float(logits.max() if best is None else logits[best])
-        shifted = logits - np.float32(peak)
-        weights = np.exp(shifted)
-        total = float(weights.sum())
-        if not math.isfinite(total):
+        if best is None:
+            best = int(logits.argmax())
+        peak = float(logits[best])
+        if not math.isfinite(peak):  # the largest is NaN where any is
             raise RequestFault.of(FaultCode.INTERNAL, "the model's logits are not finite numbers")
-        token_id = self._choose(logits, shifted) if best is None else best
+        shifted = logits - np.float32(peak)
+        normalizer = peak + math.log(float(np.exp(shifted).sum()))
+        token_id = self._choose(logits, shifted, best)
         if self._penalties is not None:
             self._penalties.count(token_id)
-        normalizer = peak + math.log(total)
         top = largest(logits, self.parameters.logprobs or 0)
         return Sampled(
             token_id,
@@ -75,13 +67,15 @@ class SequenceSampler:
             [(token, float(logits[token]) - normalizer) for token in top.tolist()],
         )
 
-    def _choose(self, logits: Floats, shifted: Floats) -> int:
+    def _choose(self, logits: Floats, shifted: Floats, best: int) -> int:
+        """`shifted` is `logits` less their largest value, which is at `best`."""
         parameters = self.parameters
         if self._penalties is not None:
             logits = self._penalties.apply(logits)
-            if parameters.is_greedy:
-                return int(logits.argmax())
-            shifted = logits - logits.max()
+            best = int(logits.argmax())
+            shifted = logits - logits[best]
+        if parameters.is_greedy:
+            return best
         scores = (
             shifted if parameters.temperature == 1.0 else shifted * np.float32(1.0 / parameters.temperature)
         )
@@ -119,11 +113,17 @@ class Penalties:
         return logits
 
 
-def sample_batch(samplers: Sequence[SequenceSampler], logits: Floats) -> list[Sampled]:
-    """Choose for each row of `logits` `[batch, vocab] float32`; bit for bit what `sample` answers."""
-    if len(samplers) > 1 and all(sampler.is_plain_greedy for sampler in samplers):
-        best = logits.argmax(axis=1).tolist()
-        return [
-            sampler._record(row, token) for sampler, row, token in zip(samplers, logits, best, strict=True)
-        ]
-    return [sampler.sample(row) for sampler, row in zip(samplers, logits, strict=True)]
+def sample_batch(samplers: Sequence[SequenceSampler], logits: Floats) -> list[Sampled | RequestFault]:
+    """Choose for each row of `logits` `[batch, vocab] float32`; bit for bit what `sample` answers.
+
+    A row that cannot be answered has the fault in its place, so that the others go on.
+    """
+    rows = zip(samplers, logits, logits.argmax(axis=1).tolist(), strict=True)
+    return [_sampled_or_fault(sampler, row, best) for sampler, row, best in rows]
+
+
+def _sampled_or_fault(sampler: SequenceSampler, logits: Floats, best: int) -> Sampled | RequestFault:
+    try:
+        return sampler.sample(logits, best)
+    except RequestFault as fault:
+        return fault
