@@ -1,0 +1,164 @@
+"""The GPT-2 body: embeddings and transformer blocks up to the last norm, for every graph.
+
+The residual stream runs beside the normed one: SkipLayerNormalization adds, norms and hands out both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.checkpoint import Checkpoint
+from export.config import Activation
+from export.graph.builder import GraphBuilder
+from export.graph.weights import Floats, Weights
+from runtime.contract import LmGraph
+
+# onnxruntime's GroupQueryAttention takes head sizes that are multiples of 8; others are padded with zeros.
+HEAD_SIZE_STEP = 8
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionInputs:
+    """Tensors that every layer's attention reads."""
+
+    seqlens_k: str  # [batch] int32, tokens of a row after this run, less one
+    total_sequence_length: str  # [] int32
+    cached: bool  # past and present of LmGraph, or no cache at all
+
+
+def cache_head_size(head_size: int) -> int:
+    return -(-head_size // HEAD_SIZE_STEP) * HEAD_SIZE_STEP
+
+
+class Body:
+    """Builds the nodes from token ids to the last norm."""
+
+    def __init__(
+        self, graph: GraphBuilder, checkpoint: Checkpoint, weights: Weights, attention: AttentionInputs
+    ) -> None:
+        self._graph = graph
+        self._checkpoint = checkpoint
+        self._config = checkpoint.config
+        self._weights = weights
+        self._attention = attention
+
+    # input_ids -- wte --+
+    #                    +-- h.0.ln_1 --> block 0 --> ... --> block n-1 --> ln_f --> out
+    # positions -- wpe --+        \_ residual _/          (rows: from the last attention on)
+    def build(self, input_ids: str, position_ids: str, rows: str | None, output: str) -> str:
+        """Returns `output`: `[batch, sequence, hidden]`, or `[rows, hidden]` where `rows` picks positions."""
+        tokens = self._weights.embedding("wte", input_ids, self._checkpoint.weight("wte.weight"))
+        table = self._graph.weight("wpe.weight", self._checkpoint.weight("wpe.weight"))
+        positions = self._graph.node("Gather", "wpe", [table, position_ids])
+        normed, residual = self._skip_norm("h.0.ln_1", tokens, positions, None)
+        last = self._config.num_layers - 1
+        for layer in range(last):
+            normed, residual = self._block(layer, normed, residual, None, None)
+        return self._block(last, normed, residual, rows, output)[0]
+
+    # normed -- attn.c_attn -- attn -- (gather) -- attn.c_proj --+
+    # residual ----------------------- (gather) -----------------+-- ln_2 -- mlp.c_fc -- mlp.act -- mlp.c_proj --+
+    #                                                                 \_ residual ____________________________ next norm
+    def _block(
+        self, layer: int, normed: str, residual: str, rows: str | None, output: str | None
+    ) -> tuple[str, str]:
+        """One block with the norm that follows it. With `rows`, what nobody reads is dropped early."""
+        path = f"h.{layer}"
+        weight, bias, out_weight = self._attention_weights(layer)
+        packed = self._weights.linear(f"{path}.attn.c_attn", normed, weight, bias)
+        context = self._attend(layer, packed)
+        if rows is not None:
+            context = self._take_rows(f"{path}.attn", context, out_weight.shape[0], rows)
+            residual = self._take_rows(f"{path}.residual", residual, self._config.hidden_size, rows)
+        projected = self._weights.linear(f"{path}.attn.c_proj", context, out_weight, None)
+        normed, residual = self._skip_norm(f"{path}.ln_2", projected, residual, f"{path}.attn.c_proj.bias")
+        inner = self._weights.linear(
+            f"{path}.mlp.c_fc", normed, self._checkpoint.weight(f"{path}.mlp.c_fc.weight"), None
+        )
+        active = self._activate(f"{path}.mlp", inner)
+        down = self._weights.linear(
+            f"{path}.mlp.c_proj", active, self._checkpoint.weight(f"{path}.mlp.c_proj.weight"), None
+        )
+        last = layer == self._config.num_layers - 1
+        norm = "ln_f" if last else f"h.{layer + 1}.ln_1"
+        return self._skip_norm(norm, down, residual, f"{path}.mlp.c_proj.bias", output, keep_sum=not last)
+
+    # packed qkv --+
+    # past ---------+- GroupQueryAttention --- context
+    # seqlens ------+          \__ present (the same buffer as past)
+    def _attend(self, layer: int, packed: str) -> str:
+        inputs = [packed, "", "", "", "", self._attention.seqlens_k, self._attention.total_sequence_length]
+        path = f"h.{layer}.attn"
+        outputs = [f"{path}.out", f"{path}.key", f"{path}.value"]
+        if self._attention.cached:
+            inputs[3:5] = [LmGraph.past_key(layer), LmGraph.past_value(layer)]
+            outputs[1:] = [LmGraph.present_key(layer), LmGraph.present_value(layer)]
+        heads = self._config.num_heads
+        return self._graph.microsoft(
+            "GroupQueryAttention",
+            path,
+            inputs,
+            outputs=outputs,
+            num_heads=heads,
+            kv_num_heads=heads,
+            scale=self._config.attention_scale(layer),
+        )
+
+    def _attention_weights(self, layer: int) -> tuple[Floats, Floats, Floats]:
+        """c_attn's weight and bias and c_proj's weight, each head padded with zeros to the kernel's step."""
+        path, heads, size = f"h.{layer}.attn", self._config.num_heads, self._config.head_size
+        weight = self._checkpoint.weight(f"{path}.c_attn.weight")
+        bias = self._checkpoint.weight(f"{path}.c_attn.bias")
+        out = self._checkpoint.weight(f"{path}.c_proj.weight")
+        extra = cache_head_size(size) - size
+        if extra:
+            hidden = self._config.hidden_size
+            split = weight.reshape(hidden, 3 * heads, size)  # [in, q|k|v and head, head_size]
+            weight = np.pad(split, ((0, 0), (0, 0), (0, extra))).reshape(hidden, -1)
+            bias = np.pad(bias.reshape(3 * heads, size), ((0, 0), (0, extra))).reshape(-1)
+            out = np.pad(out.reshape(heads, size, hidden), ((0, 0), (0, extra), (0, 0))).reshape(-1, hidden)
+        return weight, bias, out
+
+    # x [batch, sequence, width] --- Reshape [batch * sequence, width] --- Gather rows --- [rows, width]
+    def _take_rows(self, path: str, x: str, width: int, rows: str) -> str:
+        flat = self._graph.node("Reshape", f"{path}.flat", [x, self._graph.integers(-1, width)])
+        return self._graph.node("Gather", f"{path}.rows", [flat, rows])
+
+    # x + skip + bias --- LayerNormalization --- normed
+    #        \___________________________________ sum
+    def _skip_norm(
+        self,
+        path: str,
+        x: str,
+        skip: str,
+        bias: str | None,
+        output: str | None = None,
+        *,
+        keep_sum: bool = True,
+    ) -> tuple[str, str]:
+        inputs = [x, skip, self._parameter(f"{path}.weight"), self._parameter(f"{path}.bias")]
+        if bias is not None:
+            inputs.append(self._parameter(bias))
+        outputs = [output or f"{path}.out"]
+        if keep_sum:
+            outputs += ["", "", f"{path}.sum"]
+        epsilon = self._config.layer_norm_epsilon
+        normed = self._graph.microsoft(
+            "SkipLayerNormalization", path, inputs, outputs=outputs, epsilon=epsilon
+        )
+        return normed, f"{path}.sum"
+
+    def _activate(self, path: str, x: str) -> str:
+        """The bias of c_fc, then the activation; one kernel where onnxruntime has one."""
+        bias = self._parameter(f"{path}.c_fc.bias")
+        name = f"{path}.act"
+        if self._config.activation in (Activation.GELU_NEW, Activation.GELU_TANH):
+            return self._graph.microsoft("FastGelu", name, [x, bias])
+        if self._config.activation is Activation.GELU:
+            return self._graph.microsoft("BiasGelu", name, [x, bias])
+        return self._graph.node("Relu", name, [self._graph.node("Add", f"{path}.c_fc.add", [x, bias])])
+
+    def _parameter(self, name: str) -> str:
+        return self._graph.weight(name, self._checkpoint.weight(name))

@@ -1,0 +1,62 @@
+"""How weights enter a graph, one class per precision; the body is built the same over each."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.graph.builder import GraphBuilder
+
+Floats = NDArray[np.float32]
+
+
+class Weights(Protocol):
+    """Adds matrix products and look-ups to a graph. Activations are float32 `[..., features]`."""
+
+    def linear(self, path: str, x: str, weight: Floats, bias: Floats | None) -> str:
+        """`x @ weight (+ bias)`; `weight` is `[in, out]`."""
+
+    def embedding(self, path: str, ids: str, table: Floats) -> str:
+        """Rows of `table` `[vocab, hidden]`."""
+
+    def unembedding(self, path: str, x: str, table_path: str, table: Floats, output: str) -> str:
+        """`x @ table.T` into the tensor `output`; `x` is `[rows, hidden]`, `table_path` the look-up to share."""
+
+    def small_head(self, path: str, x: str, weight: Floats, bias: Floats | None, output: str) -> str:
+        """`x @ weight.T (+ bias)` into the tensor `output`, for the few columns of a classification head."""
+
+
+class FullWeights:
+    """float32 throughout."""
+
+    def __init__(self, graph: GraphBuilder) -> None:
+        self._graph = graph
+
+    def linear(self, path: str, x: str, weight: Floats, bias: Floats | None) -> str:
+        product = self._graph.node("MatMul", path, [x, self._graph.weight(f"{path}.weight", weight)])
+        if bias is None:
+            return product
+        return self._graph.node("Add", f"{path}.add", [product, self._graph.weight(f"{path}.bias", bias)])
+
+    def embedding(self, path: str, ids: str, table: Floats) -> str:
+        return self._graph.node("Gather", path, [self._graph.weight(f"{path}.weight", table), ids])
+
+    def unembedding(self, path: str, x: str, table_path: str, table: Floats, output: str) -> str:
+        weight = self._graph.weight(f"{table_path}.weight", table)
+        return self._graph.node("Gemm", path, [x, weight], outputs=[output], transB=1)
+
+    def small_head(self, path: str, x: str, weight: Floats, bias: Floats | None, output: str) -> str:
+        return small_head(self._graph, path, x, weight, bias, output)
+
+
+def small_head(
+    graph: GraphBuilder, path: str, x: str, weight: Floats, bias: Floats | None, output: str
+) -> str:
+    """A head of a few columns, in float32 in every variant: it costs nothing, and its error is the answer's."""
+    columns = graph.weight(f"{path}.weight", np.ascontiguousarray(weight.T))
+    if bias is None:
+        return graph.node("MatMul", path, [x, columns], outputs=[output])
+    product = graph.node("MatMul", path, [x, columns])
+    return graph.node("Add", f"{path}.add", [product, graph.weight(f"{path}.bias", bias)], outputs=[output])

@@ -1,0 +1,84 @@
+"""A folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from export.errors import ExportError
+
+_LOCK_SUFFIX = ".lock"
+
+
+@contextmanager
+def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary sibling of `output` to fill; it takes the place of `output` when the block ends well.
+
+    An existing `output` is an error unless its files are identical or `overwrite` is set. A lock, which the
+    kernel frees with its process, tells the leftover of a killed run, which is removed, from a run that is under way.
+    """
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    lock_path = output.with_name(f".{output.name}{_LOCK_SUFFIX}")
+    building = output.with_name(f".{output.name}.new")
+    replaced = output.with_name(f".{output.name}.old")
+    with lock_path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExportError(f"{output.name}: another export is writing it", field="output") from None
+        try:
+            _recover(output, building, replaced)
+            building.mkdir()
+            yield building
+            _sync(building)
+            if output.exists() and not overwrite:
+                _require_identical(output, building)
+            else:
+                _replace(output, building, replaced)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+            lock_path.unlink(missing_ok=True)
+
+
+def _recover(output: Path, building: Path, replaced: Path) -> None:
+    """Clean up after a killed run; between the two renames the old folder is the valid one."""
+    if replaced.exists() and not output.exists():
+        replaced.rename(output)
+    for leftover in (building, replaced):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def _replace(output: Path, building: Path, replaced: Path) -> None:
+    if output.exists():
+        output.rename(replaced)
+    building.rename(output)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _require_identical(output: Path, building: Path) -> None:
+    found, written = _files(output), _files(building)
+    same = found.keys() == written.keys() and all(
+        found[name].stat().st_size == path.stat().st_size and found[name].read_bytes() == path.read_bytes()
+        for name, path in written.items()
+    )
+    if not same:
+        raise ExportError(
+            f"{output.name}: exists already and differs; choose another or overwrite it", field="output"
+        )
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def _sync(folder: Path) -> None:
+    """Bytes first, then the name: a power cut must not leave a whole-looking folder of empty files."""
+    for path in _files(folder).values():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

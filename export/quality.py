@@ -1,0 +1,70 @@
+"""Quality cards: how far a variant's answers lie from fp32's, as plain numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from export.session import Floats
+
+
+def language_card(reference: Floats, variant: Floats, next_tokens: list[int]) -> dict[str, float]:
+    """Compare logits `[tokens, vocab]` at the same positions; `next_tokens` is what came next in the text."""
+    expected, found = _log_softmax(reference), _log_softmax(variant)
+    tokens = np.arange(len(next_tokens)), np.array(next_tokens)
+    perplexity = np.exp(-expected[tokens].mean())
+    change = np.exp(-found[tokens].mean()) / perplexity - 1
+    divergence = (np.exp(expected) * (expected - found)).sum(axis=1)
+    return _floats(
+        perplexity=perplexity,
+        perplexity_change=change,
+        mean_kl=divergence.mean(),
+        top1_agreement=np.mean(reference.argmax(axis=1) == variant.argmax(axis=1)),
+        max_logit_difference=np.abs(reference - variant).max(),
+    )
+
+
+def head_card(
+    reference: tuple[Floats, Floats | None],
+    variant: tuple[Floats, Floats | None],
+    lengths: list[int],
+    kind: str,
+) -> dict[str, float]:
+    """Compare label logits, and slot logits `[texts, longest, slots]` over each text's own tokens.
+
+    `kind` is the problem type, which turns logits into probabilities; for a regression the shift is of the value.
+    """
+    card: dict[str, float] = {}
+    labels, found = reference[0], variant[0]
+    if labels.shape[1]:
+        card["max_probability_shift"] = np.abs(
+            _probabilities(labels, kind) - _probabilities(found, kind)
+        ).max()
+        if kind == "single_label_classification":
+            card["label_agreement"] = np.mean(labels.argmax(axis=1) == found.argmax(axis=1))
+        elif kind == "multi_label_classification":
+            card["label_agreement"] = np.mean((labels > 0) == (found > 0))
+    if reference[1] is not None and variant[1] is not None:
+        own = np.arange(reference[1].shape[1]) < np.array(lengths)[:, None]
+        slots, found_slots = reference[1][own], variant[1][own]
+        card["slot_agreement"] = np.mean(slots.argmax(axis=1) == found_slots.argmax(axis=1))
+        shift = np.exp(_log_softmax(slots)) - np.exp(_log_softmax(found_slots))
+        card["max_slot_probability_shift"] = np.abs(shift).max()
+    return _floats(**card)
+
+
+def _probabilities(logits: Floats, kind: str) -> Floats:
+    if kind == "regression":
+        return logits
+    if kind == "multi_label_classification":
+        return np.asarray(np.exp(-np.logaddexp(0, -logits)), np.float32)
+    return np.asarray(np.exp(_log_softmax(logits)), np.float32)
+
+
+def _log_softmax(logits: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _floats(**values: float) -> dict[str, float]:
+    """Six significant digits: enough to judge by, and the same on every machine but the last bit."""
+    return {name: float(f"{float(value):.6g}") for name, value in values.items()}

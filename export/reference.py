@@ -1,0 +1,132 @@
+"""What the fp32 graph answers: golden prompts for the manifest, and text to measure other variants on.
+
+Everything is deterministic, so that exporting a checkpoint twice writes the same manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from export.config import Head, ModelConfig
+from export.session import Floats, HeadSession, LanguageSession
+from runtime.contract import Architecture, GoldenPrompt
+
+GOLDEN_PROMPTS = 4
+GOLDEN_PROMPT_TOKENS = 12
+GOLDEN_ANSWER_TOKENS = 8
+CALIBRATION_ROWS = 8
+CALIBRATION_TOKENS = 64
+# Plain sentences of many kinds; what the heads answer to them is compared, not whether it is right.
+HEAD_TEXTS = (
+    "What a wonderful little story this was!",
+    "play the newest album by the band on my phone",
+    "The service was slow and the food was cold.",
+    "book a table for four people at seven tonight",
+    "Will it rain in the mountains tomorrow morning?",
+    "The plot makes no sense, but the actors are charming.",
+    "add this song to my evening playlist",
+    "Two dogs run across a field.",
+    "find the schedule of the movie theatre nearby",
+    "I would not recommend it to anyone.",
+    "rate this book five out of six stars",
+    "A man is sleeping on a bench in the park.",
+)
+
+
+def generate(
+    session: LanguageSession, prompts: list[list[int]], count: int, seed: int | None
+) -> list[list[int]]:
+    """Continue each prompt by `count` tokens: greedily, or, with a seed, sampled at temperature 1."""
+    random = np.random.default_rng(seed)
+    lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+    logits = session.prefill(prompts)
+    chosen: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
+    for step in range(count):
+        if step:
+            logits = session.decode(chosen[-1], lengths)
+            lengths = lengths + 1
+        # Adding Gumbel noise and taking the maximum samples from the softmax.
+        noise = random.gumbel(size=logits.shape) if seed is not None else 0.0
+        chosen.append(np.argmax(logits + noise, axis=1))
+    return [[int(token) for token in row] for row in np.stack(chosen, axis=1)]
+
+
+class LanguageReference:
+    """Text that the model writes itself, and its own greedy answers."""
+
+    def __init__(
+        self, graph: Path, config: ModelConfig, architecture: Architecture, tokenizer: Tokenizer
+    ) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+        self._context = min(config.context_length, CALIBRATION_TOKENS + 8)
+        self._architecture = architecture
+        self._session = self.open(graph)
+
+    def open(self, graph: Path) -> LanguageSession:
+        """A session with room for the calibration text."""
+        rows = max(CALIBRATION_ROWS, GOLDEN_PROMPTS)
+        return LanguageSession(graph, self._architecture, rows, self._context)
+
+    def calibration(self) -> list[list[int]]:
+        """Sampled rows of token ids, all of one length."""
+        start = [[self._config.eos_token_id] for _ in range(CALIBRATION_ROWS)]
+        rows = generate(self._session, start, self._context - 1, seed=0)
+        return [[self._config.eos_token_id, *row] for row in rows]
+
+    def logits(self, rows: list[list[int]]) -> Floats:
+        return self._session.prefill(rows, every_row=True)
+
+    def golden(self, rows: list[list[int]]) -> tuple[GoldenPrompt, ...]:
+        """Beginnings of the calibration rows as text, with the greedy tokens that follow."""
+        room = self._context - GOLDEN_ANSWER_TOKENS
+        # Bytes that make no whole character would come back from the text as other tokens.
+        texts = [
+            self._tokenizer.decode(row[1 : 1 + GOLDEN_PROMPT_TOKENS]).replace("\ufffd", "") for row in rows
+        ]
+        prompts: dict[str, list[int]] = {}
+        for text in texts:
+            ids = self._tokenizer.encode(text).ids
+            if 0 < len(ids) <= room and len(prompts) < GOLDEN_PROMPTS:
+                prompts[text] = ids
+        if not prompts:
+            return ()
+        filled = [*prompts.values(), *[[self._config.eos_token_id]] * (CALIBRATION_ROWS - len(prompts))]
+        answers = generate(self._session, filled, GOLDEN_ANSWER_TOKENS, seed=None)
+        return tuple(
+            GoldenPrompt(text=text, token_ids=tuple(answer))
+            for text, answer in zip(prompts, answers, strict=False)
+        )
+
+
+class HeadReference:
+    """Fixed sentences, tokenized as the engine does, and the fp32 logits."""
+
+    def __init__(self, graph: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+        self._config = config
+        self._session = HeadSession(graph)
+        self.texts = [
+            (text, ids) for text in HEAD_TEXTS if (ids := head_token_ids(tokenizer.encode(text).ids, config))
+        ]
+        self.logits, self.slot_logits = self._session.run([ids for _, ids in self.texts])
+
+    def golden(self) -> tuple[GoldenPrompt, ...]:
+        """Empty for a model with slots alone, which has no label scores."""
+        if self._config.head is Head.TOKEN:
+            return ()
+        return tuple(
+            GoldenPrompt(text=text, scores=tuple(float(score) for score in scores))
+            for (text, _), scores in zip(self.texts[:GOLDEN_PROMPTS], self.logits, strict=False)
+        )
+
+
+def head_token_ids(ids: Sequence[int], config: ModelConfig) -> list[int]:
+    """What a head model reads for a text: the ids, or with `nlu_echo` twice around an eos; cut to fit."""
+    if config.nlu_echo:
+        kept = list(ids)[: (config.context_length - 1) // 2]
+        return [*kept, config.eos_token_id, *kept]
+    return list(ids)[: config.context_length]

@@ -1,0 +1,214 @@
+"""Reading safetensors without torch: header checked, data memory-mapped, tensors handed out as float32.
+
+Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header, then the data, in
+which the tensors lie without holes or overlaps).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.errors import CheckpointError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLE_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+CONVERT_LINE = (
+    "python -c \"from transformers import AutoModel; m = AutoModel.from_pretrained('FOLDER');"
+    " m.save_pretrained('FOLDER', safe_serialization=True)\""
+)
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+MAX_RANK = 8
+
+_ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+_READABLE = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a file: `start` and `end` are offsets in bytes from the beginning of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+class TensorFile:
+    """One memory-mapped safetensors file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries = read_header(path)
+        with path.open("rb") as file:
+            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """The tensor as float32; a view of the file where it is stored so."""
+        entry = self.entries[name]
+        if entry.dtype not in _READABLE:
+            raise CheckpointError(
+                f"tensor {name}: dtype {entry.dtype}, but only {', '.join(_READABLE)} are read", field=name
+            )
+        count = math.prod(entry.shape)
+        if entry.dtype == "BF16":
+            # The upper half of a float32 is a bfloat16.
+            halves = np.frombuffer(self._data, np.dtype("<u2"), count, entry.start)
+            array = (halves.astype(np.uint32) << 16).view(np.float32)
+        else:
+            stored = np.dtype("<f4" if entry.dtype == "F32" else "<f2")
+            array = np.frombuffer(self._data, stored, count, entry.start).astype(np.float32, copy=False)
+        # Minimum and maximum carry NaN and infinity along and, unlike isfinite, allocate nothing.
+        if count and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            raise CheckpointError(f"tensor {name}: holds NaN or infinite values", field=name)
+        return array.reshape(entry.shape)
+
+
+class TensorStore:
+    """All tensors of a checkpoint folder, single or sharded, under the names stored in it."""
+
+    def __init__(self, files: dict[str, TensorFile]) -> None:
+        self._files = files
+
+    @classmethod
+    def open(cls, folder: Path) -> TensorStore:
+        """Raises CheckpointError where the folder holds no safetensors, or damaged ones."""
+        if (folder / INDEX_FILE).is_file():
+            return cls(_open_shards(folder))
+        if (folder / SINGLE_FILE).is_file():
+            file = TensorFile(folder / SINGLE_FILE)
+            return cls(dict.fromkeys(file.entries, file))
+        for name in PICKLE_NAMES:
+            if (folder / name).is_file():
+                raise CheckpointError(
+                    f"{name}: pickles are not opened; convert it where you trust it: {CONVERT_LINE}",
+                    field=name,
+                )
+        raise CheckpointError(f"{SINGLE_FILE}: missing, and no {INDEX_FILE} either", field=SINGLE_FILE)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._files[name].entries[name].shape
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        return self._files[name].read(name)
+
+
+def _open_shards(folder: Path) -> dict[str, TensorFile]:
+    index = read_json_object(folder / INDEX_FILE)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{INDEX_FILE}: weight_map: an object of tensor names is needed", field=INDEX_FILE
+        )
+    shards: dict[str, TensorFile] = {}
+    files: dict[str, TensorFile] = {}
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{INDEX_FILE}: {name}: {shard!r} is not a safetensors file name", field=name
+            )
+        if shard not in shards:
+            if not (folder / shard).is_file():
+                raise CheckpointError(f"{shard}: missing, but {INDEX_FILE} names it", field=shard)
+            shards[shard] = TensorFile(folder / shard)
+        if name not in shards[shard].entries:
+            raise CheckpointError(f"tensor {name}: not in {shard}, where {INDEX_FILE} puts it", field=name)
+        files[name] = shards[shard]
+    return files
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """Parse and check a safetensors header; raises CheckpointError for anything that the format forbids."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise _damaged(path, f"{size} bytes, too short for a header")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > min(size - 8, MAX_HEADER_BYTES):
+            raise _damaged(
+                path, f"header of {length} bytes, but the file has {size} and the limit is {MAX_HEADER_BYTES}"
+            )
+        header = parse_json_object(file.read(length), path.name)
+    header.pop("__metadata__", None)
+    if not header:
+        raise _damaged(path, "no tensors")
+    entries = {name: _read_entry(path, name, value, 8 + length) for name, value in header.items()}
+    position = 8 + length
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != position:
+            what = "overlaps the tensor before it" if entry.start < position else "leaves a hole before it"
+            raise _damaged(path, f"tensor {name} {what}")
+        position = entry.end
+    if position != size:
+        raise _damaged(path, f"tensors end at byte {position}, but the file has {size} (truncated or padded)")
+    return entries
+
+
+def _read_entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:
+    if not isinstance(value, dict):
+        raise _damaged(path, f"tensor {name}: entry is not an object")
+    dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise _damaged(path, f"tensor {name}: unknown dtype {str(dtype)[:40]!r}")
+    if not _are_sizes(shape) or len(shape) > MAX_RANK:
+        raise _damaged(path, f"tensor {name}: shape {str(shape)[:80]} is not a list of sizes")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise _damaged(path, f"tensor {name}: data_offsets {str(offsets)[:80]} are not two offsets")
+    wanted = math.prod(shape) * _ITEM_BYTES[dtype]
+    if offsets[1] - offsets[0] != wanted:
+        raise _damaged(
+            path, f"tensor {name}: {offsets[1] - offsets[0]} bytes, but {dtype} {tuple(shape)} takes {wanted}"
+        )
+    return TensorEntry(dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**48 for item in value)
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{path.name}: not a sound safetensors file: {what}", field=path.name)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a missing file, another value or a repeated key raises CheckpointError."""
+    try:
+        return parse_json_object(path.read_bytes(), path.name)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name}: missing", field=path.name) from None
+
+
+def parse_json_object(data: bytes, name: str) -> dict[str, Any]:
+    def refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key is given twice")
+        return found
+
+    try:
+        value = json.loads(data, object_pairs_hook=refuse_repeats)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name}: not JSON: {error}", field=name) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{name}: an object is needed, not {type(value).__name__}", field=name)
+    return value
