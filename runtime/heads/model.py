@@ -1,0 +1,167 @@
+"""Models of kinds `classifier` and `nlu`: a batch of texts in, one answer for each out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import tokenizers
+from numpy.typing import NDArray
+
+from runtime.contract import (
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    FaultCode,
+    HeadGraph,
+    Kind,
+    Manifest,
+    ManifestError,
+    Variant,
+)
+from runtime.errors import ModelError, RequestFault
+from runtime.heads.reader import HeadInput, Reader, Row
+from runtime.heads.slots import merge_tags, split_words
+from runtime.sampling import log_softmax
+from runtime.session import open_session
+from runtime.text import open_tokenizer
+
+Floats = NDArray[np.float32]
+
+# How far a probability (a value, for a regression) may lie from its golden prompt's: other processors round
+# differently. A variant may lie further off by what its quality card admits.
+GOLDEN_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadAnswer:
+    """`scores` `[labels] float32`: probabilities, or values of a regression; empty where a model has slots
+    alone.
+
+    `slots` is None for a classifier, else a list of `{name, value, start, end, score}`.
+    """
+
+    scores: Floats
+    label: str  # of the highest score; "" where there is none
+    slots: list[dict[str, Any]] | None
+
+
+def softmax(logits: Floats) -> Floats:
+    probabilities: Floats = np.exp(log_softmax(logits))
+    return probabilities
+
+
+def sigmoid(logits: Floats) -> Floats:
+    probabilities: Floats = np.exp(-np.logaddexp(np.float32(0), -logits))
+    return probabilities
+
+
+# As transformers' text-classification pipeline chooses by `problem_type`.
+_SCORES: dict[str, Callable[[Floats], Floats]] = {
+    "single_label_classification": softmax,
+    "multi_label_classification": sigmoid,
+    "regression": np.asarray,
+}
+
+
+class HeadModel:
+    """One loaded version. `run` may be called from one thread at a time."""
+
+    def __init__(
+        self, manifest: Manifest, tokenizer: tokenizers.Tokenizer, session: onnxruntime.InferenceSession
+    ) -> None:
+        if manifest.kind not in (Kind.CLASSIFIER, Kind.NLU):
+            raise ModelError(f"{MANIFEST_FILE}: kind {manifest.kind.value} has no head")
+        if manifest.problem_type not in _SCORES:
+            raise ModelError(f"{MANIFEST_FILE}: problem_type {manifest.problem_type!r} is not known")
+        self.manifest = manifest
+        self._reader = Reader(manifest, tokenizer)
+        self._session = session
+        self._outputs = [HeadGraph.LOGITS]
+        if manifest.kind is Kind.NLU:
+            self._outputs.append(HeadGraph.SLOT_LOGITS)
+
+    @classmethod
+    def load(cls, folder: Path, variant: Variant, threads: int) -> HeadModel:
+        """Load an artifact or a version folder and replay its golden prompts; raises ModelError."""
+        try:
+            manifest = Manifest.load(folder)
+        except (OSError, ManifestError) as error:
+            raise ModelError(f"{MANIFEST_FILE}: {error}") from None
+        if variant not in manifest.variants:
+            known = ", ".join(item.value for item in manifest.variants)
+            raise ModelError(f"{MANIFEST_FILE}: variant {variant.value} is not among {known}")
+        graph = folder / manifest.variants[variant].graph.path
+        model = cls(manifest, open_tokenizer(folder / TOKENIZER_FILE), open_session(graph, threads))
+        model._check_golden(variant)
+        return model
+
+    def run(self, inputs: Sequence[HeadInput]) -> list[HeadAnswer | RequestFault]:
+        """Answer all inputs with one run of the graph;
+
+        an input that cannot be answered has its fault instead.
+        """
+        rows: list[Row | RequestFault] = [self._read(item) for item in inputs]
+        answers = self._answers([row for row in rows if isinstance(row, Row)])
+        return [row if isinstance(row, RequestFault) else next(answers) for row in rows]
+
+    def _read(self, item: HeadInput) -> Row | RequestFault:
+        try:
+            return self._reader.read(item)
+        except RequestFault as fault:
+            return fault
+
+    def _answers(self, rows: Sequence[Row]) -> Iterator[HeadAnswer | RequestFault]:
+        if not rows:
+            return
+        lengths = np.array([len(row.ids) for row in rows], np.int64)
+        ids = np.full((len(rows), int(lengths.max())), self.manifest.architecture.pad_token_id, np.int64)
+        for place, row in enumerate(rows):
+            ids[place, : len(row.ids)] = row.ids
+        logits, *slot_logits = self._session.run(
+            self._outputs, {HeadGraph.INPUT_IDS: ids, HeadGraph.LENGTHS: lengths}
+        )
+        for place, row in enumerate(rows):
+            own = slot_logits[0][place, : len(row.ids)] if slot_logits else None
+            yield self._answer(row, logits[place], own)
+
+    def _answer(self, row: Row, logits: Floats, slot_logits: Floats | None) -> HeadAnswer | RequestFault:
+        if not (np.isfinite(logits).all() and (slot_logits is None or np.isfinite(slot_logits).all())):
+            return RequestFault.of(FaultCode.INTERNAL, "the model's logits are not finite numbers")
+        scores = self._scores(logits)
+        label = self.manifest.labels[int(scores.argmax())] if len(scores) else ""
+        return HeadAnswer(scores, label, None if slot_logits is None else self._slots(row, slot_logits))
+
+    def _scores(self, logits: Floats) -> Floats:
+        return _SCORES[self.manifest.problem_type](logits) if len(logits) else logits
+
+    def _slots(self, row: Row, slot_logits: Floats) -> list[dict[str, Any]]:
+        words = split_words(row.text, row.encoding)
+        tagged = softmax(slot_logits[[row.tagged_from + word.token for word in words]])
+        tags = [self.manifest.slot_labels[index] for index in tagged.argmax(axis=1)]
+        return merge_tags(row.text, words, tags, tagged.max(axis=1).tolist())
+
+    def _check_golden(self, variant: Variant) -> None:
+        """Refuse a build that answers otherwise than the exporter measured."""
+        card = self.manifest.variants[variant].quality or {}
+        allowed = GOLDEN_TOLERANCE + card.get("max_probability_shift", 0.0)
+        golden = self.manifest.golden
+        answers = self.run([HeadInput(prompt.text, prompt.text_pair) for prompt in golden])
+        for prompt, answer in zip(golden, answers, strict=True):
+            if isinstance(answer, RequestFault):
+                raise ModelError(f"{variant.value}: golden prompt {prompt.text!r}: {answer}") from answer
+            expected = self._scores(np.array(prompt.scores, np.float32))
+            if expected.shape != answer.scores.shape:
+                raise ModelError(
+                    f"{variant.value}: {len(answer.scores)} scores, but {len(expected)} in the golden prompts"
+                )
+            scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+            shift = float(np.abs(expected - answer.scores).max(initial=0.0))
+            if shift > allowed * scale:
+                raise ModelError(
+                    f"{variant.value}: golden prompt {prompt.text!r} is off by {shift:.3g}, "
+                    f"but at most {allowed * scale:.3g} is expected of this variant"
+                )

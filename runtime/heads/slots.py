@@ -1,0 +1,73 @@
+"""From one tag per word to named spans of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tokenizers
+
+OUTSIDE = "O"
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One piece of the tokenizer's own pre-tokenizer, which is what the model was taught to tag."""
+
+    token: int  # index of its first token, at which its tag is read
+    start: int  # characters of the original text, surrounding blanks left out
+    end: int
+
+
+def split_words(text: str, encoding: tokenizers.Encoding) -> list[Word]:
+    """The words of `text` in order; pieces that are only blanks are none.
+
+    Offsets of an encoding count characters of the original text, also after a normalizer, and cover the whole
+    character where a token is only some of its bytes.
+    """
+    words: list[Word] = []
+    first = 0
+    ids = encoding.word_ids
+    for token in range(1, len(ids) + 1):
+        if token < len(ids) and ids[token] == ids[first]:
+            continue
+        start = min(offset[0] for offset in encoding.offsets[first:token])
+        end = max(offset[1] for offset in encoding.offsets[first:token])
+        piece = text[start:end]
+        if piece.strip():
+            start += len(piece) - len(piece.lstrip())
+            words.append(Word(first, start, start + len(piece.strip())))
+        first = token
+    return words
+
+
+def merge_tags(
+    text: str, words: Sequence[Word], tags: Sequence[str], probabilities: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Slots of `text` as `{name, value, start, end, score}`, in order.
+
+    B-x begins a slot; I-x continues one of the same name and begins one otherwise; a tag without a prefix
+    counts as I-. A slot's score is the mean probability of its words' tags.
+    """
+    slots: list[dict[str, Any]] = []
+    scores: list[float] = []
+    open_name: str | None = None
+    for word, tag, probability in zip(words, tags, probabilities, strict=True):
+        name = _name(tag)
+        if name is not None and (name != open_name or tag.startswith("B-")):
+            slots.append({"name": name, "start": word.start})
+            scores = []
+        open_name = name
+        if name is not None:
+            scores.append(float(probability))
+            slot = slots[-1]
+            slot.update(value=text[slot["start"] : word.end], end=word.end, score=sum(scores) / len(scores))
+    return slots
+
+
+def _name(tag: str) -> str | None:
+    """The slot's name in a tag; None outside of slots."""
+    if tag == OUTSIDE:
+        return None
+    return tag[2:] if tag.startswith(("B-", "I-")) else tag
