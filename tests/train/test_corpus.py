@@ -1,0 +1,32 @@
+"""Cleaning and re-casing, and the promise that no held-out story is trained on."""
+
+from pathlib import Path
+
+from train.corpus import proper_names, read_corpus, read_fairytales, recase, straighten, unwrap
+
+
+def test_straighten_repairs_wrongly_decoded_quotes() -> None:
+    assert straighten("â€œItâ€™s “fine”â€\x9d") == '"It\'s "fine""'
+
+
+def test_unwrap_joins_wrapped_lines_and_keeps_paragraphs() -> None:
+    text = "one two\nthree\n\nfour\nfive"
+    assert unwrap(text) == "one two three\nfour five"
+
+
+def test_unwrap_keeps_lines_that_are_paragraphs() -> None:
+    long = "word " * 30
+    assert unwrap(f"{long}\nshort") == f"{long.strip()}\nshort"
+
+
+def test_recase_capitalises_sentences_names_and_the_pronoun() -> None:
+    names = proper_names(["the girl Lily and I met Lily, and then I saw Lily and I ran"])
+    assert recase('lily ran. "where is lily?" i said.', names) == 'Lily ran. "Where is Lily?" I said.'
+
+
+def test_held_out_stories_are_not_in_the_training_text(data: Path) -> None:
+    training = "\n".join(read_corpus(data).documents())
+    for split, count in (("val", 23), ("test", 23)):
+        stories = read_fairytales(data, split)
+        assert len(stories) == count
+        assert not [story[:80] for story in stories if story[200:300] in training]

@@ -1,0 +1,1 @@
+"""Training: the recipes behind the bundled checkpoints in `models/`, and the figures on their cards."""

@@ -1,0 +1,48 @@
+"""Writing a checkpoint folder: config.json, model.safetensors in fp16 and tokenizer.json."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from transformers import GPT2Config
+
+MAX_BYTES_OF_ALL_MODELS = 28_000_000
+
+
+def half_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state as contiguous fp16 tensors, without buffers and without the tied language-model head."""
+    return {
+        name: tensor.detach().to(torch.float16).contiguous()
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight" and not name.endswith((".attn.bias", ".attn.masked_bias"))
+    }
+
+
+def save_checkpoint(
+    out: Path, model: torch.nn.Module, config: GPT2Config, tokenizer: Tokenizer, **extra: object
+) -> None:
+    """Write the folder; `extra` keys are added to config.json (they override what transformers writes)."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = {**config.to_diff_dict(), **extra}
+    written.update(activation_function="gelu_new", torch_dtype="float16")
+    written.pop("dtype", None)
+    text = json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False)
+    (out / "config.json").write_text(text + "\n", "utf-8")
+    save_file(half_tensors(model), out / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save(str(out / "tokenizer.json"), pretty=False)
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "model_max_length": config.n_positions,
+        "clean_up_tokenization_spaces": False,
+    }
+    (out / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n", "utf-8")
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files under `folder` in bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

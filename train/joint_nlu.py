@@ -1,0 +1,117 @@
+"""GPT-2 with an intent head and a slot head: the module, its input layout, loading and prediction.
+
+GPT-2 looks only to the left, so a word is tagged where the whole utterance lies to its left: with `nlu_echo` the input is
+`ids + [eos] + ids`, slots are read on the second copy and the intent on the very last token.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2Model
+
+from train.batching import length_buckets, pad
+
+
+class JointNlu(nn.Module):
+    """The body of GPT-2 and two linear heads on its last hidden states (after ln_f)."""
+
+    def __init__(self, config: GPT2Config, intents: int, slots: int) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = GPT2Model(config)
+        self.intent_head = nn.Linear(config.n_embd, intents)
+        self.slot_head = nn.Linear(config.n_embd, slots)
+        for head in (self.intent_head, self.slot_head):
+            nn.init.normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
+
+    def hidden(self, rows: Tensor) -> Tensor:
+        """rows [batch, seq] int64 -> [batch, seq, n_embd]."""
+        states: Tensor = self.transformer(rows, use_cache=False)[0]
+        return states
+
+
+@dataclass(frozen=True)
+class JointCheckpoint:
+    """A loaded checkpoint folder: the module, its labels and its tokenizer."""
+
+    model: JointNlu
+    tokenizer: Tokenizer
+    intents: tuple[str, ...]
+    slots: tuple[str, ...]
+    echo: bool
+
+
+def load_joint(folder: Path) -> JointCheckpoint:
+    """Read a GPT2ForJointNlu checkpoint; its fp16 tensors become fp32."""
+    written = json.loads((folder / "config.json").read_text("utf-8"))
+    intents = tuple(written["id2label"][str(index)] for index in range(len(written["id2label"])))
+    slots = tuple(written["slot_labels"])
+    model = JointNlu(GPT2Config.from_pretrained(folder, dtype=torch.float32), len(intents), len(slots))
+    tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+    model.load_state_dict(tensors)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return JointCheckpoint(model.eval(), tokenizer, intents, slots, bool(written["nlu_echo"]))
+
+
+def layout(ids: Sequence[int], separator: int, echo: bool) -> list[int]:
+    """The model's input for the token ids of one utterance."""
+    return [*ids, separator, *ids] if echo else list(ids)
+
+
+def word_starts(words: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """For each token the index of the word (a character span) that it starts in, -1 outside of all words.
+
+    A token's own leading space does not count: a token belongs to the word of its last character.
+    """
+    owners = []
+    for _, end in offsets:
+        inside = [index for index, (first, last) in enumerate(words) if first < end <= last]
+        owners.append(inside[0] if inside else -1)
+    return owners
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The intent and one tag per word."""
+
+    intent: str
+    tags: tuple[str, ...]
+
+
+@torch.no_grad()
+def predict(
+    joint: JointCheckpoint, utterances: Sequence[Sequence[str]], batch: int = 128
+) -> list[Prediction]:
+    """Intents and word-level tags of utterances given as words, which are joined by single spaces."""
+    rows, firsts = [], []
+    for words in utterances:
+        encoding = joint.tokenizer.encode(" ".join(words), add_special_tokens=False)
+        owners = word_starts(word_spans(words), encoding.offsets)
+        rows.append(layout(encoding.ids, joint.model.config.eos_token_id, joint.echo))
+        shift = len(encoding.ids) + 1 if joint.echo else 0
+        firsts.append([shift + owners.index(index) for index in range(len(words))])
+    results: dict[int, Prediction] = {}
+    joint.model.eval()
+    for chosen in length_buckets([len(row) for row in rows], batch):
+        hidden = joint.model.hidden(pad([rows[index] for index in chosen], joint.model.config.eos_token_id))
+        for place, index in enumerate(chosen):
+            intent = joint.model.intent_head(hidden[place, len(rows[index]) - 1]).argmax().item()
+            tags = joint.model.slot_head(hidden[place, firsts[index]]).argmax(dim=-1).tolist()
+            results[index] = Prediction(joint.intents[int(intent)], tuple(joint.slots[tag] for tag in tags))
+    return [results[index] for index in range(len(rows))]
+
+
+def word_spans(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Character spans of words joined by single spaces."""
+    spans, place = [], 0
+    for word in words:
+        spans.append((place, place + len(word)))
+        place += len(word) + 1
+    return spans
