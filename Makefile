@@ -40,7 +40,7 @@ clean: ## Remove the environment, the state and every cache
 	$(PYTHON) -m venv .venv
 
 .venv/serve.installed: $(REQUIREMENTS) | .venv/bin/python
-	@echo "Installing what serving needs (once, some 500 MB on disk) ..."
+	@echo "Installing what serving needs (once, some 600 MB on disk) ..."
 	$(PIP) install --quiet --progress-bar on --constraint constraints.txt --editable '.[serve]'
 	@touch $@
 

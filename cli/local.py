@@ -1,0 +1,115 @@
+"""`lmaas up`, `export`, `config`, `version`: what needs no running appliance."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.client import AsJson, fail
+from cli.show import print_json, print_table, size
+
+if TYPE_CHECKING:
+    from api.config import Settings
+
+CLIENT_VARIABLES = frozenset({"LMAAS_URL"})  # of the commands that talk to an appliance
+
+
+def settings_now(**overrides: str | None) -> Settings:
+    """The settings of environment and command line; a bad one ends the command with one line."""
+    from api.config import SettingsError, load_settings
+
+    environment = {name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES}
+    environment |= {f"LMAAS_{name.upper()}": value for name, value in overrides.items() if value is not None}
+    try:
+        return load_settings(environment)
+    except SettingsError as error:
+        fail(str(error))
+
+
+def up(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API; 0 takes a free one.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder of all state.")] = None,
+) -> None:
+    """Serve: start Triton and the API, import the bundled models once, and stay until Ctrl-C.
+
+    Every other setting is an LMAAS_ variable; `lmaas config` lists them.
+    """
+    settings = settings_now(
+        host=host, port=None if port is None else str(port), home=None if home is None else str(home)
+    )
+    from cli.serving import serve
+
+    raise typer.Exit(serve(settings))
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="A checkpoint in Hugging Face layout, or an archive of one.", exists=True)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The artifact's folder; it must not exist yet.")],
+    name: Annotated[str | None, typer.Option(help="The model's name; the source's own without it.")] = None,
+    variants: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, int8.")] = "fp32,int8",
+) -> None:
+    """Convert a checkpoint to an artifact: one verified ONNX graph per variant."""
+    from export.errors import ExportError
+    from export.pipeline import Progress, export_source
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as ProgressBar
+    from runtime.contract import Variant
+
+    try:
+        wanted = [Variant(variant.strip()) for variant in variants.split(",")]
+    except ValueError as error:
+        fail(f"--variants: {error}; one or more of {', '.join(variant.value for variant in Variant)}")
+    begin = time.monotonic()
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with ProgressBar(*columns, transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def show(progress: Progress) -> None:
+            bar.update(task, description=progress.stage, completed=progress.done, total=progress.total)
+
+        try:
+            manifest = export_source(source, output, name=name or source.name.split(".")[0], variants=wanted, progress=show)
+        except ExportError as error:
+            bar.stop()
+            fail(str(error))
+    rows = [
+        (variant.value, size(entry.size), "  ".join(f"{key} {value:.4g}" for key, value in (entry.quality or {}).items()))
+        for variant, entry in manifest.variants.items()
+    ]
+    print_table(("variant", "size", "against fp32"), rows, "no variants")
+    print(f"{output}: {manifest.name}, kind {manifest.kind.value}, in {time.monotonic() - begin:.1f} s")
+
+
+def config(as_json: AsJson = False) -> None:
+    """Print every setting: variable, value, default, meaning."""
+    from api.config import settings_rows
+
+    rows = settings_rows(settings_now())
+    if as_json:
+        print_json({name: value for name, value, _, _ in rows})
+    else:
+        print_table(("variable", "value", "default", "what"), rows, "no settings")
+
+
+def version(as_json: AsJson = False) -> None:
+    """Print the version, and those of what it stands on."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as of
+
+    versions = {"python": sys.version.split()[0]}
+    for package in ("lmaas", "onnxruntime", "onnx", "tokenizers", "starlette", "tritonclient", "nvidia-pytriton"):
+        try:
+            versions[package] = of(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    if as_json:
+        print_json(versions)
+    else:
+        for package, number in versions.items():
+            print(f"{package} {number}")

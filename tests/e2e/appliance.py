@@ -1,0 +1,128 @@
+"""A real appliance as a user starts it: the `lmaas up` process with its Triton, reached over HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 180.0
+STOP_SECONDS = 10.0
+POLL_SECONDS = 0.1
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Appliance:
+    """One running `lmaas up`; `http` is a client of it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, home: Path, log: Path) -> None:
+        self.process = process
+        self.url = url
+        self.home = home
+        self.log = log
+        self.http = httpx.Client(base_url=url, timeout=60.0, trust_env=False)
+
+    def ready(self) -> bool:
+        """What /health/ready says; False too while nothing answers."""
+        try:
+            return self.http.get("/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_until_ready(self, seconds: float = START_SECONDS) -> float:
+        """Wait for readiness; returns the seconds it took."""
+        begin = time.monotonic()
+        while time.monotonic() - begin < seconds:
+            if self.ready():
+                return time.monotonic() - begin
+            if self.process.poll() is not None:
+                raise AssertionError(f"lmaas up ended with {self.process.returncode}:\n{self.log.read_text()}")
+            time.sleep(POLL_SECONDS)
+        raise AssertionError(f"not ready within {seconds} s:\n{self.log.read_text()}")
+
+    def wait_for(self, condition: Any, what: str, seconds: float = 30.0) -> Any:
+        """Poll `condition` until it gives something true; returns that."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if value := condition():
+                return value
+            time.sleep(POLL_SECONDS)
+        raise AssertionError(f"{what}: not within {seconds} s")
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """POST JSON and return the parsed answer; the test fails with the answer's text on an error status."""
+        response = self.http.post(path, json=body)
+        assert response.is_success, response.text
+        return response.json()
+
+    def finished_task(self, task: Mapping[str, Any], seconds: float = 60.0) -> dict[str, Any]:
+        def outcome() -> dict[str, Any] | None:
+            record: dict[str, Any] = self.http.get(f"/v1/tasks/{task['id']}").json()
+            return record if record["state"] not in ("queued", "running") else None
+
+        record: dict[str, Any] = self.wait_for(outcome, f"task {task['id']}", seconds)
+        return record
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process below `lmaas up`."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def engine_gauge(self, name: str, model: str) -> float:
+        """The value of an engine metric of one model."""
+        for line in self.http.get("/metrics").text.splitlines():
+            if line.startswith(f"{name}{{") and f'model="{model}"' in line:
+                return float(line.rsplit(" ", 1)[1])
+        raise AssertionError(f"/metrics has no {name} of {model}")
+
+    def stop(self) -> float:
+        """Ctrl-C; returns the seconds until the process had ended, which must be within STOP_SECONDS."""
+        self.http.close()
+        begin = time.monotonic()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(STOP_SECONDS)
+        return time.monotonic() - begin
+
+
+@contextmanager
+def running(home: Path, **settings: str) -> Iterator[Appliance]:
+    """Start `lmaas up` with `settings` as LMAAS_ variables; stopped, and killed if need be, at the end."""
+    port = free_port()
+    log = home.parent / f"{home.name}.log"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LMAAS_")}
+    environment |= {"LMAAS_HOME": str(home), "LMAAS_PORT": str(port)}
+    environment |= {f"LMAAS_{name.upper()}": value for name, value in settings.items()}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lmaas", "up"], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    appliance = Appliance(process, f"http://127.0.0.1:{port}", home, log)
+    try:
+        appliance.wait_until_ready()
+        yield appliance
+    finally:
+        try:
+            appliance.stop()
+        finally:
+            if process.poll() is None:
+                for child in appliance.processes():
+                    child.kill()
+                process.kill()
+                process.wait()

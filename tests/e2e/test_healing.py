@@ -1,0 +1,72 @@
+"""`kill -9` of Triton, or of a backend's stub: healed within 10 s, and honest meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from tests.e2e.appliance import Appliance, running
+
+HEAL_SECONDS = 10.0
+BODY = {"prompt": "Once upon a time", "max_tokens": 4, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
+    """An appliance of its own, since these tests wound it."""
+    with running(tmp_path_factory.mktemp("healing") / "home") as started:
+        yield started
+
+
+def triton(appliance: Appliance) -> psutil.Process:
+    return next(process for process in appliance.processes() if process.name() == "tritonserver")
+
+
+def stub_of_mini_lm(appliance: Appliance) -> psutil.Process:
+    return next(
+        process
+        for process in appliance.processes()
+        if process.name().startswith("triton_python") and any("mini-lm" in part for part in process.cmdline())
+    )
+
+
+@pytest.mark.parametrize("victim", [triton, stub_of_mini_lm])
+def test_heals_within_ten_seconds(patient: Appliance, victim: Callable[[Appliance], psutil.Process]) -> None:
+    patient.wait_until_ready()
+    before = patient.post("/v1/generate", BODY)
+    os.kill(victim(patient).pid, signal.SIGKILL)
+    begin = time.monotonic()
+    refusals = 0
+    said_unready = False
+    while True:
+        answer = patient.http.post("/v1/generate", json=BODY)
+        said_unready = said_unready or not patient.ready()
+        if answer.status_code == 200 and said_unready and patient.ready():
+            break
+        if answer.status_code != 200:
+            refusals += 1
+            assert answer.status_code == 503, answer.text
+            assert float(answer.headers["Retry-After"]) > 0
+            assert answer.headers["content-type"] == "application/problem+json"
+        assert time.monotonic() - begin < HEAL_SECONDS, f"not healed: {patient.log.read_text()[-4000:]}"
+        time.sleep(0.05)
+    assert refusals > 0
+    assert answer.json()["choices"] == before["choices"]
+    for name, body in [("classify", {"input": "good"}), ("nlu", {"input": "play a song"})]:
+        assert patient.post(f"/v1/{name}", body)["results"]
+
+
+def test_ctrl_c_ends_every_process_in_time_and_the_next_start_is_quick(patient: Appliance) -> None:
+    patient.wait_until_ready()
+    children = patient.processes()
+    assert any(child.name() == "tritonserver" for child in children)
+    patient.stop()
+    assert patient.process.returncode in (0, -signal.SIGINT, 130)
+    assert not psutil.wait_procs(children, timeout=1)[1]
+    with running(patient.home) as again:
+        assert again.post("/v1/generate", BODY)["choices"]

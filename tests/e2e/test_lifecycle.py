@@ -1,0 +1,94 @@
+"""upload -> convert -> deploy -> use -> download -> undeploy -> delete, for a checkpoint of each kind."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.appliance import ROOT, Appliance
+
+USES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "mini-lm": ("/v1/generate", {"prompt": "The king said", "max_tokens": 5, "temperature": 0}, "choices"),
+    "mini-sentiment": ("/v1/classify", {"input": "What a splendid story!"}, "results"),
+    "mini-nli": ("/v1/infer", {"premise": "A dog runs.", "hypothesis": "An animal moves."}, "results"),
+    "mini-nlu": ("/v1/nlu", {"input": "play some jazz"}, "results"),
+}
+
+
+def packed(folder: Path) -> bytes:
+    """The folder as a .tar.gz."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.add(folder, arcname=folder.name)
+    return buffer.getvalue()
+
+
+def upload(appliance: Appliance, name: str, archive: bytes, **fields: str) -> httpx.Response:
+    files = {"file": (f"{name}.tar.gz", archive, "application/gzip")}
+    return appliance.http.post("/v1/models", data={"name": name, **fields}, files=files)
+
+
+def blob_bytes(appliance: Appliance) -> int:
+    return sum(path.stat().st_size for path in (appliance.home / "blobs").rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("bundled", sorted(USES))
+def test_round_trip(appliance: Appliance, bundled: str) -> None:
+    name = f"copy-of-{bundled}"
+    accepted = upload(appliance, name, packed(ROOT / "models" / bundled))
+    assert accepted.status_code == 202, accepted.text
+    assert accepted.json()["version"] == 1
+    assert appliance.finished_task(accepted.json()["task"])["state"] == "done"
+
+    deployment = appliance.post("/v1/deployments", {"model": name, "precision": "fp32"})
+    assert (deployment["precision"], deployment["state"]) == ("fp32", "ready")
+    path, body, part = USES[bundled]
+    answer = appliance.post(path, {**body, "model": name})
+    assert answer[part]
+    assert (answer["model"], answer["precision"]) == (name, "fp32")
+
+    archive = appliance.http.get(f"/v1/models/{name}/versions/1/archive")
+    with tarfile.open(fileobj=io.BytesIO(archive.content)) as files:
+        manifest = files.extractfile(next(member for member in files if member.name.endswith("manifest.json")))
+        assert manifest is not None
+        assert "fp32" in json.load(manifest)["variants"]
+    again = appliance.http.get(
+        f"/v1/models/{name}/versions/1/archive", headers={"If-None-Match": archive.headers["ETag"]}
+    )
+    assert again.status_code == 304
+
+    assert appliance.http.delete(f"/v1/deployments/{deployment['id']}").is_success
+    refused = appliance.http.post(path, json={**body, "model": name})
+    assert refused.status_code == 404, refused.text
+    assert appliance.http.delete(f"/v1/models/{name}").is_success
+    assert appliance.http.get(f"/v1/models/{name}").status_code == 404
+
+
+def test_the_same_archive_twice_keeps_one_copy(appliance: Appliance) -> None:
+    archive = packed(ROOT / "models" / "mini-nli")
+    first = upload(appliance, "twice", archive).json()
+    appliance.finished_task(first["task"])
+    before = blob_bytes(appliance)
+    second = upload(appliance, "twice", archive)
+    assert second.is_success
+    assert second.json()["version"] == first["version"]
+    assert blob_bytes(appliance) == before
+    elsewhere = upload(appliance, "thrice", archive).json()
+    appliance.finished_task(elsewhere["task"])
+    assert blob_bytes(appliance) - before < 100_000  # at most its own manifest
+    for name in ("twice", "thrice"):
+        assert appliance.http.delete(f"/v1/models/{name}").is_success
+
+
+def test_deleting_everything_leaves_no_bytes(appliance: Appliance) -> None:
+    before = blob_bytes(appliance)
+    accepted = upload(appliance, "passing", packed(ROOT / "models" / "mini-nlu") + b"\0" * 512).json()
+    appliance.finished_task(accepted["task"])
+    appliance.http.delete("/v1/models/passing")
+    assert blob_bytes(appliance) == before

@@ -1,0 +1,81 @@
+"""An unchanged `openai` client against the façade's OpenAI routes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.e2e.appliance import Appliance
+
+PROMPT = "Once upon a time there was a"
+
+
+@pytest.fixture(scope="module")
+def client(appliance: Appliance) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{appliance.url}/v1", api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert "mini-lm" in {model.id for model in client.models.list()}
+
+
+def test_completion_and_its_stream_agree(client: openai.OpenAI) -> None:
+    whole = client.completions.create(model="mini-lm", prompt=PROMPT, max_tokens=20, temperature=0)
+    pieces = client.completions.create(
+        model="mini-lm", prompt=PROMPT, max_tokens=20, temperature=0, stream=True, stream_options={"include_usage": True}
+    )
+    text, usage = "", None
+    for chunk in pieces:
+        text += "".join(choice.text for choice in chunk.choices)
+        usage = chunk.usage or usage
+    assert text == whole.choices[0].text
+    assert usage == whole.usage
+
+
+def test_list_prompts_and_n(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model="mini-lm", prompt=["The king", "The sea"], n=2, max_tokens=6, seed=3, temperature=1.0
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens <= 24
+
+
+def test_echo_with_logprobs_scores_the_prompt(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="mini-lm", prompt=PROMPT, max_tokens=0, echo=True, logprobs=1)
+    choice = answer.choices[0]
+    assert choice.text == PROMPT
+    assert choice.logprobs is not None
+    tokens, logprobs = choice.logprobs.tokens, choice.logprobs.token_logprobs
+    offsets = choice.logprobs.text_offset
+    assert tokens is not None
+    assert logprobs is not None
+    assert offsets is not None
+    assert "".join(tokens) == PROMPT
+    assert logprobs[0] is None
+    assert all(value <= 0 for value in logprobs[1:])
+    assert [PROMPT[at : at + len(token)] for at, token in zip(offsets, tokens, strict=True)] == tokens
+
+
+def test_embeddings_tell_near_from_far(client: openai.OpenAI) -> None:
+    texts = ["The little dog ran.", "The small dog ran.", "Parliament raised the tax on corn."]
+    data = client.embeddings.create(model="mini-lm", input=texts).data
+    first, near, far = (item.embedding for item in data)
+
+    def cosine(left: list[float], right: list[float]) -> float:
+        return sum(a * b for a, b in zip(left, right, strict=True))
+
+    assert cosine(first, first) == pytest.approx(1, abs=1e-3)
+    assert cosine(first, near) > cosine(first, far)
+
+
+def test_errors_have_openai_s_shape(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.completions.create(model="nobody", prompt=PROMPT)
+    assert "nobody" in str(unknown.value)
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.completions.create(model="mini-lm", prompt=PROMPT, max_tokens=100_000)
+    assert wrong.value.param == "max_tokens"
