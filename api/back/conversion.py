@@ -14,7 +14,7 @@ class Converter:
     ) -> VersionRecord:
         """Convert and store; returns the version, ready. `progress` gets {"stage", "done", "total"}.
 
-        A version that is ready already is returned as it is. Raises InvalidInput (field `file`: the checkpoint is
-        at fault) or ServerFault, with the version marked failed; a cancelled conversion leaves it uploaded.
+        A version that is ready already is returned as it is. Raises InvalidInput (field `file`: the checkpoint
+        is at fault) or ServerFault, with the version marked failed; a cancelled conversion leaves it uploaded.
         """
         raise NotImplementedError

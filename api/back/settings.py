@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.contract import Variant
+
 
 @dataclass(frozen=True, slots=True)
 class BackSettings:
@@ -16,6 +18,7 @@ class BackSettings:
     triton_http_port: int = 0
     triton_grpc_port: int = 0
     triton_metrics_port: int = 0
+    variants: tuple[Variant, ...] = (Variant.FP32, Variant.INT8)  # what a conversion makes
     max_archive_bytes: int = 4 * 1024**3
     max_unpacked_bytes: int = 8 * 1024**3
     convert_timeout_seconds: float = 1800.0

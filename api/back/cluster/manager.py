@@ -16,8 +16,8 @@ class ClusterManager:
     ) -> DeploymentRecord:
         """Load a version and return when it answered a probe.
 
-        `precision` is auto, fp32, fp16 or int8. Raises NotFound; Conflict (deployed already, not ready); InvalidInput
-        (`precision`, `replicas`, `traffic_weight`); Overloaded (no memory for it now); ServerFault (it does not load).
+        `precision` is auto, fp32, fp16 or int8. Raises NotFound; InvalidInput (`precision`, `replicas`,
+        `traffic_weight`); Conflict (deployed already, not ready, no memory for it); ServerFault (it does not load).
         """
         raise NotImplementedError
 
@@ -28,7 +28,7 @@ class ClusterManager:
         raise NotImplementedError
 
     async def undeploy(self, deployment_id: str) -> None:
-        """Take no new requests, wait for the running ones (at most `drain_seconds`), unload. Raises NotFound."""
+        """Take no new requests, wait up to `drain_seconds` for running ones, unload. Raises NotFound."""
         raise NotImplementedError
 
     def deployments(self) -> list[DeploymentRecord]:
@@ -46,16 +46,16 @@ class ClusterManager:
     ) -> Target:
         """The deployment for a request.
 
-        With a model and a version (or alias): that deployment. With a model alone: one of its deployments, by traffic
-        weight. Without a model: the oldest deployment of `kind`, else of `fallback`; `suits` narrows these (labels).
-        Raises NotFound, InvalidInput (`model`: of another kind), Unavailable (it is loading or healing).
+        With a model and a version (or alias): that deployment. With a model alone: one of its deployments, by
+        traffic weight. Without a model: the oldest deployment of `kind`, else of `fallback`; `suits` narrows
+        these. Raises NotFound, InvalidInput (`model`: of another kind), Unavailable (it is loading or healing).
         """
         raise NotImplementedError
 
     def generate(
         self, target: Target, *, text: str, parameters: Mapping[str, Any], operation: Operation, stream: bool
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The decoded `details` of each response, as SPEC gives them; closing the generator cancels in the engine.
+        """The decoded `details` of each response; closing the generator cancels in the engine.
 
         Raises the family of api/errors.py: what the engine said, or Unavailable where the server died.
         """

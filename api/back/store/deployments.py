@@ -2,26 +2,90 @@
 
 from __future__ import annotations
 
-from api.back.store.records import DeploymentRecord
+from typing import Any
+
+from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from api.back.store.database import Database
+from api.back.store.records import DeploymentRecord, DeploymentState
+from api.back.store.tables import deployments
+from api.errors import Conflict, NotFound
+from runtime.contract import Variant
+
+Deployments = list[DeploymentRecord]  # inside the class, `list` is its own method
 
 
 class DeploymentStore:
+    """Each call is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
     async def add(self, record: DeploymentRecord) -> None:
-        """Raises Conflict where that version is deployed already."""
-        raise NotImplementedError
+        """Raises Conflict where that version is deployed already, or is gone."""
+        try:
+            async with self._database.write() as connection:
+                await connection.execute(insert(deployments).values(_row(record)))
+        except IntegrityError:
+            raise Conflict(
+                f"model {record.model!r} version {record.version} is deployed already, or was deleted"
+            ) from None
 
     async def update(self, record: DeploymentRecord) -> None:
         """Raises NotFound."""
-        raise NotImplementedError
+        async with self._database.write() as connection:
+            here = deployments.c.id == record.id
+            result = await connection.execute(update(deployments).where(here).values(_row(record)))
+        if result.rowcount == 0:
+            raise _missing(record.id)
 
-    async def get(self, id: str) -> DeploymentRecord:
+    async def get(self, deployment_id: str) -> DeploymentRecord:
         """Raises NotFound."""
-        raise NotImplementedError
+        async with self._database.read() as connection:
+            query = select(deployments).where(deployments.c.id == deployment_id)
+            row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            raise _missing(deployment_id)
+        return _record(row)
 
-    async def list(self, model: str | None = None) -> list[DeploymentRecord]:
+    async def list(self, model: str | None = None) -> Deployments:
         """Oldest first."""
-        raise NotImplementedError
+        query = select(deployments).order_by(deployments.c.created, deployments.c.id)
+        if model is not None:
+            query = query.where(deployments.c.model == model)
+        async with self._database.read() as connection:
+            return [_record(row) for row in await connection.execute(query)]
 
-    async def delete(self, id: str) -> None:
+    async def delete(self, deployment_id: str) -> None:
         """Raises NotFound."""
-        raise NotImplementedError
+        async with self._database.write() as connection:
+            result = await connection.execute(delete(deployments).where(deployments.c.id == deployment_id))
+        if result.rowcount == 0:
+            raise _missing(deployment_id)
+
+
+def _missing(deployment_id: str) -> NotFound:
+    return NotFound(f"deployment {deployment_id!r} does not exist")
+
+
+def _row(record: DeploymentRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "model": record.model,
+        "version": record.version,
+        "precision_asked": record.precision_asked,
+        "variant": record.variant.value,
+        "state": record.state.value,
+        "replicas": record.replicas,
+        "traffic_weight": record.traffic_weight,
+        "created": record.created,
+        "error": record.error,
+    }
+
+
+def _record(row: Row[Any]) -> DeploymentRecord:
+    fields = dict(row._mapping)
+    fields["variant"] = Variant(row.variant)
+    fields["state"] = DeploymentState(row.state)
+    return DeploymentRecord(**fields)

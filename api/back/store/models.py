@@ -2,53 +2,269 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from export.archive import ArchiveLimits, vet_archive
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.back.store import catalog
 from api.back.store.archives import ArchiveDownload
-from api.back.store.records import ModelRecord, VersionRecord
+from api.back.store.blobs import BlobStore, hash_file
+from api.back.store.database import Database
+from api.back.store.records import LATEST, ModelRecord, StoredFile, VersionRecord, VersionState, now
+from api.back.store.tables import models, versions
+from api.errors import Conflict, InvalidInput, NotFound, TooLarge
+from export.errors import ArchiveError
+from runtime.contract import Manifest
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NUMBER = re.compile(r"[0-9]{1,9}")
+MAX_DESCRIPTION = 4000  # characters
+
+Models = list[ModelRecord]  # inside the class, `list` is its own method
+Versions = list[VersionRecord]
 
 
 class ModelStore:
-    """Names are `[a-z0-9][a-z0-9._-]{0,63}`; versions are integers from 1 and never come twice under one name."""
+    """Names match `NAME`; versions count from 1, and no number comes twice under one name."""
 
-    async def list(self) -> list[ModelRecord]:
+    def __init__(
+        self, database: Database, blobs: BlobStore, *, max_archive_bytes: int, limits: ArchiveLimits
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._max_archive_bytes = max_archive_bytes
+        self._limits = limits
+        self._aliases: dict[str, dict[str, int]] = {}  # model -> alias -> version, `latest` among them
+
+    async def recover(self) -> None:
+        """After a start: conversions that were cut off begin anew, blobs that nobody refers to go."""
+        async with self._database.write() as connection:
+            cut_off = versions.c.state == VersionState.CONVERTING.value
+            await connection.execute(
+                update(versions).where(cut_off).values(state=VersionState.UPLOADED.value)
+            )
+            names = (await connection.execute(select(models.c.name))).scalars().all()
+            self._aliases = {name: await catalog.read_aliases(connection, name) for name in names}
+            in_use = await catalog.referenced(connection)
+        if not self._blobs.shared:
+            await self._blobs.delete(set(await self._blobs.all()) - in_use)
+
+    async def list(self) -> Models:
         """All models, by name."""
-        raise NotImplementedError
+        async with self._database.read() as connection:
+            names = (await connection.execute(select(models.c.name).order_by(models.c.name))).scalars().all()
+            return [await catalog.read_model(connection, name) for name in names]
 
     async def get(self, name: str) -> ModelRecord:
         """Raises NotFound."""
-        raise NotImplementedError
+        async with self._database.read() as connection:
+            return await catalog.read_model(connection, name)
 
-    async def versions(self, name: str) -> list[VersionRecord]:
+    async def versions(self, name: str) -> Versions:
         """All versions, lowest first. Raises NotFound where the model is not there."""
-        raise NotImplementedError
+        async with self._database.read() as connection:
+            await catalog.read_model(connection, name)
+            return await catalog.read_versions(connection, name)
 
     async def version(self, name: str, version: int | str) -> VersionRecord:
         """One version by its number, or by an alias, `latest` among them. Raises NotFound."""
-        raise NotImplementedError
+        number = self.resolve(name, version)
+        async with self._database.read() as connection:
+            found = await catalog.read_versions(connection, name, number)
+        if not found:
+            raise NotFound(f"model {name!r} has no version {number}")
+        return found[0]
+
+    def resolve(self, name: str, version: int | str) -> int:
+        """The number that `version` (a number, its text, an alias) stands for; it may not exist. Raises NotFound."""
+        if isinstance(version, int):
+            return version
+        if NUMBER.fullmatch(version):
+            return int(version)
+        if name not in self._aliases:
+            raise NotFound(f"model {name!r} does not exist")
+        if version in self._aliases[name]:
+            return self._aliases[name][version]
+        if version == LATEST:
+            raise NotFound(f"model {name!r} has no version that is ready")
+        raise NotFound(f"model {name!r} has no alias {version!r}")
 
     async def update(
-        self, name: str, *, description: str | None = None, aliases: dict[str, int | None] | None = None
+        self, name: str, *, description: str | None = None, aliases: Mapping[str, int | None] | None = None
     ) -> ModelRecord:
         """Set what is given; an alias set to None goes. Raises NotFound, InvalidInput (`aliases.NAME`)."""
-        raise NotImplementedError
+        if description is not None and len(description) > MAX_DESCRIPTION:
+            raise InvalidInput.of("description", f"{len(description)} characters, at most {MAX_DESCRIPTION}")
+        async with self._database.write() as connection:
+            await catalog.read_model(connection, name)
+            if description is not None:
+                await connection.execute(
+                    update(models).where(models.c.name == name).values(description=description)
+                )
+            for alias, version in (aliases or {}).items():
+                await self._set_alias(connection, name, alias, version)
+            record = await catalog.read_model(connection, name)
+        self._aliases[name] = record.aliases
+        return record
+
+    async def _set_alias(
+        self, connection: AsyncConnection, name: str, alias: str, version: int | None
+    ) -> None:
+        field = f"aliases.{alias}"
+        if alias == LATEST:
+            raise InvalidInput.of(field, "always names the highest version that is ready; it cannot be set")
+        if not NAME.fullmatch(alias) or NUMBER.fullmatch(alias):
+            raise InvalidInput.of(field, f"{alias!r} does not match {NAME.pattern}, or is a number")
+        if version is not None and not await catalog.read_versions(connection, name, version):
+            raise InvalidInput.of(field, f"model {name!r} has no version {version}")
+        await catalog.set_alias(connection, name, alias, version)
 
     async def add_upload(self, name: str, archive: Path, filename: str) -> tuple[VersionRecord, bool]:
-        """Vet the archive and take it in: `archive` itself is moved, and is gone afterwards in any case.
+        """Vet the archive and take it in; the file `archive` is gone afterwards, however it ends.
 
-        The bool says whether the version is new: the same bytes under the same name give the version that they
-        already made. Raises InvalidInput (fields `name` and `file`), TooLarge.
+        The bool says whether the version is new: the same bytes under the same name give the version that
+        they already made. `filename` is for messages. Raises InvalidInput (fields `name`, `file`), TooLarge.
         """
-        raise NotImplementedError
+        try:
+            if not NAME.fullmatch(name):
+                raise InvalidInput.of("name", f"{name!r} does not match {NAME.pattern}")
+            file = await asyncio.to_thread(self._vet, archive, filename)
+            return await self._add_vetted(name, archive, file)
+        finally:
+            await asyncio.to_thread(archive.unlink, missing_ok=True)
+
+    def _vet(self, archive: Path, filename: str) -> StoredFile:
+        size = archive.stat().st_size
+        if size > self._max_archive_bytes:
+            raise TooLarge(
+                f"file: {filename!r} has {size} bytes, at most {self._max_archive_bytes} are taken"
+            )
+        try:
+            vet_archive(archive, self._limits)
+        except ArchiveError as error:
+            raise InvalidInput.of("file", f"{filename!r}: {error.message}") from None
+        return hash_file(archive)
+
+    async def _add_vetted(self, name: str, archive: Path, file: StoredFile) -> tuple[VersionRecord, bool]:
+        async with self._blobs.exclusive:
+            await self._blobs.put(archive, file.sha256)
+            async with self._database.write() as connection:
+                known = await catalog.find_upload(connection, name, file.sha256)
+                if known is not None:
+                    return known, False
+                if await connection.scalar(select(models.c.name).where(models.c.name == name)) is None:
+                    await connection.execute(insert(models).values(name=name, description="", created=now()))
+                version = VersionRecord(
+                    model=name,
+                    version=await catalog.next_version(connection, name),
+                    state=VersionState.UPLOADED,
+                    kind=None,
+                    archive_sha256=file.sha256,
+                    files={},
+                    manifest=None,
+                    error=None,
+                    created=now(),
+                )
+                await connection.execute(
+                    insert(versions).values(
+                        model=name,
+                        version=version.version,
+                        state=version.state.value,
+                        archive_sha256=file.sha256,
+                        created=version.created,
+                    )
+                )
+        self._aliases.setdefault(name, {})
+        return version, True
+
+    async def place_archive(self, version: VersionRecord, path: Path) -> None:
+        """Lay the uploaded archive at `path`, not to be changed there."""
+        await self._blobs.place(version.archive_sha256, path)
+
+    async def place_file(self, file: StoredFile, path: Path) -> None:
+        """Lay one of an artifact's files at `path`, not to be changed there."""
+        await self._blobs.place(file.sha256, path)
+
+    async def set_state(
+        self, version: VersionRecord, state: VersionState, error: str | None = None
+    ) -> VersionRecord:
+        """Record how the conversion stands; `finish` records its success. Raises NotFound."""
+        async with self._database.write() as connection:
+            await catalog.write_state(connection, version, state, error=error)
+            return (await catalog.read_versions(connection, version.model, version.version))[0]
+
+    async def finish(self, version: VersionRecord, manifest: Manifest, folder: Path) -> VersionRecord:
+        """Take in the artifact in `folder`; the version is ready. Raises NotFound, InvalidInput (kind)."""
+        files = await asyncio.to_thread(_hash_folder, folder)
+        async with self._blobs.exclusive:
+            for path, file in files.items():
+                await self._blobs.put(folder / path, file.sha256)
+            async with self._database.write() as connection:
+                model = await catalog.read_model(connection, version.model)
+                if model.kind not in (None, manifest.kind):
+                    raise InvalidInput.of(
+                        "file",
+                        f"holds a model of kind {manifest.kind.value}, but {version.model!r} is of kind "
+                        f"{model.kind.value if model.kind else None}: upload it under another name",
+                    )
+                await catalog.write_state(
+                    connection, version, VersionState.READY, manifest=manifest, files=files
+                )
+                self._aliases[version.model] = await catalog.read_aliases(connection, version.model)
+                return (await catalog.read_versions(connection, version.model, version.version))[0]
 
     async def delete_version(self, name: str, version: int | str) -> None:
-        """Remove records, aliases and the blobs nobody else uses. Raises NotFound; Conflict while deployed."""
-        raise NotImplementedError
+        """Remove it with its aliases and the blobs only it used. Raises NotFound; Conflict while deployed."""
+        record = await self.version(name, version)
+        await self._delete(name, [record.version])
 
     async def delete(self, name: str) -> None:
         """Remove a model with all its versions. Raises NotFound; Conflict while one is deployed."""
-        raise NotImplementedError
+        await self._delete(name, None)
+
+    async def _delete(self, name: str, numbers: Iterable[int] | None) -> None:
+        """Remove the versions in `numbers`; without it all of them, and the model itself."""
+        async with self._blobs.exclusive:
+            async with self._database.write() as connection:
+                await catalog.read_model(connection, name)
+                doomed = [
+                    version
+                    for version in await catalog.read_versions(connection, name)
+                    if numbers is None or version.version in numbers
+                ]
+                await self._refuse_deployed(connection, name, doomed)
+                for version in doomed:
+                    here = (versions.c.model == name, versions.c.version == version.version)
+                    await connection.execute(delete(versions).where(*here))
+                if numbers is None:
+                    await connection.execute(delete(models).where(models.c.name == name))
+                    self._aliases.pop(name, None)
+                else:
+                    self._aliases[name] = await catalog.read_aliases(connection, name)
+                blobs = {version.archive_sha256 for version in doomed}
+                blobs |= {file.sha256 for version in doomed for file in version.files.values()}
+                unused = blobs - await catalog.referenced(connection, blobs)
+            await self._blobs.delete(unused)
+
+    async def _refuse_deployed(self, connection: AsyncConnection, name: str, doomed: Versions) -> None:
+        deployed = await catalog.deployed_versions(connection, name)
+        for version in doomed:
+            if version.version in deployed:
+                raise Conflict(f"model {name!r} version {version.version} is deployed: undeploy it first")
 
     async def archive(self, name: str, version: int | str) -> ArchiveDownload:
         """The artifact as a .tar.gz. Raises NotFound; Conflict while the version is not ready."""
-        raise NotImplementedError
+        record = await self.version(name, version)
+        if record.state is not VersionState.READY:
+            raise Conflict(f"model {name!r} version {record.version} is {record.state.value}, not ready")
+        return ArchiveDownload(record, self._blobs)
+
+
+def _hash_folder(folder: Path) -> dict[str, StoredFile]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in sorted(paths)}

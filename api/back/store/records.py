@@ -1,4 +1,4 @@
-"""What the store keeps, as plain values; the database's rows become these and nothing else leaves the room."""
+"""What the store keeps, as plain values; rows of the database become these before they leave the room."""
 
 from __future__ import annotations
 
