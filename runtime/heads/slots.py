@@ -56,7 +56,7 @@ def merge_tags(
     for word, tag, probability in zip(words, tags, probabilities, strict=True):
         name = _name(tag)
         if name is not None and (name != open_name or tag.startswith("B-")):
-            slots.append({"name": name, "start": word.start})
+            slots.append({"name": name, "value": "", "start": word.start, "end": word.end, "score": 0.0})
             scores = []
         open_name = name
         if name is not None:
