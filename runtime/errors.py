@@ -2,6 +2,7 @@
 
 RequestFault    one request fails; carries the `Fault` that travels to the caller
 ModelError      a version folder that cannot be served: nothing is loaded
+IntegrityError  the engine's own books do not agree: a defect
 """
 
 from __future__ import annotations
@@ -29,3 +30,7 @@ class RequestFault(Exception):
 
 class ModelError(Exception):
     """A version folder is incomplete or wrong, or its model does not reproduce its golden prompts."""
+
+
+class IntegrityError(Exception):
+    """Slots, sequences and states contradict each other; a defect of the engine, never of a request."""

@@ -1,0 +1,110 @@
+"""From a request to the sequences that answer it, or to the reason why this model cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from runtime.contract import Architecture, Operation
+from runtime.errors import RequestFault
+from runtime.live import LiveRequest, Sink
+from runtime.request import Request
+from runtime.sampling import DEFAULT_MAX_TOKENS, SequenceSampler
+from runtime.sequence import Sequence
+from runtime.text import Tokenizer
+
+
+class Planner:
+    """Knows the limits of one model. Thread-safe: used by whoever submits."""
+
+    def __init__(self, tokenizer: Tokenizer, architecture: Architecture) -> None:
+        self._tokenizer = tokenizer
+        self._context_length = architecture.context_length
+        self._eos_token_id = architecture.eos_token_id
+
+    def plan(self, request: Request, sink: Sink) -> LiveRequest:
+        """Tokenize and check; raises RequestFault where the request is empty or too long."""
+        if request.operation is Operation.SCORE:
+            return self._score(request, sink)
+        prompt = self._encode(request.text, "text_input")
+        if not prompt:
+            raise RequestFault.invalid("text_input", "the text is empty; at least one token is needed")
+        if len(prompt) > self._context_length:
+            raise RequestFault.invalid(
+                "text_input", f"{len(prompt)} tokens, but the context holds {self._context_length}"
+            )
+        if request.operation is Operation.GENERATE:
+            return self._generate(request, sink, prompt)
+        live = LiveRequest(request, sink, prompt)
+        first_wanted = 0 if request.operation is Operation.EMBED else len(prompt) - 1
+        live.sequences = [Sequence(live, 0, request.operation, prompt, first_wanted=first_wanted)]
+        return live
+
+    def _generate(self, request: Request, sink: Sink, prompt: list[int]) -> LiveRequest:
+        max_tokens = self._max_tokens(request.parameters.max_tokens, len(prompt))
+        parameters = dataclasses.replace(request.parameters, max_tokens=max_tokens)
+        live = LiveRequest(dataclasses.replace(request, parameters=parameters), sink, prompt)
+        prompt_scored = parameters.echo and parameters.logprobs is not None
+        if max_tokens == 0:  # nothing but an echo: a matter of scoring, if of anything
+            if prompt_scored and len(prompt) > 1:
+                live.sequences = [Sequence(live, 0, Operation.SCORE, prompt, first_wanted=0)]
+            return live
+        live.sequences = [
+            Sequence(
+                live,
+                index,
+                Operation.GENERATE,
+                list(prompt),
+                first_wanted=0 if prompt_scored and index == 0 else len(prompt) - 1,
+                max_new_tokens=max_tokens,
+                sampler=SequenceSampler(parameters, prompt, index),
+                stop_at_eos=not parameters.ignore_eos,
+            )
+            for index in range(parameters.n)
+        ]
+        return live
+
+    def _max_tokens(self, asked: int | None, num_prompt: int) -> int:
+        room = self._context_length - num_prompt
+        if asked is None:
+            if room == 0:
+                raise RequestFault.invalid(
+                    "text_input",
+                    f"{num_prompt} tokens fill the context of {self._context_length}; none can follow",
+                )
+            return min(DEFAULT_MAX_TOKENS, room)
+        if asked > room:
+            raise RequestFault.invalid(
+                "max_tokens",
+                f"{num_prompt} prompt tokens + {asked} = {num_prompt + asked}, "
+                f"but the context holds {self._context_length}",
+            )
+        return asked
+
+    def _score(self, request: Request, sink: Sink) -> LiveRequest:
+        """As EleutherAI's lm-evaluation-harness encodes a pair (`TemplateLM._encode_pair`)."""
+        context = request.text.rstrip()
+        moved = request.text[len(context) :]
+        prompt = self._encode(context, "text_input") or [self._eos_token_id]
+        live = LiveRequest(request, sink, prompt)
+        for index, continuation in enumerate(request.continuations):
+            tokens = self._encode(context + moved + continuation, "continuations")
+            if not context or len(tokens) < 2:
+                tokens = [self._eos_token_id, *tokens]
+            if len(tokens) - 1 > self._context_length:
+                raise RequestFault.invalid(
+                    "continuations",
+                    f"number {index} and the prompt have {len(tokens)} tokens, "
+                    f"but the context holds {self._context_length}",
+                )
+            # A merge across the border may leave the whole no longer than the prompt: its last token counts.
+            begin = min(len(prompt), len(tokens) - 1)
+            live.sequences.append(Sequence(live, index, Operation.SCORE, tokens, first_wanted=begin - 1))
+        return live
+
+    def _encode(self, text: str, field: str) -> list[int]:
+        try:
+            return self._tokenizer.encode(text)
+        except UnicodeEncodeError as error:
+            raise RequestFault.invalid(
+                field, f"not Unicode text: a lone surrogate at {error.start}"
+            ) from None
