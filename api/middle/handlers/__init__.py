@@ -1,1 +1,22 @@
-"""One Job Handler per task type: picks a model server, calls it, shapes the answer."""
+"""One handler per task type; `TASK_TYPES` names them all, for the Router and for the API's schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from api.middle.handlers.base import Handler, ModelHandler
+from api.middle.handlers.convert import ConvertHandler
+from api.middle.handlers.generate import EmbedHandler, GenerateHandler, NextHandler
+from api.middle.handlers.labels import ClassifyHandler, InferHandler, NluHandler
+from api.middle.handlers.score import ScoreHandler
+
+MODEL_TASKS: tuple[type[ModelHandler[Any, Any]], ...] = (
+    GenerateHandler,
+    ClassifyHandler,
+    InferHandler,
+    NluHandler,
+    NextHandler,
+    ScoreHandler,
+    EmbedHandler,
+)
+TASK_TYPES: tuple[type[Handler[Any, Any]], ...] = (*MODEL_TASKS, ConvertHandler)

@@ -1,0 +1,129 @@
+"""The checkpoints that come with the release: imported and deployed once, never against the user's will."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from export.archive import pack_folder
+
+from api.errors import ApiError
+from api.middle.job import Job
+from api.middle.schemas.convert import ConvertParameters
+from api.middle.service import Service
+
+LEDGER_FILE = "bundled.json"
+CALLER = "startup"
+
+log = logging.getLogger("lmaas.bundled")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A step of the bring-up, for whoever shows it. `done` and `total` count within the stage."""
+
+    stage: str
+    message: str
+    done: int = 0
+    total: int = 0
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What the ledger keeps of a folder: its content when it was imported, and the version that it became."""
+
+    fingerprint: str
+    version: int
+
+
+class Ledger:
+    """Which bundled checkpoints this home has imported. One of them that is gone was removed on purpose."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._entries: dict[str, Imported] = {}
+        if path.exists():
+            self._entries = {name: Imported(**entry) for name, entry in json.loads(path.read_text()).items()}
+
+    def get(self, name: str) -> Imported | None:
+        return self._entries.get(name)
+
+    def set(self, name: str, entry: Imported) -> None:
+        self._entries[name] = entry
+        partial = self._path.with_suffix(".part")
+        partial.write_text(json.dumps({name: asdict(item) for name, item in self._entries.items()}, indent=2))
+        partial.replace(self._path)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's files; far quicker than packing it."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def checkpoint_folders(models: Path) -> list[Path]:
+    """The subfolders of `models` that hold a checkpoint."""
+    if not models.is_dir():
+        return []
+    return sorted(path.parent for path in models.glob("*/config.json"))
+
+
+async def import_bundled(service: Service, models: Path, home: Path, staging: Path, report: Report) -> None:
+    """Bring in each checkpoint folder under `models` that this home has not seen; report one that fails."""
+    folders = await asyncio.to_thread(checkpoint_folders, models)
+    ledger = Ledger(home / LEDGER_FILE)
+    await asyncio.to_thread(staging.mkdir, parents=True, exist_ok=True)
+    for number, folder in enumerate(folders):
+        try:
+            await _import_one(service, folder, staging, ledger, report, (number, len(folders)))
+        except ApiError as error:  # noqa: PERF203 - one bad checkpoint must not keep the others out
+            log.error("bundled model %s was not imported: %s", folder.name, error.detail)
+            report(Progress("failed", f"{folder.name}: {error.detail}", number, len(folders)))
+
+
+async def _import_one(
+    service: Service, folder: Path, staging: Path, ledger: Ledger, report: Report, place: tuple[int, int]
+) -> None:
+    mark = await asyncio.to_thread(fingerprint, folder)
+    before = ledger.get(folder.name)
+    if before is not None and before.fingerprint == mark:
+        return
+    deployed = [d for d in service.backend.cluster.deployments() if d.model == folder.name]
+    if before is not None and not deployed:
+        ledger.set(
+            folder.name, Imported(mark, before.version)
+        )  # removed on purpose: a new release stays out too
+        return
+    report(Progress("import", f"importing {folder.name}", *place))
+    archive = staging / f"bundled-{folder.name}.tar.gz"
+    await asyncio.to_thread(pack_folder, folder, archive)
+    version, _ = await service.backend.models.add_upload(folder.name, archive, archive.name)
+    parameters = ConvertParameters(model=folder.name, version=version.version, deploy=True)
+    job = service.submit("convert", parameters, CALLER)
+    await _follow(job, folder.name, report)
+    for record in deployed:
+        if before is not None and record.version == before.version != version.version:
+            await service.backend.cluster.undeploy(record.id)  # the release's older version makes way
+    ledger.set(folder.name, Imported(mark, version.version))
+
+
+async def _follow(job: Job, name: str, report: Report) -> None:
+    """Report the job's progress until its outcome; raises its error."""
+    seen = 0
+    while events := await job.after(seen):
+        seen += len(events)
+        for event in events:
+            stage, done, total = (event.data.get(key) for key in ("stage", "done", "total"))
+            report(Progress("import", f"{name}: {stage}", int(done or 0), int(total or 0)))
+    await job.answer()

@@ -1,0 +1,86 @@
+"""What a handler is, and how the handlers reach the engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from api.back.cluster.manager import ClusterManager
+from api.back.cluster.records import Target
+from api.errors import FieldError, InvalidInput, ServerFault
+from api.middle.job import Job
+from api.middle.metrics import Metrics
+from api.middle.schemas.base import TaskParameters
+from runtime.contract import HeadTensors, LmTensors, Operation
+
+Parameters = TypeVar("Parameters", bound=TaskParameters)
+Result = TypeVar("Result", bound=BaseModel)
+
+TEXTS = (LmTensors.TEXT_INPUT, HeadTensors.TEXT, "prompt", "request")
+
+
+class Handler(ABC, Generic[Parameters, Result]):
+    """One task type. `run` may emit on the job; it is cancelled when caller or deadline end the task."""
+
+    task_type: ClassVar[str]
+    parameters: type[Parameters]
+    answer: type[Result]
+
+    @abstractmethod
+    async def run(self, parameters: Parameters, job: Job) -> Result:
+        """Do the task. Raises the family of api/errors.py."""
+
+
+class ModelHandler(Handler[Parameters, Result]):
+    """A handler that asks model servers; `fan_out` bounds how many items of one task run at once."""
+
+    def __init__(self, cluster: ClusterManager, metrics: Metrics, fan_out: int) -> None:
+        self.cluster = cluster
+        self.metrics = metrics
+        self.fan_out = fan_out
+
+    async def ask(
+        self,
+        target: Target,
+        text: str,
+        parameters: Mapping[str, Any],
+        operation: Operation,
+        job: Job,
+        *,
+        field: str,
+    ) -> dict[str, Any]:
+        """One request with one response: its decoded `details`. `field` is where the caller gave `text`."""
+        sent = with_deadline(parameters, job)
+        replies = self.cluster.generate(target, text=text, parameters=sent, operation=operation, stream=False)
+        with blame(field):
+            async with aclosing(replies):
+                async for details in replies:
+                    self.metrics.count_tokens(target.model, details.get("usage"))
+                    return details
+        raise ServerFault(f"the model server ended the request for {target.model} without an answer")
+
+
+def with_deadline(parameters: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """The parameters of a request, with what is left of the task's deadline."""
+    remaining = job.remaining_ms()
+    return dict(parameters) if remaining is None else {**parameters, "deadline_ms": remaining}
+
+
+@contextmanager
+def blame(field: str) -> Iterator[None]:
+    """Where the engine finds fault with a text, name the caller's field in place of the tensor."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(
+            [FieldError(field if item.field in TEXTS else item.field, item.message) for item in error.errors]
+        ) from None
+
+
+def item_field(name: str, whole: object, number: int) -> str:
+    """The path of one text: `input`, or `input.3` where the caller gave a list."""
+    return f"{name}.{number}" if isinstance(whole, list) else name

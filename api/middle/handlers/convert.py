@@ -1,0 +1,58 @@
+"""Handler `convert`: an uploaded version becomes an artifact, and is deployed where that is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from api.back.backend import Backend
+from api.back.store.records import VersionRecord
+from api.errors import Conflict, ServerFault
+from api.middle.handlers.base import Handler
+from api.middle.job import Job
+from api.middle.schemas.convert import ConvertAnswer, ConvertParameters
+
+
+class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
+    """Emits `progress` events {stage, done, total}."""
+
+    task_type = "convert"
+    parameters = ConvertParameters
+    answer = ConvertAnswer
+
+    def __init__(self, backend: Backend, precision: str) -> None:
+        self._backend = backend
+        self._precision = precision
+        self._one_at_a_time = asyncio.Semaphore(1)  # a conversion takes all cores and much memory
+
+    async def run(self, parameters: ConvertParameters, job: Job) -> ConvertAnswer:
+        def progress(event: dict[str, Any]) -> None:
+            job.emit("progress", event)
+
+        async with self._one_at_a_time:
+            version = await self._backend.models.version(parameters.model, parameters.version)
+            version = await self._backend.converter.convert(version, progress)
+        deployment = None
+        if parameters.deploy:
+            progress({"stage": "deploying", "done": 0, "total": 1})
+            deployment = await self._deploy(version, parameters.precision or self._precision)
+            progress({"stage": "deploying", "done": 1, "total": 1})
+        if version.kind is None or version.manifest is None:
+            raise ServerFault(f"{version.model} version {version.version} was converted without a manifest")
+        return ConvertAnswer(
+            model=version.model,
+            version=version.version,
+            kind=version.kind.value,
+            variants=[variant.value for variant in version.manifest.variants],
+            deployment=deployment,
+        )
+
+    async def _deploy(self, version: VersionRecord, precision: str) -> str:
+        try:
+            return (await self._backend.cluster.deploy(version.model, version.version, precision)).id
+        except Conflict:
+            # The same bytes were uploaded again, or a restart repeats the task: it is deployed, as asked.
+            for record in self._backend.cluster.deployments():
+                if (record.model, record.version) == (version.model, version.version):
+                    return record.id
+            raise

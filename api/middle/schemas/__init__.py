@@ -1,0 +1,1 @@
+"""What each task type takes and answers: pydantic models that validate and that OpenAPI is generated from."""

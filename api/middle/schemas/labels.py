@@ -1,0 +1,188 @@
+"""Tasks `classify`, `infer` and `nlu`, with a trained head or zero-shot, and `score` below them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from api.middle.schemas.base import (
+    MAX_ITEMS,
+    Answer,
+    Labels,
+    Method,
+    Schema,
+    TaskParameters,
+    Text,
+    Texts,
+    Usage,
+)
+
+TOPIC_TEMPLATE = "{text}\nTopic: {label}"
+INTENT_TEMPLATE = "{text}\nIntent: {label}"
+
+
+def _check_template(value: str) -> str:
+    for name in ("{text}", "{label}"):
+        if value.count(name) != 1:
+            raise ValueError(f"{name} must be in it once, and is {value.count(name)} times")
+    if value.index("{text}") > value.index("{label}"):
+        raise ValueError("{text} must come before {label}")
+    return value
+
+
+def _distinct(value: list[str]) -> list[str]:
+    for position, label in enumerate(value):
+        if label in value[:position]:
+            raise ValueError(f"{label!r} is given twice")
+    return value
+
+
+Template = Annotated[str, Field(max_length=2000), AfterValidator(_check_template)]
+DistinctLabels = Annotated[Labels, AfterValidator(_distinct)]
+
+
+class LabelScore(BaseModel):
+    label: str
+    score: float = Field(description="Probability, 0 to 1.")
+
+
+class ClassifyParameters(TaskParameters):
+    input: Texts = Field(description="Text, or a list of them.")
+    labels: DistinctLabels | None = Field(
+        default=None,
+        description="Zero-shot on a language model: the classes. Leave out for a model with a trained head.",
+    )
+    multi_label: bool = Field(
+        default=False, description="Zero-shot: each label by itself; scores need not sum to 1."
+    )
+    template: Template = Field(
+        default=TOPIC_TEMPLATE,
+        description="Zero-shot: the text whose label is scored; has {text}, then {label}.",
+    )
+
+    @model_validator(mode="after")
+    def _zero_shot_only(self) -> ClassifyParameters:
+        if self.labels is None:
+            for name in ("multi_label", "template"):
+                if name in self.model_fields_set:
+                    raise ValueError(f"{name}: used only together with labels")
+        return self
+
+
+class ClassifyResult(BaseModel):
+    label: str = Field(description="The likeliest.")
+    scores: list[LabelScore] = Field(description="Highest first.")
+    method: Method
+
+
+class ClassifyAnswer(Answer):
+    results: list[ClassifyResult] = Field(description="One per input, in order.")
+
+
+class TextPair(Schema):
+    premise: Text
+    hypothesis: Text
+
+
+class InferParameters(TaskParameters):
+    premise: Text | None = Field(default=None, description="What is known.")
+    hypothesis: Text | None = Field(default=None, description="What is claimed.")
+    pairs: list[TextPair] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_ITEMS,
+        description="Several at once, instead of premise and hypothesis.",
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> InferParameters:
+        single = self.premise is not None or self.hypothesis is not None
+        if self.pairs is not None and single:
+            raise ValueError("pairs: give either pairs, or premise and hypothesis")
+        if self.pairs is None:
+            for name in ("premise", "hypothesis"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"{name}: missing")
+        return self
+
+    def texts(self) -> list[TextPair]:
+        if self.pairs is not None:
+            return self.pairs
+        return [TextPair(premise=self.premise or "", hypothesis=self.hypothesis or "")]
+
+
+class InferResult(BaseModel):
+    label: str = Field(description="entailment, neutral or contradiction.")
+    scores: list[LabelScore] = Field(description="Highest first.")
+    method: Method
+
+
+class InferAnswer(Answer):
+    results: list[InferResult] = Field(description="One per pair, in order.")
+
+
+class NluParameters(TaskParameters):
+    input: Texts = Field(description="Utterance, or a list of them.")
+    labels: DistinctLabels | None = Field(
+        default=None,
+        description="Zero-shot on a language model: the intents. Leave out for a model with a trained head.",
+    )
+
+
+class Slot(BaseModel):
+    name: str
+    value: str
+    start: int = Field(description="Character offset in the input.")
+    end: int = Field(description="Offset after the last character.")
+    score: float = Field(description="Probability, 0 to 1.")
+
+
+class NluResult(BaseModel):
+    intent: LabelScore | None = Field(description="Null where the model tags slots alone.")
+    intents: list[LabelScore] = Field(description="Highest first.")
+    slots: list[Slot] = Field(description="Empty with zero-shot.")
+    method: Method
+
+
+class NluAnswer(Answer):
+    results: list[NluResult] = Field(description="One per input, in order.")
+
+
+class ScoreParameters(TaskParameters):
+    prompt: str = Field(description="Text before the continuations; empty: the start of a text.")
+    continuations: list[Text] = Field(
+        min_length=1, max_length=MAX_ITEMS, description="Texts to score after it."
+    )
+    normalize: Literal["none", "token", "byte", "pmi"] = Field(
+        default="none",
+        description="none: log P(continuation | prompt). token, byte: divided by its tokens or UTF-8 bytes. "
+        "pmi: less log P(continuation | pmi_prompt).",
+    )
+    pmi_prompt: str = Field(
+        default="", description="The neutral prompt of `pmi`; empty: the start of a text."
+    )
+    tokens: bool = Field(default=False, description="Answer also with the log-probability of each token.")
+
+
+class ScoredToken(BaseModel):
+    token_id: int
+    text: str
+    logprob: float
+
+
+class ContinuationScore(BaseModel):
+    continuation: str
+    logprob: float = Field(description="Natural logarithm of P(continuation | prompt).")
+    score: float = Field(description="The log-probability after `normalize`.")
+    probability: float = Field(description="Softmax of `score` over the continuations given.")
+    num_tokens: int
+    num_bytes: int
+    tokens: list[ScoredToken] | None = None
+
+
+class ScoreAnswer(Answer):
+    normalize: Literal["none", "token", "byte", "pmi"]
+    scores: list[ContinuationScore] = Field(description="In the order given.")
+    best: int = Field(description="Index of the highest score.")
+    usage: Usage

@@ -1,0 +1,124 @@
+"""Bring-up and shutdown of the appliance behind the API, which answers from the first moment.
+
+starting --> serving --> stopping
+    \\--> failed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from enum import Enum
+
+from api.back.backend import Backend
+from api.back.cluster.records import Readiness
+from api.back.settings import BackSettings
+from api.config import Settings
+from api.errors import ApiError, Unavailable
+from api.middle.bundled import Progress, Report, import_bundled
+from api.middle.metrics import Metrics
+from api.middle.service import Service
+
+RETRY_SECONDS = 2.0  # what callers are told to wait during the bring-up
+
+OpenBackend = Callable[[BackSettings], AbstractAsyncContextManager[Backend]]
+
+log = logging.getLogger("lmaas.startup")
+
+
+class Phase(str, Enum):
+    STARTING = "starting"
+    SERVING = "serving"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class Appliance:
+    """Owns the back layer from `start` to `stop`. One task opens and closes it, as context managers need."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, on_progress: Report, open_backend: OpenBackend
+    ) -> None:
+        self.phase = Phase.STARTING
+        self.failure: str | None = None  # one line, in phase FAILED
+        self._settings = settings
+        self._metrics = metrics
+        self._on_progress = on_progress
+        self._open_backend = open_backend
+        self._service: Service | None = None
+        self._step = "starting"
+        self._owner: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+
+    @property
+    def service(self) -> Service:
+        """Raises Unavailable unless the appliance is serving."""
+        if self.phase is not Phase.SERVING or self._service is None:
+            raise Unavailable(f"the server is {self._state()}", RETRY_SECONDS)
+        return self._service
+
+    def readiness(self) -> Readiness:
+        """Ready while serving and every deployment answered a probe lately."""
+        if self.phase is not Phase.SERVING or self._service is None:
+            return Readiness(False, [self._state()], {})
+        return self._service.backend.cluster.readiness()
+
+    def start(self) -> None:
+        self._owner = asyncio.create_task(self._own())
+
+    async def drain(self) -> None:
+        """Take no more tasks, give those that run their time, end the rest. A second call does nothing."""
+        if self.phase is Phase.SERVING and self._service is not None:
+            self.phase = Phase.STOPPING
+            self._report(Progress("stopping", "ending running tasks"))
+            await self._service.drain(self._settings.drain_seconds)
+
+    async def stop(self) -> None:
+        """Drain, and close everything that was opened."""
+        await self.drain()
+        if self._owner is None:
+            return
+        self._stop.set()
+        if self.phase is Phase.STARTING:
+            self._owner.cancel()
+        await asyncio.gather(self._owner, return_exceptions=True)
+
+    async def _own(self) -> None:
+        try:
+            self._report(Progress("start", "starting the model server"))
+            async with self._open_backend(self._settings.back) as backend:
+                await self._bring_up(backend)
+                self.phase = Phase.SERVING
+                self._report(Progress("ready", "serving"))
+                await self._stop.wait()
+        except Exception as error:
+            # Whatever it is, the appliance cannot serve; the process shows it and decides.
+            if not isinstance(error, ApiError):
+                log.exception("the appliance stopped")
+            self.failure = str(error) or type(error).__name__
+            self.phase = Phase.FAILED
+            self._report(Progress("failed", self.failure))
+
+    async def _bring_up(self, backend: Backend) -> None:
+        service = Service.build(backend, self._settings, self._metrics)
+        settings = self._settings
+        try:
+            await import_bundled(service, settings.models, settings.home, settings.back.staging, self._report)
+            await service.tasks.recover()
+        except asyncio.CancelledError:
+            await service.drain(0)
+            raise
+        service.dispatcher.start()
+        self._service = service
+
+    def _report(self, progress: Progress) -> None:
+        self._step = progress.message
+        log.info("%s", progress.message)
+        self._on_progress(progress)
+
+    def _state(self) -> str:
+        if self.phase is Phase.STARTING:
+            return f"starting: {self._step}"
+        return f"failed: {self.failure}" if self.phase is Phase.FAILED else "stopping"
