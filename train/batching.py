@@ -12,7 +12,7 @@ _CHUNK = 64
 def length_buckets(
     lengths: Sequence[int], batch: int, generator: np.random.Generator | None = None
 ) -> Iterator[list[int]]:
-    """Indices in batches of similar length; with a generator in random order, without one sorted by length."""
+    """Indices in batches of similar length: in random order with a generator, else sorted by length."""
     order = np.arange(len(lengths)) if generator is None else generator.permutation(len(lengths))
     chunk = len(order) if generator is None else batch * _CHUNK
     batches: list[list[int]] = []

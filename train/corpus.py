@@ -1,7 +1,7 @@
 """The text that mini-lm learns from: readers, cleaning and the mixture.
 
-Every source ends as a list of documents (one story or one book), paragraphs separated by one newline, straight
-quotes, no hard line wraps. The same cleaning is applied to the held-out splits.
+Every source ends as a list of documents (one story or one book): paragraphs separated by one newline,
+straight quotes, no hard line wraps. The same cleaning is applied to the held-out splits.
 """
 
 import csv
@@ -60,7 +60,7 @@ def straighten(text: str) -> str:
 def unwrap(text: str, always: bool = False) -> str:
     """Join hard-wrapped lines; paragraphs come back separated by one newline.
 
-    Text counts as wrapped when it has several lines and none is longer than a typewriter line, or when `always`.
+    Text counts as wrapped when it has several lines, none longer than a typewriter line, or when `always`.
     """
     lines = text.replace("\r", "").split("\n")
     wrapped = always or (len(lines) >= 4 and max(map(len, lines)) <= _WRAP_COLUMN)
@@ -105,7 +105,7 @@ def read_tinystories(data: Path) -> list[str]:
 
 
 def proper_names(texts: Iterable[str]) -> dict[str, str]:
-    """Words that are nearly always capitalised in the middle of a sentence, keyed by their lower-case form."""
+    """Words nearly always capitalised in the middle of a sentence, keyed by their lower-case form."""
     upper: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for text in texts:

@@ -1,7 +1,7 @@
 """GPT-2 sequence classifiers: starting weights, training and evaluation.
 
-Serving reads the logits at the last token of `tokenizer.encode(text, pair)`. Training adds the loss of predicting the text's own
-next tokens, which regularises the body on small sets.
+Serving reads the logits at the last token of `tokenizer.encode(text, pair)`. Training may add the loss of
+predicting the text's own next tokens, which regularises the body on small sets.
 """
 
 import copy
@@ -82,7 +82,10 @@ def drop_tokens(rows: Tensor, share: float, keep: int) -> Tensor:
 def classifier_loss(
     model: GPT2ForSequenceClassification, rows: Tensor, lengths: Tensor, targets: Tensor, run: HeadRun
 ) -> Tensor:
-    """Smoothed cross-entropy at the last token, plus the weighted next-token loss. `targets` are probabilities."""
+    """Smoothed cross-entropy at the last token, plus the weighted next-token loss.
+
+    `targets` [batch, labels] are probabilities.
+    """
     filler = model.config.pad_token_id
     hidden = model.transformer(drop_tokens(rows, run.token_dropout, filler), use_cache=False)[0]
     logits = model.score(hidden[torch.arange(len(rows)), lengths - 1])

@@ -1,7 +1,7 @@
 """GPT-2 with an intent head and a slot head: the module, its input layout, loading and prediction.
 
-GPT-2 looks only to the left, so a word is tagged where the whole utterance lies to its left: with `nlu_echo` the input is
-`ids + [eos] + ids`, slots are read on the second copy and the intent on the very last token.
+GPT-2 looks only to the left, so a word is tagged where the whole utterance lies to its left: with `nlu_echo`
+the input is `ids + [eos] + ids`, slots are read on the second copy and the intent on the very last token.
 """
 
 import json

@@ -85,7 +85,7 @@ def as_written(utterance: Utterance) -> TaggedText:
 
 @dataclass(frozen=True)
 class JointRun(HeadRun):
-    """Choices of one run; `exchange` and `typed` are the shares of slot values and utterances that are changed."""
+    """Choices of one run; `exchange` is the share of slot values, `typed` that of utterances to change."""
 
     exchange: float = 0.3
     typed: float = 0.3

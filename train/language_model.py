@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class PackedStream:
-    """Endless rows of `length + 1` tokens from one source: shuffled blocks, cut at a new offset each epoch."""
+    """Endless rows of `length + 1` tokens of one source: shuffled blocks, cut at a new offset each epoch."""
 
     def __init__(self, tokens: Sequence[int], length: int, generator: np.random.Generator) -> None:
         if len(tokens) < 2 * length + 1:
@@ -72,7 +72,7 @@ def train_language_model(
     on_better: Callable[[GPT2LMHeadModel], None] | None = None,
     compiled: bool = True,
 ) -> float:
-    """Train in place; ends with the weights of the best held-out figure (lower is better), which is returned."""
+    """Train in place; ends with the weights of the lowest held-out figure, which is returned."""
     optimizers = make_optimizers(model, schedule)
     loss_of = torch.compile(token_loss) if compiled else token_loss
     best, best_state = math.inf, copy.deepcopy(model.state_dict())
@@ -103,7 +103,7 @@ def negative_log_likelihood(
 ) -> tuple[float, int]:
     """Total nats and number of scored tokens over documents, each one preceded by `separator`.
 
-    Windows overlap by half, so that each token after the first window sees at least window / 2 tokens of context.
+    Windows overlap by half: each token after the first window sees at least window / 2 tokens before it.
     """
     model.eval()
     total, count = 0.0, 0

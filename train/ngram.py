@@ -1,7 +1,8 @@
 """The baseline of mini-lm's card: an interpolated n-gram model with modified Kneser-Ney smoothing.
 
-Chen and Goodman, An Empirical Study of Smoothing Techniques for Language Modeling (1998), section 3: three discounts per order,
-estimated from counts of counts; lower orders count distinct left contexts instead of occurrences.
+Chen and Goodman, An Empirical Study of Smoothing Techniques for Language Modeling (1998), section 3: three
+discounts per order, estimated from counts of counts; lower orders count distinct left contexts instead of
+occurrences.
 """
 
 import math
@@ -34,7 +35,7 @@ class KneserNey:
             tokens = (self._separator, *document)
             for end in range(2, len(tokens) + 1):
                 occurrences[-1][tokens[max(0, end - self.order) : end]] += 1
-        # A shorter gram in the top counter starts its document: nothing stands before it, so it keeps its count.
+        # A shorter gram in the top counter starts its document: nothing stands before it, it keeps its count.
         for length in range(self.order, 1, -1):
             longer = occurrences[length - 1]
             for gram in [gram for gram in longer if len(gram) < length]:

@@ -1,7 +1,7 @@
 """Optimisers and their schedule.
 
-Muon (https://kellerjordan.github.io/posts/muon/) updates the matrices of the blocks, AdamW embeddings, layer norms, heads and
-biases; linear warm-up, then cosine decay to zero.
+Muon (https://kellerjordan.github.io/posts/muon/) updates the matrices of the blocks, AdamW embeddings, layer
+norms, heads and biases; linear warm-up, then cosine decay to zero.
 """
 
 import math

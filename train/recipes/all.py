@@ -1,4 +1,7 @@
-"""All bundled models, in the order in which they build on each other: `python -m train.recipes.all --data DATA --out models`."""
+"""All bundled models, in the order in which they build on each other.
+
+`python -m train.recipes.all --data DATA --out models`
+"""
 
 from train.recipes import mini_lm, mini_nli, mini_nlu, mini_sentiment
 from train.recipes.command import arguments, execute

@@ -36,7 +36,7 @@ LENGTH = 512
 ROWS = 8
 STEPS = 1700
 
-# Shares of fairy tales, TinyStories, children's books and novels: novels widen the vocabulary first, then leave.
+# Shares of fairy tales, TinyStories, children's books and novels, which widen the vocabulary, then leave.
 FIRST_MIX = (0.30, 0.30, 0.20, 0.20)
 LAST_MIX = (0.50, 0.30, 0.20, 0.00)
 LAST_MIX_FROM = 0.6
@@ -141,7 +141,7 @@ def write_samples(folder: Path) -> str:
         greedy = continue_text(model, tokenizer, prompt, tokens=60)
         sampled = continue_text(model, tokenizer, prompt, tokens=100, temperature=0.8, top_k=40, seed=SEED)
         blocks.append(f"**{prompt}**\n\ngreedy: {greedy.strip()}\n\nsampled: {sampled.strip()}")
-    title = f"Greedy, and sampled at temperature 0.8 among the top 40 with seed {SEED}; nothing was picked by hand."
+    title = f"Greedy, and sampled at temperature 0.8 among the top 40 with seed {SEED}; none picked by hand."
     return "\n\n".join([title, *blocks])
 
 
@@ -152,18 +152,21 @@ def make_card(figures: list[Figure], samples: str) -> Card:
         pipeline_tag="text-generation",
         licence="apache-2.0",
         summary="A small GPT-2 that continues children's stories and fairy tales in English.",
-        shape=f"GPT2LMHeadModel: {LAYERS} layers, {WIDTH} wide, {WIDTH // 64} heads, context {LENGTH}, own byte-level "
+        shape=f"GPT2LMHeadModel: {LAYERS} layers, {WIDTH} wide, {WIDTH // 64} heads, context "
+        f"{LENGTH}, own byte-level "
         f"BPE of {VOCABULARY} tokens (id {END_OF_TEXT_ID} is `<|endoftext|>`), tied head.",
         data=(TINYSTORIES, FAIRYTALES, GUTENBERG),
-        recipe=f"From random weights: {STEPS} steps of {ROWS * LENGTH} tokens, Muon for the matrices and AdamW for the "
+        recipe=f"From random weights: {STEPS} steps of {ROWS * LENGTH} tokens, Muon for the matrices "
+        "and AdamW for the "
         "rest, warm-up and cosine decay to zero, dropout 0.1, bf16 autocast. Novels leave the mixture at "
-        f"{LAST_MIX_FROM:.0%} of the run; fairy tales then have half of it. The step with the best val perplexity is "
+        f"{LAST_MIX_FROM:.0%} of the run; fairy tales then have half of it. The step with the best "
+        "val perplexity is "
         "kept.",
         command="python -m train.recipes.mini_lm --data DATA --out models/mini-lm",
         figures=figures,
         sections={"Samples": samples},
         limits=(
-            "It knows the world of old tales and toddlers' stories only; it states no facts and follows no orders.",
+            "It knows the world of old tales and toddlers' stories only; it states no facts.",
             "Longer texts lose their thread after a few sentences.",
             "The old books carry the views of their time.",
         ),

@@ -1,0 +1,120 @@
+"""What the recipes of mini-sentiment and mini-nli share: a plan, its training and its evaluation."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
+
+from train.checkpoint import save_checkpoint
+from train.data import Example
+from train.heads import Augment, HeadRun, classifier_accuracy, start_from_body, train_classifier
+from train.language_model import make_config
+from train.tokenizer import END_OF_TEXT_ID, train_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One classifier: its data, its shape and its training run."""
+
+    name: str
+    labels: tuple[str, ...]
+    read: Callable[[Path, str], list[Example]]
+    held_out: str
+    augment: Augment
+    template: Callable[[Tokenizer], None]
+    run: HeadRun
+    vocabulary: int = 4096
+    layers: int = 2
+    width: int = 256
+    dropout: float = 0.1
+    # Start from the first layers of the sibling folder mini-lm, or from random weights.
+    from_body: bool = True
+
+    @property
+    def shape(self) -> str:
+        """The architecture in words, for the card."""
+        return (
+            f"GPT2ForSequenceClassification: {self.layers} layers, {self.width} wide, "
+            f"{self.width // 64} heads, "
+            f"context 512, own lower-casing byte-level BPE of {self.vocabulary} tokens. "
+            "`tokenizer.json` adds "
+            "`<|endoftext|>` by itself; the label is read at the last token."
+        )
+
+    @property
+    def recipe(self) -> str:
+        """The run in words, for the card."""
+        start = "From the first layers of mini-lm" if self.from_body else "From random weights"
+        run = self.run
+        return (
+            f"{start}: {run.epochs} epochs in batches of {run.batch}, Muon for the matrices and AdamW "
+            "for the rest, "
+            f"label smoothing {run.label_smoothing}, dropout {self.dropout}, weight "
+            f"{run.language_loss} for the loss "
+            "of the next token."
+        )
+
+
+def make_tokenizer(plan: Plan, examples: Sequence[Example]) -> Tokenizer:
+    """A lower-casing BPE of the plan's own text; each text is read as if a space stood before it."""
+    texts = sorted({text for e in examples for text in (e.text, e.pair) if text})
+    tokenizer = train_tokenizer(texts, plan.vocabulary, lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    plan.template(tokenizer)
+    return tokenizer
+
+
+def make_model(plan: Plan, tokenizer: Tokenizer, body: Path) -> GPT2ForSequenceClassification:
+    """The untrained classifier; with `from_body` its embeddings and blocks come from the checkpoint "
+    "at `body`."""
+    torch.manual_seed(plan.run.seed)
+    config = make_config(tokenizer.get_vocab_size(), plan.layers, plan.width, END_OF_TEXT_ID)
+    config.num_labels = len(plan.labels)
+    config.id2label = dict(enumerate(plan.labels))
+    config.label2id = {label: index for index, label in enumerate(plan.labels)}
+    config.pad_token_id = END_OF_TEXT_ID
+    config.resid_pdrop = config.embd_pdrop = plan.dropout
+    model = GPT2ForSequenceClassification(config)
+    if plan.from_body:
+        source = GPT2LMHeadModel.from_pretrained(body, dtype=torch.float32)
+        start_from_body(model, tokenizer, source, Tokenizer.from_file(str(body / "tokenizer.json")))
+    return model
+
+
+def train_plan(plan: Plan, data: Path, out: Path) -> None:
+    """Train with the plan's run and save the epoch that is best on the held-out split."""
+    examples = plan.read(data, "train")
+    tokenizer = make_tokenizer(plan, examples)
+    model = make_model(plan, tokenizer, out.parent / "mini-lm")
+    held_out = plan.read(data, plan.held_out)
+    best = train_classifier(model, tokenizer, examples, held_out, plan.run, plan.augment)
+    log.info("%s: %s accuracy %.4f", plan.name, plan.held_out, best)
+    save_checkpoint(out, model, model.config, tokenizer, architectures=["GPT2ForSequenceClassification"])
+
+
+@dataclass(frozen=True)
+class LoadedClassifier:
+    """A checkpoint folder as the server reads it: fp16 tensors, run in fp32."""
+
+    model: GPT2ForSequenceClassification
+    tokenizer: Tokenizer
+
+    def accuracy(self, examples: Sequence[Example], change: Callable[[str], str] | None = None) -> float:
+        """Share of right answers, 0 to 1; `change` rewrites every text first."""
+        if change is not None:
+            examples = [
+                replace(e, text=change(e.text), pair=change(e.pair) if e.pair else None) for e in examples
+            ]
+        return classifier_accuracy(self.model, self.tokenizer, examples)
+
+
+def load_classifier(folder: Path) -> LoadedClassifier:
+    """Read a GPT2ForSequenceClassification checkpoint with transformers."""
+    model = GPT2ForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    return LoadedClassifier(model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json")))

@@ -1,0 +1,84 @@
+"""mini-sentiment: is a sentence about a film negative or positive?"""
+
+import logging
+from pathlib import Path
+
+from train.augment import as_review, detokenise
+from train.cards import FAIRYTALES, GUTENBERG, SST2, TINYSTORIES, Card, Figure
+from train.data import SENTIMENTS, read_sst2
+from train.heads import HeadRun
+from train.recipes.classifier import Plan, load_classifier, train_plan
+from train.recipes.command import Recipe, main
+from train.tokenizer import end_with_end_of_text
+
+log = logging.getLogger(__name__)
+
+PLAN = Plan(
+    name="mini-sentiment",
+    labels=SENTIMENTS,
+    read=read_sst2,
+    held_out="dev",
+    augment=as_review,
+    template=end_with_end_of_text,
+    run=HeadRun(epochs=4, batch=128, language_loss=0.0),
+)
+
+
+def train(data: Path, out: Path) -> None:
+    """Train and write the checkpoint with the best dev accuracy."""
+    train_plan(PLAN, data, out)
+
+
+def describe(data: Path, folder: Path) -> None:
+    """Measure the checkpoint and write the card."""
+    loaded = load_classifier(folder)
+    dev, test = read_sst2(data, "dev"), read_sst2(data, "test")
+    figures = [
+        Figure(
+            "accuracy, test", f"{loaded.accuracy(test):.1%}", f"SST-2 test, {len(test)} sentences as they are"
+        ),
+        Figure(
+            "accuracy, test as typed",
+            f"{loaded.accuracy(test, detokenise):.1%}",
+            "the same sentences with the spaces around punctuation undone",
+        ),
+        Figure(
+            "accuracy, dev",
+            f"{loaded.accuracy(dev):.1%}",
+            f"SST-2 dev, {len(dev)} sentences; chose the epoch",
+        ),
+    ]
+    for figure in figures:
+        log.info("%s: %s", figure.what, figure.value)
+    make_card(figures).write(folder)
+
+
+def make_card(figures: list[Figure]) -> Card:
+    """The card around the measured figures."""
+    return Card(
+        name="mini-sentiment",
+        pipeline_tag="text-classification",
+        licence="apache-2.0",
+        summary="Tells whether an English sentence about a film is `negative` or `positive`.",
+        shape=PLAN.shape,
+        data=(SST2, *((TINYSTORIES, FAIRYTALES, GUTENBERG) if PLAN.from_body else ())),
+        recipe=f"{PLAN.recipe} Half of the phrases are rewritten each epoch as people type them (`it "
+        "'s` becomes "
+        "`it's`, with or without a mark at the end). The epoch with the best dev accuracy is kept.",
+        command="python -m train.recipes.mini_sentiment --data DATA --out models/mini-sentiment",
+        figures=figures,
+        sections={"Start": START},
+        limits=(
+            "There is no neutral class: a sentence without an opinion still gets one of the two labels.",
+            "It knows film reviews of about 2000 to 2005; other fields and newer words are foreign to it.",
+            "Irony, and praise that is taken back later in the sentence, are often misread.",
+        ),
+    )
+
+
+START = ""
+
+RECIPE = Recipe(PLAN.name, train, describe)
+
+if __name__ == "__main__":
+    main(RECIPE, __doc__)
