@@ -31,6 +31,8 @@ def save_checkpoint(
     text = json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False)
     (out / "config.json").write_text(text + "\n", "utf-8")
     save_file(half_tensors(model), out / "model.safetensors", metadata={"format": "pt"})
+    # safetensors writes for the owner alone; a server may run under another account.
+    (out / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,0 +1,87 @@
+"""The bundled checkpoints: size, layout, loading with transformers, and a figure on a small fixed subset."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer
+from transformers import GPT2LMHeadModel
+
+from train.checkpoint import MAX_BYTES_OF_ALL_MODELS, folder_bytes
+from train.corpus import read_fairytales
+from train.data import read_snips, read_snli, read_sst2
+from train.evaluate import perplexity
+from train.joint_nlu import load_joint
+from train.joint_training import joint_figures
+from train.language_model import negative_log_likelihood
+from train.recipes.classifier import load_classifier
+from train.tokenizer import END_OF_TEXT_ID
+
+ARCHITECTURES = {
+    "mini-lm": "GPT2LMHeadModel",
+    "mini-nlu": "GPT2ForJointNlu",
+    "mini-sentiment": "GPT2ForSequenceClassification",
+    "mini-nli": "GPT2ForSequenceClassification",
+}
+
+
+def test_all_models_together_stay_small(models: Path) -> None:
+    assert sum(folder_bytes(models / name) for name in ARCHITECTURES) <= MAX_BYTES_OF_ALL_MODELS
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_folder_is_complete(models: Path, name: str) -> None:
+    config = json.loads((models / name / "config.json").read_text("utf-8"))
+    assert config["architectures"] == [ARCHITECTURES[name]]
+    assert config["n_embd"] == 64 * config["n_head"]
+    tokenizer = Tokenizer.from_file(str(models / name / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == config["vocab_size"]
+    assert tokenizer.token_to_id("<|endoftext|>") == config["eos_token_id"] == config["bos_token_id"]
+    card = (models / name / "README.md").read_text("utf-8")
+    assert card.startswith("---\n")
+    with safe_open(models / name / "model.safetensors", "pt") as tensors:
+        names = set(tensors.keys())
+        assert {tensors.get_slice(key).get_dtype() for key in names} == {"F16"}
+    assert "transformer.wte.weight" in names
+    assert "lm_head.weight" not in names
+
+
+def test_language_model_tokenizer_is_plain(models: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(models / "mini-lm" / "tokenizer.json"))
+    text = 'Once upon a time, "Lily" said:\n  ünïcode  twice.'
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert END_OF_TEXT_ID not in tokenizer.encode(text).ids
+
+
+def test_language_model_reads_a_story(models: Path, data: Path) -> None:
+    story = min(read_fairytales(data, "test"), key=len)
+    model = GPT2LMHeadModel.from_pretrained(models / "mini-lm", dtype=torch.float32)
+    tokens = Tokenizer.from_file(str(models / "mini-lm" / "tokenizer.json")).encode(story).ids
+    nats, count = negative_log_likelihood(model, [tokens], END_OF_TEXT_ID)
+    assert perplexity(nats, count, [story]).per_token < 90
+
+
+def test_joint_nlu_on_fixed_utterances(models: Path, data: Path) -> None:
+    intent, slot = joint_figures(load_joint(models / "mini-nlu"), read_snips(data, "test")[:150])
+    assert intent >= 0.95
+    assert slot >= 0.85
+
+
+def test_sentiment_on_fixed_sentences(models: Path, data: Path) -> None:
+    assert load_classifier(models / "mini-sentiment").accuracy(read_sst2(data, "test")[:300]) >= 0.78
+
+
+def test_inference_on_fixed_pairs(models: Path, data: Path) -> None:
+    assert load_classifier(models / "mini-nli").accuracy(read_snli(data, "test")[:400]) >= 0.56
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("A wonderful, moving film!", "positive"), ("A dull, lifeless mess of a movie.", "negative")],
+)
+def test_sentiment_of_typed_sentences(models: Path, text: str, label: str) -> None:
+    loaded = load_classifier(models / "mini-sentiment")
+    logits = loaded.model(torch.tensor([loaded.tokenizer.encode(text).ids])).logits[0]
+    assert loaded.model.config.id2label[int(logits.argmax())] == label
