@@ -45,7 +45,7 @@ class Checkpoint:
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
-    """Every tensor that the architecture needs. Conv1D weights are `[in, out]`, those of heads `[out, in]`."""
+    """Every tensor that the architecture needs. Conv1D weights are `[in, out]`, heads `[out, in]`."""
     hidden, inner = config.hidden_size, config.inner_size
     shapes: dict[str, Shape] = {
         "wte.weight": (config.vocab_size, hidden),

@@ -19,7 +19,7 @@ def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary sibling of `output` to fill; it takes the place of `output` when the block ends well.
 
     An existing `output` is an error unless its files are identical or `overwrite` is set. A lock, which the
-    kernel frees with its process, tells the leftover of a killed run, which is removed, from a run that is under way.
+    kernel frees with its process, tells the leftover of a killed run, which is removed, from one under way.
     """
     output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def head_card(
 ) -> dict[str, float]:
     """Compare label logits, and slot logits `[texts, longest, slots]` over each text's own tokens.
 
-    `kind` is the problem type, which turns logits into probabilities; for a regression the shift is of the value.
+    `kind` is the problem type, which turns logits into probabilities; a regression shifts by its value.
     """
     card: dict[str, float] = {}
     labels, found = reference[0], variant[0]

@@ -1,95 +1,94 @@
-"""Eight-bit weights for CPUs."""
+"""Eight-bit weights for CPUs: one scale per output column, activations rounded to eight bits row by row.
+
+Products are sums of whole numbers, so they are exact, and everything else is done row by row: an answer does
+not depend on what else is in the batch, to the last bit. Measured against MatMulNBits in perf/LOG.md.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from export.graph.builder import GraphBuilder
 from export.graph.weights import Floats, small_head
 
-MAX_BLOCK = 128
-MIN_BLOCK = 16
+LARGEST = 127  # weights are -127 .. 127, activations the same around ZERO_POINT
 ZERO_POINT = 128
-ACCURACY_LEVEL = 4  # activations are rounded to eight bits, per block of a row
 
 
 class EightBitWeights:
-    """MatMulNBits with eight bits, symmetric around 128, one scale per block of a column."""
+    """MatMulIntegerToFloat between a quantization of each row and the scaling back."""
 
-    def __init__(self, graph: GraphBuilder, max_block: int = MAX_BLOCK) -> None:
+    def __init__(self, graph: GraphBuilder) -> None:
         self._graph = graph
-        self._max_block = max_block
+        self._zeros = ""
+
+    def rows_change(self) -> None:
+        self._zeros = ""
 
     def linear(self, path: str, x: str, weight: Floats, bias: Floats | None) -> str:
-        return self._product(path, x, path, np.ascontiguousarray(weight.T), bias, None)
+        quantized, scales = quantize_rows(weight.T)
+        data = self._graph.weight(f"{path}.weight", np.ascontiguousarray(quantized.T))
+        scale = self._graph.weight(f"{path}.scales", scales)
+        product = self._product(path, x, data, scale, weight.shape[0], None)
+        if bias is None:
+            return product
+        return self._graph.node("Add", f"{path}.add", [product, self._graph.weight(f"{path}.bias", bias)])
 
+    # ids --+-- Gather rows ----+
+    #       +-- Gather scales --+-- DequantizeLinear -- [tokens, hidden]
     def embedding(self, path: str, ids: str, table: Floats) -> str:
-        block = self._block(table.shape[1])
-        if table.shape[1] % block:
-            return self._graph.node("Gather", path, [self._graph.weight(f"{path}.weight", table), ids])
-        data, scales = self._quantized(path, table, block)
-        # Scales with the rank of the data; MatMulNBits wants them without the last axis.
-        scales = self._graph.node("Unsqueeze", f"{path}.scales.column", [scales, self._graph.integers(2)])
-        hidden = self._graph.microsoft(
-            "GatherBlockQuantized",
-            path,
-            [data, ids, scales],
-            bits=8,
-            block_size=block,
-            gather_axis=0,
-            quantize_axis=2,
-        )
-        return self._graph.node(
-            "Reshape", f"{path}.flat", [hidden, self._graph.integers(0, 0, table.shape[1])]
-        )
+        data, scales = self._table(path, table)
+        rows = self._graph.node("Gather", path, [data, ids])
+        row_scales = self._graph.node("Gather", f"{path}.row_scales", [scales, ids])
+        return self._graph.node("DequantizeLinear", f"{path}.floats", [rows, row_scales], axis=0)
 
     def unembedding(self, path: str, x: str, table_path: str, table: Floats, output: str) -> str:
-        return self._product(path, x, table_path, table, None, output)
+        data, scales = self._table(table_path, table)
+        # Done once, when the session is opened; the file holds one copy for both uses.
+        columns = self._graph.node("Transpose", f"{path}.columns", [data], perm=[1, 0])
+        return self._product(path, x, columns, scales, table.shape[1], output)
 
     def small_head(self, path: str, x: str, weight: Floats, bias: Floats | None, output: str) -> str:
         return small_head(self._graph, path, x, weight, bias, output)
 
-    def _product(
-        self, path: str, x: str, weight_path: str, rows: Floats, bias: Floats | None, output: str | None
-    ) -> str:
-        """`x @ rows.T`; `rows` is `[out, in]`."""
-        block = self._block(rows.shape[1])
-        data, scales = self._quantized(weight_path, rows, block)
-        inputs = [x, data, scales]
-        if bias is not None:
-            inputs += ["", "", self._graph.weight(f"{path}.bias", bias)]
-        return self._graph.microsoft(
-            "MatMulNBits",
-            path,
-            inputs,
-            outputs=[output] if output else None,
-            K=rows.shape[1],
-            N=rows.shape[0],
-            bits=8,
-            block_size=block,
-            accuracy_level=ACCURACY_LEVEL,
-        )
-
-    def _quantized(self, path: str, rows: Floats, block: int) -> tuple[str, str]:
-        data, scales = quantize_blocks(rows, block)
+    def _table(self, path: str, table: Floats) -> tuple[str, str]:
+        """Quantize an embedding per row: what is a row to the look-up is a column to the logits."""
+        data, scales = quantize_rows(table)
         return self._graph.weight(f"{path}.weight", data), self._graph.weight(f"{path}.scales", scales)
 
-    def _block(self, width: int) -> int:
-        """The largest block that divides `width`; where none does, the last block is padded."""
-        block = self._max_block
-        while block > MIN_BLOCK and width % block:
-            block //= 2
-        return block
+    # x --+-- Abs -- ReduceMax -- Mul 1/127 --+---------------------------+
+    #     |                                   |                           |
+    #     +-----------------------------------+-- QuantizeLinear -- product -- Mul -- out
+    def _product(self, path: str, x: str, data: str, scales: str, width: int, output: str | None) -> str:
+        """A row of zeros has scale 0; what QuantizeLinear makes of it is multiplied by that 0 again."""
+        graph = self._graph
+        magnitudes = graph.node("Abs", f"{path}.abs", [x])
+        largest = graph.node("ReduceMax", f"{path}.max", [magnitudes, graph.integers(1)])
+        step = graph.weight("quantize.step", np.array(1 / LARGEST, np.float32))
+        row_scales = graph.node("Mul", f"{path}.row_scales", [largest, step])
+        zeros = self._zero_points(path, row_scales)
+        # A block as long as a row: one scale and one zero point for each.
+        inputs = [x, row_scales, zeros]
+        rounded = graph.node("QuantizeLinear", f"{path}.rounded", inputs, axis=1, block_size=width)
+        one = graph.weight("quantize.one", np.array(1, np.float32))
+        zero = graph.weight("quantize.zero_point", np.array(ZERO_POINT, np.uint8))
+        product = graph.microsoft("MatMulIntegerToFloat", path, [rounded, data, one, scales, zero])
+        outputs = [output] if output else None
+        return graph.node("Mul", f"{path}.scaled", [product, row_scales], outputs=outputs)
+
+    def _zero_points(self, path: str, like: str) -> str:
+        """`[rows, 1]` uint8, all ZERO_POINT; made once for all products of as many rows."""
+        if not self._zeros:
+            value = helper.make_tensor("zero_point", TensorProto.UINT8, [1], [ZERO_POINT])
+            shape = self._graph.node("Shape", f"{path}.rows", [like])
+            self._zeros = self._graph.node("ConstantOfShape", f"{path}.zero_points", [shape], value=value)
+        return self._zeros
 
 
-def quantize_blocks(rows: Floats, block: int) -> tuple[NDArray[np.uint8], Floats]:
-    """`[out, in]` -> `[out, blocks, block]` uint8 and scales `[out, blocks]`: value = (q - 128) * scale."""
-    count = -(-rows.shape[1] // block)
-    padded = np.pad(rows, ((0, 0), (0, count * block - rows.shape[1])))
-    blocks = padded.reshape(rows.shape[0], count, block)
-    scales = np.maximum(blocks.max(axis=2, keepdims=True), -blocks.min(axis=2, keepdims=True)) / np.float32(
-        127
-    )
+def quantize_rows(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """`[out, in]` float32 -> int8 and scales `[out]`, so that a row is about its integers times its scale."""
+    scales = np.maximum(rows.max(axis=1), -rows.min(axis=1)) / np.float32(LARGEST)
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
-    return (np.rint(blocks * inverse) + ZERO_POINT).astype(np.uint8), scales[:, :, 0]
+    return np.rint(rows * inverse[:, None]).astype(np.int8), scales

@@ -5,7 +5,6 @@ Everything is deterministic, so that exporting a checkpoint twice writes the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer
 
 from export.config import Head, ModelConfig
 from export.session import Floats, HeadSession, LanguageSession
-from runtime.contract import Architecture, GoldenPrompt
+from runtime.contract import Architecture, GoldenPrompt, Kind
 
 GOLDEN_PROMPTS = 4
 GOLDEN_PROMPT_TOKENS = 12
@@ -90,7 +89,7 @@ class LanguageReference:
         ]
         prompts: dict[str, list[int]] = {}
         for text in texts:
-            ids = self._tokenizer.encode(text).ids
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
             if 0 < len(ids) <= room and len(prompts) < GOLDEN_PROMPTS:
                 prompts[text] = ids
         if not prompts:
@@ -109,9 +108,7 @@ class HeadReference:
     def __init__(self, graph: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
         self._config = config
         self._session = HeadSession(graph)
-        self.texts = [
-            (text, ids) for text in HEAD_TEXTS if (ids := head_token_ids(tokenizer.encode(text).ids, config))
-        ]
+        self.texts = [(text, ids) for text in HEAD_TEXTS if (ids := head_token_ids(tokenizer, text, config))]
         self.logits, self.slot_logits = self._session.run([ids for _, ids in self.texts])
 
     def golden(self) -> tuple[GoldenPrompt, ...]:
@@ -124,9 +121,12 @@ class HeadReference:
         )
 
 
-def head_token_ids(ids: Sequence[int], config: ModelConfig) -> list[int]:
-    """What a head model reads for a text: the ids, or with `nlu_echo` twice around an eos; cut to fit."""
-    if config.nlu_echo:
-        kept = list(ids)[: (config.context_length - 1) // 2]
-        return [*kept, config.eos_token_id, *kept]
-    return list(ids)[: config.context_length]
+def head_token_ids(tokenizer: Tokenizer, text: str, config: ModelConfig) -> list[int]:
+    """What a head model reads for a text, as the engine does; empty where the text does not fit.
+
+    A classifier reads the tokenizer's template; an nlu model bare tokens, with `nlu_echo` twice around an eos.
+    """
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=config.head.kind is Kind.CLASSIFIER).ids
+    if config.nlu_echo and ids:
+        ids = [*ids, config.eos_token_id, *ids]
+    return ids if len(ids) <= config.context_length else []

@@ -1,7 +1,7 @@
 """Reading safetensors without torch: header checked, data memory-mapped, tensors handed out as float32.
 
-Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header, then the data, in
-which the tensors lie without holes or overlaps).
+Format: https://huggingface.co/docs/safetensors (header length in 8 bytes, JSON header, data in which tensors
+lie without holes or overlaps).
 """
 
 from __future__ import annotations

@@ -43,24 +43,33 @@ class Body:
         self._config = checkpoint.config
         self._weights = weights
         self._attention = attention
+        self._packed_shape = ""
 
-    # input_ids -- wte --+
-    #                    +-- h.0.ln_1 --> block 0 --> ... --> block n-1 --> ln_f --> out
-    # positions -- wpe --+        \_ residual _/          (rows: from the last attention on)
+    # input_ids -- flat -- wte --+
+    #                            +-- h.0.ln_1 --> block 0 --> ... --> block n-1 --> ln_f --> out
+    # positions -- flat -- wpe --+        \_ residual _/         (rows: from the last attention on)
     def build(self, input_ids: str, position_ids: str, rows: str | None, output: str) -> str:
-        """Returns `output`: `[batch, sequence, hidden]`, or `[rows, hidden]` where `rows` picks positions."""
-        tokens = self._weights.embedding("wte", input_ids, self._checkpoint.weight("wte.weight"))
-        table = self._graph.weight("wpe.weight", self._checkpoint.weight("wpe.weight"))
-        positions = self._graph.node("Gather", "wpe", [table, position_ids])
+        """Returns `output`: `[batch * sequence, hidden]`, or `[rows, hidden]` where `rows` picks positions.
+
+        Everything but attention is two-dimensional, one row per token: no operator mixes rows.
+        """
+        graph, width = self._graph, 3 * self._config.num_heads * cache_head_size(self._config.head_size)
+        ids = graph.node("Reshape", "ids.flat", [input_ids, graph.integers(-1)])
+        flat_positions = graph.node("Reshape", "positions.flat", [position_ids, graph.integers(-1)])
+        sides = graph.node("Shape", "ids.shape", [input_ids])
+        self._packed_shape = graph.node("Concat", "packed.shape", [sides, graph.integers(width)], axis=0)
+        tokens = self._weights.embedding("wte", ids, self._checkpoint.weight("wte.weight"))
+        positions = graph.node("Gather", "wpe", [self._parameter("wpe.weight"), flat_positions])
         normed, residual = self._skip_norm("h.0.ln_1", tokens, positions, None)
         last = self._config.num_layers - 1
         for layer in range(last):
             normed, residual = self._block(layer, normed, residual, None, None)
         return self._block(last, normed, residual, rows, output)[0]
 
-    # normed -- attn.c_attn -- attn -- (gather) -- attn.c_proj --+
-    # residual ----------------------- (gather) -----------------+-- ln_2 -- mlp.c_fc -- mlp.act -- mlp.c_proj --+
-    #                                                                 \_ residual ____________________________ next norm
+    # normed -- attn.c_attn -- attn -- (rows) -- attn.c_proj --+
+    # residual ----------------------- (rows) -----------------+-- ln_2 -- mlp.c_fc -- mlp.act -- mlp.c_proj
+    #                                                               \_ residual ________________ + _____/
+    #                                                                                        next norm
     def _block(
         self, layer: int, normed: str, residual: str, rows: str | None, output: str | None
     ) -> tuple[str, str]:
@@ -68,35 +77,32 @@ class Body:
         path = f"h.{layer}"
         weight, bias, out_weight = self._attention_weights(layer)
         packed = self._weights.linear(f"{path}.attn.c_attn", normed, weight, bias)
-        context = self._attend(layer, packed)
+        context = self._attend(layer, packed, out_weight.shape[0])
         if rows is not None:
-            context = self._take_rows(f"{path}.attn", context, out_weight.shape[0], rows)
-            residual = self._take_rows(f"{path}.residual", residual, self._config.hidden_size, rows)
+            context = self._graph.node("Gather", f"{path}.attn.rows", [context, rows])
+            residual = self._graph.node("Gather", f"{path}.residual.rows", [residual, rows])
+            self._weights.rows_change()
         projected = self._weights.linear(f"{path}.attn.c_proj", context, out_weight, None)
         normed, residual = self._skip_norm(f"{path}.ln_2", projected, residual, f"{path}.attn.c_proj.bias")
-        inner = self._weights.linear(
-            f"{path}.mlp.c_fc", normed, self._checkpoint.weight(f"{path}.mlp.c_fc.weight"), None
-        )
-        active = self._activate(f"{path}.mlp", inner)
-        down = self._weights.linear(
-            f"{path}.mlp.c_proj", active, self._checkpoint.weight(f"{path}.mlp.c_proj.weight"), None
-        )
+        active = self._activate(f"{path}.mlp", self._linear(f"{path}.mlp.c_fc", normed))
+        down = self._linear(f"{path}.mlp.c_proj", active)
         last = layer == self._config.num_layers - 1
         norm = "ln_f" if last else f"h.{layer + 1}.ln_1"
         return self._skip_norm(norm, down, residual, f"{path}.mlp.c_proj.bias", output, keep_sum=not last)
 
-    # packed qkv --+
-    # past ---------+- GroupQueryAttention --- context
-    # seqlens ------+          \__ present (the same buffer as past)
-    def _attend(self, layer: int, packed: str) -> str:
-        inputs = [packed, "", "", "", "", self._attention.seqlens_k, self._attention.total_sequence_length]
+    # packed -- [batch, sequence, 3 * width] --+
+    # past ------------------------------------+-- GroupQueryAttention -- [batch * sequence, width]
+    # seqlens_k, total_sequence_length --------+          \__ present (the same buffer as past)
+    def _attend(self, layer: int, packed: str, width: int) -> str:
         path = f"h.{layer}.attn"
+        folded = self._graph.node("Reshape", f"{path}.packed", [packed, self._packed_shape])
+        inputs = [folded, "", "", "", "", self._attention.seqlens_k, self._attention.total_sequence_length]
         outputs = [f"{path}.out", f"{path}.key", f"{path}.value"]
         if self._attention.cached:
             inputs[3:5] = [LmGraph.past_key(layer), LmGraph.past_value(layer)]
             outputs[1:] = [LmGraph.present_key(layer), LmGraph.present_value(layer)]
         heads = self._config.num_heads
-        return self._graph.microsoft(
+        context = self._graph.microsoft(
             "GroupQueryAttention",
             path,
             inputs,
@@ -105,6 +111,11 @@ class Body:
             kv_num_heads=heads,
             scale=self._config.attention_scale(layer),
         )
+        return self._graph.node("Reshape", f"{path}.flat", [context, self._graph.integers(-1, width)])
+
+    def _linear(self, path: str, x: str) -> str:
+        """A projection whose bias the next operator adds."""
+        return self._weights.linear(path, x, self._checkpoint.weight(f"{path}.weight"), None)
 
     def _attention_weights(self, layer: int) -> tuple[Floats, Floats, Floats]:
         """c_attn's weight and bias and c_proj's weight, each head padded with zeros to the kernel's step."""
@@ -120,11 +131,6 @@ class Body:
             bias = np.pad(bias.reshape(3 * heads, size), ((0, 0), (0, extra))).reshape(-1)
             out = np.pad(out.reshape(heads, size, hidden), ((0, 0), (0, extra), (0, 0))).reshape(-1, hidden)
         return weight, bias, out
-
-    # x [batch, sequence, width] --- Reshape [batch * sequence, width] --- Gather rows --- [rows, width]
-    def _take_rows(self, path: str, x: str, width: int, rows: str) -> str:
-        flat = self._graph.node("Reshape", f"{path}.flat", [x, self._graph.integers(-1, width)])
-        return self._graph.node("Gather", f"{path}.rows", [flat, rows])
 
     # x + skip + bias --- LayerNormalization --- normed
     #        \___________________________________ sum

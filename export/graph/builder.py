@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 
 class GraphBuilder:
-    """Collects one graph. Tensors are named after the node that makes them, nodes by their place in the model."""
+    """Collects one graph. Nodes are named by their place in the model, tensors after their node."""
 
     def __init__(self, name: str) -> None:
         self._name = name

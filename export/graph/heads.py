@@ -32,17 +32,20 @@ def build_nlu(graph: GraphBuilder, checkpoint: Checkpoint, weights: Weights) -> 
     sequence = _add_inputs(graph)
     body = _body(graph, checkpoint, weights, sequence)
     hidden = body.build(HeadGraph.INPUT_IDS, _positions(graph, sequence), None, "ln_f.out")
+    slots = len(config.slot_labels)
     graph.output(HeadGraph.LOGITS, TensorProto.FLOAT, ["batch", len(config.labels)])
-    graph.output(HeadGraph.SLOT_LOGITS, TensorProto.FLOAT, ["batch", "sequence", len(config.slot_labels)])
+    graph.output(HeadGraph.SLOT_LOGITS, TensorProto.FLOAT, ["batch", "sequence", slots])
     slot_head = "classifier" if config.head is Head.TOKEN else "slot_head"
-    _add_head(graph, checkpoint, weights, slot_head, hidden, HeadGraph.SLOT_LOGITS)
+    _add_head(graph, checkpoint, weights, slot_head, hidden, f"{slot_head}.flat")
+    sides = graph.node("Shape", "slots.sides", [HeadGraph.INPUT_IDS])
+    shape = graph.node("Concat", "slots.shape", [sides, graph.integers(slots)], axis=0)
+    graph.node("Reshape", "slots", [f"{slot_head}.flat", shape], outputs=[HeadGraph.SLOT_LOGITS])
     if config.head is Head.TOKEN:
         batch = graph.node("Shape", "intent_head.batch", [HeadGraph.LENGTHS])
         shape = graph.node("Concat", "intent_head.shape", [batch, graph.integers(0)], axis=0)
         graph.node("ConstantOfShape", "intent_head", [shape], outputs=[HeadGraph.LOGITS])
         return
-    flat = graph.node("Reshape", "intent_head.flat", [hidden, graph.integers(-1, config.hidden_size)])
-    last = graph.node("Gather", "intent_head.rows", [flat, _last_rows(graph, sequence)])
+    last = graph.node("Gather", "intent_head.rows", [hidden, _last_rows(graph, sequence)])
     _add_head(graph, checkpoint, weights, "intent_head", last, HeadGraph.LOGITS)
 
 

@@ -13,7 +13,10 @@ Floats = NDArray[np.float32]
 
 
 class Weights(Protocol):
-    """Adds matrix products and look-ups to a graph. Activations are float32 `[..., features]`."""
+    """Adds matrix products and look-ups to a graph. Activations are float32 `[rows, features]`."""
+
+    def rows_change(self) -> None:
+        """From here on activations have another number of rows."""
 
     def linear(self, path: str, x: str, weight: Floats, bias: Floats | None) -> str:
         """`x @ weight (+ bias)`; `weight` is `[in, out]`."""
@@ -22,7 +25,7 @@ class Weights(Protocol):
         """Rows of `table` `[vocab, hidden]`."""
 
     def unembedding(self, path: str, x: str, table_path: str, table: Floats, output: str) -> str:
-        """`x @ table.T` into the tensor `output`; `x` is `[rows, hidden]`, `table_path` the look-up to share."""
+        """`x @ table.T` into the tensor `output`; `table_path` names the look-up that shares the table."""
 
     def small_head(self, path: str, x: str, weight: Floats, bias: Floats | None, output: str) -> str:
         """`x @ weight.T (+ bias)` into the tensor `output`, for the few columns of a classification head."""
@@ -33,6 +36,9 @@ class FullWeights:
 
     def __init__(self, graph: GraphBuilder) -> None:
         self._graph = graph
+
+    def rows_change(self) -> None:
+        """Nothing here depends on their number."""
 
     def linear(self, path: str, x: str, weight: Floats, bias: Floats | None) -> str:
         product = self._graph.node("MatMul", path, [x, self._graph.weight(f"{path}.weight", weight)])
@@ -54,7 +60,7 @@ class FullWeights:
 def small_head(
     graph: GraphBuilder, path: str, x: str, weight: Floats, bias: Floats | None, output: str
 ) -> str:
-    """A head of a few columns, in float32 in every variant: it costs nothing, and its error is the answer's."""
+    """A head of a few columns: float32 in every variant, it costs nothing, and its error is the answer's."""
     columns = graph.weight(f"{path}.weight", np.ascontiguousarray(weight.T))
     if bias is None:
         return graph.node("MatMul", path, [x, columns], outputs=[output])
