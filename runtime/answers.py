@@ -70,6 +70,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
+    prompt_tokens: int
     choices: list[Choice]  # those with something new
     usage: Usage | None  # in the last answer only, as are the timings
     timings: Timings | None

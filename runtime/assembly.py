@@ -96,8 +96,9 @@ class GenerateAssembly:
         if not ready:
             return None
         completion_tokens = sum(choice.num_tokens for choice in self._choices)
-        usage = Usage(len(self._live.prompt), completion_tokens) if final else None
-        return Generated(ready, usage, self._live.timings if final else None), final
+        prompt_tokens = len(self._live.prompt)
+        usage = Usage(prompt_tokens, completion_tokens) if final else None
+        return Generated(prompt_tokens, ready, usage, self._live.timings if final else None), final
 
     def _taken(self, choice: _GrowingChoice) -> Choice:
         text, records = choice.text, choice.records if self._parameters.logprobs is not None else None

@@ -19,10 +19,20 @@ from queue import Empty, SimpleQueue
 
 from runtime.assembly import assembly_for
 from runtime.config import EngineConfig
-from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, Fault, FaultCode, FinishReason, Kind, Manifest
+from runtime.contract import (
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    Fault,
+    FaultCode,
+    FinishReason,
+    Kind,
+    Manifest,
+    ManifestError,
+)
 from runtime.core import EngineCore
 from runtime.delivery import Delivery
 from runtime.errors import ModelError, RequestFault
+from runtime.golden import check_golden
 from runtime.live import LiveRequest, Sink
 from runtime.planning import Planner
 from runtime.queue_places import QueuePlaces
@@ -75,15 +85,26 @@ class Engine:
 
     @classmethod
     def load(cls, folder: Path) -> Engine:
-        """Open a version folder (manifest, engine.json, tokenizer, graph); raises Model- or ManifestError."""
-        manifest, config = Manifest.load(folder), EngineConfig.load(folder)
+        """Open a version folder and replay its golden prompts; raises ModelError."""
+        try:
+            manifest = Manifest.load(folder)
+        except (OSError, ManifestError) as error:
+            raise ModelError(f"{MANIFEST_FILE}: {error}") from None
+        config = EngineConfig.load(folder)
         if manifest.kind is not Kind.LM:
-            raise ModelError(
-                f"manifest.kind: {manifest.kind.value}, but the engine runs kind {Kind.LM.value}"
-            )
-        session = LmSession(folder / config.variant.value / GRAPH_FILE, config.threads)
+            raise ModelError(f"manifest.kind: {manifest.kind.value}, but the engine runs {Kind.LM.value}")
+        if config.variant not in manifest.variants:
+            known = ", ".join(item.value for item in manifest.variants)
+            raise ModelError(f"{MANIFEST_FILE}: variant {config.variant.value} is not among {known}")
+        session = LmSession(folder / manifest.variants[config.variant].graph.path, config.threads)
         tokenizer = Tokenizer(folder / TOKENIZER_FILE, manifest.architecture.eos_token_id)
-        return cls(manifest, config, session, tokenizer)
+        engine = cls(manifest, config, session, tokenizer)
+        try:
+            check_golden(engine)
+        except (ModelError, RequestFault) as error:
+            engine.close()
+            raise ModelError(f"{manifest.name}: {error}") from None
+        return engine
 
     def submit(self, request: Request, sink: Sink) -> None:
         """Accept the request, whose answers then go to `sink`, or raise RequestFault. Thread-safe."""

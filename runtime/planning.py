@@ -19,6 +19,8 @@ class Planner:
     def __init__(self, tokenizer: Tokenizer, architecture: Architecture) -> None:
         self._tokenizer = tokenizer
         self._context_length = architecture.context_length
+        longest_token = max(len(tokenizer.token_bytes(token)) for token in range(architecture.vocab_size))
+        self._most_characters = (architecture.context_length + 1) * max(1, longest_token)
         self._eos_token_id = architecture.eos_token_id
 
     def plan(self, request: Request, sink: Sink) -> LiveRequest:
@@ -102,6 +104,11 @@ class Planner:
         return live
 
     def _encode(self, text: str, field: str) -> list[int]:
+        if len(text) > self._most_characters:  # cannot fit, however it is cut: not worth the tokenizer's time
+            raise RequestFault.invalid(
+                field,
+                f"{len(text)} characters are more than the context of {self._context_length} tokens holds",
+            )
         try:
             return self._tokenizer.encode(text)
         except UnicodeEncodeError as error:

@@ -1,0 +1,75 @@
+"""Kinds `classifier` and `nlu`: Triton's dynamic batcher gathers requests, one run answers all."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from runtime.config import EngineConfig
+from runtime.contract import Fault, FaultCode, HeadTensors
+from runtime.errors import RequestFault
+from runtime.heads import HeadAnswer, HeadInput, HeadModel
+from runtime.triton.faults import error_response
+from runtime.triton.inputs import decoded
+
+logger = logging.getLogger(__name__)
+
+
+class HeadAdapter:
+    def __init__(self, folder: Path) -> None:
+        config = EngineConfig.load(folder)
+        self._model = HeadModel.load(folder, config.variant, config.threads)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response for each request; where one row of a request fails, the request does."""
+        read = [_read(request) for request in requests]
+        inputs = [item for rows in read if not isinstance(rows, RequestFault) for item in rows]
+        try:
+            answers = iter(self._model.run(inputs) if inputs else [])
+        except Exception:
+            logger.exception("a batch of %d texts failed", len(inputs))
+            fault = Fault(FaultCode.INTERNAL, "the model could not be run; the server's log says why")
+            return [error_response(fault) for _ in requests]
+        return [
+            error_response(rows.fault)
+            if isinstance(rows, RequestFault)
+            else _response([next(answers) for _ in rows])
+            for rows in read
+        ]
+
+    def finalize(self) -> None:
+        """Triton has had every answer already: `execute` returns them."""
+
+
+def _read(request: Any) -> list[HeadInput] | RequestFault:
+    try:
+        texts = _texts(request, HeadTensors.TEXT)
+        pairs = _texts(request, HeadTensors.TEXT_PAIR) or [None] * len(texts)
+        return [HeadInput(text or "", pair) for text, pair in zip(texts, pairs, strict=True)]
+    except RequestFault as fault:
+        return fault
+
+
+def _texts(request: Any, name: str) -> list[str | None]:
+    """The rows of a BYTES tensor [batch, 1]; empty where an optional tensor was not sent."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return [] if tensor is None else [decoded(value, name) for value in tensor.as_numpy().reshape(-1)]
+
+
+def _response(answers: list[HeadAnswer | RequestFault]) -> Any:
+    for answer in answers:
+        if isinstance(answer, RequestFault):
+            return error_response(answer.fault)
+    good = [answer for answer in answers if isinstance(answer, HeadAnswer)]
+    scores = np.stack([answer.scores for answer in good])
+    labels = np.array([[answer.label.encode()] for answer in good], np.object_)
+    tensors = [pb_utils.Tensor(HeadTensors.SCORES, scores), pb_utils.Tensor(HeadTensors.LABEL, labels)]
+    if good[0].slots is not None:
+        slots = [[json.dumps(answer.slots, separators=(",", ":")).encode()] for answer in good]
+        tensors.append(pb_utils.Tensor(HeadTensors.SLOTS, np.array(slots, np.object_)))
+    return pb_utils.InferenceResponse(output_tensors=tensors)

@@ -1,0 +1,120 @@
+"""Kind `lm`: requests go to the engine at once, its delivery thread sends the responses.
+
+A client that leaves is noticed by asking: one thread asks for every request under way, those that have
+produced nothing yet among them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from runtime.answers import Answer
+from runtime.contract import Fault, FaultCode
+from runtime.engine import Engine
+from runtime.errors import RequestFault
+from runtime.triton.faults import error_response
+from runtime.triton.inputs import read_lm
+from runtime.triton.metrics import EngineMetrics
+from runtime.triton.outputs import ResponseBuilder
+
+logger = logging.getLogger(__name__)
+
+CANCEL_POLL_SECONDS = 0.05
+METRICS_SECONDS = 1.0
+DRAIN_SECONDS = 10.0
+
+
+class LmAdapter:
+    def __init__(self, folder: Path, labels: dict[str, str]) -> None:
+        self._engine = Engine.load(folder)
+        self._metrics = EngineMetrics(labels)
+        self._numbers = itertools.count()
+        self._responses: dict[str, LmResponses] = {}  # of requests under way
+        self._closing = threading.Event()
+        self._watch = threading.Thread(target=self._run_watch, name="lmaas-watch", daemon=True)
+        self._watch.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Hand the requests to the engine and return; each is answered through its response sender."""
+        for request in requests:
+            request_id = str(next(self._numbers))
+            sender = request.get_response_sender()
+            try:
+                self._submit(request, request_id, sender)
+            except RequestFault as error:
+                _send_fault(sender, error.fault)
+            except Exception:
+                logger.exception("request %s could not be read", request_id)
+                _send_fault(sender, Fault(FaultCode.INTERNAL, "the request could not be read"))
+
+    def finalize(self) -> None:
+        """Let what is under way finish within a bound, then fail the rest: all get an outcome."""
+        if not self._engine.drain(DRAIN_SECONDS):
+            logger.warning("not all requests finished within %.0f s", DRAIN_SECONDS)
+        self._engine.close()
+        self._closing.set()
+        self._watch.join()
+
+    def _submit(self, request: Any, request_id: str, sender: Any) -> None:
+        parsed, wishes = read_lm(request, request_id)
+        builder = ResponseBuilder(wishes, parsed)
+        responses = LmResponses(sender, builder, lambda: self._responses.pop(request_id, None))
+        self._responses[request_id] = responses
+        try:
+            self._engine.submit(parsed, responses)
+        except RequestFault:
+            del self._responses[request_id]
+            raise
+
+    def _run_watch(self) -> None:
+        metrics_due = time.monotonic()
+        while not self._closing.wait(CANCEL_POLL_SECONDS):
+            for request_id, responses in list(self._responses.items()):
+                if responses.is_cancelled():
+                    self._engine.abort(request_id)
+            if time.monotonic() >= metrics_due:
+                metrics_due = time.monotonic() + METRICS_SECONDS
+                self._metrics.report(self._engine.stats())
+
+
+class LmResponses:
+    """The sink of one request. Triton forgets the request after its last response: the sender rests then."""
+
+    def __init__(self, sender: Any, builder: ResponseBuilder, over: Callable[[], object]) -> None:
+        self._sender = sender
+        self._builder = builder
+        self._told_over = over
+        self._lock = threading.Lock()
+        self._over = False
+
+    def send(self, answer: Answer, *, final: bool) -> None:
+        response = self._builder.build(answer)
+        if final:
+            self._send_last(response)
+        else:
+            self._sender.send(response)
+
+    def fail(self, fault: Fault) -> None:
+        self._send_last(error_response(fault))
+
+    def is_cancelled(self) -> bool:
+        with self._lock:
+            return not self._over and bool(self._sender.is_cancelled())
+
+    def _send_last(self, response: Any) -> None:
+        with self._lock:
+            self._over = True
+            self._told_over()
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _send_fault(sender: Any, fault: Fault) -> None:
+    sender.send(error_response(fault), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,0 +1,79 @@
+"""The engine's figures in Triton's own `/metrics`, labelled by model and version.
+
+Triton's `nv_inference_pending_request_count` says nothing for a backend that takes every request at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from runtime.contract import FinishReason
+from runtime.engine import EngineStats
+
+logger = logging.getLogger(__name__)
+
+# name -> (field of EngineStats, description)
+_GAUGES = {
+    "lmaas_engine_running": ("running", "Sequences that own a slot"),
+    "lmaas_engine_waiting": ("waiting", "Requests that wait for a slot"),
+    "lmaas_engine_slots": ("slots", "Sequences that can run at once"),
+    "lmaas_engine_kv_tokens_used": ("kv_tokens_used", "Rows of the KV cache that belong to sequences"),
+    "lmaas_engine_kv_tokens_capacity": ("kv_tokens_capacity", "Rows of the KV cache"),
+}
+_COUNTERS = {
+    "lmaas_engine_generated_tokens_total": ("generated_tokens", "Tokens generated"),
+    "lmaas_engine_prompt_tokens_total": ("prompt_tokens", "Prompt tokens run through the graph"),
+    "lmaas_engine_reused_tokens_total": ("reused_tokens", "Prompt tokens found in the KV cache"),
+    "lmaas_engine_steps_total": ("steps", "Runs of the graph"),
+    "lmaas_engine_queue_seconds_total": ("queue_seconds", "Time that finished requests waited"),
+    "lmaas_engine_prefill_seconds_total": ("prefill_seconds", "Time from start to first token"),
+    "lmaas_engine_decode_seconds_total": ("decode_seconds", "Time from first token to last"),
+}
+_FINISHED = "lmaas_engine_sequences_finished_total"
+
+
+class EngineMetrics:
+    """Silent where the server was started without metrics."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self._families: list[Any] = []  # a family must outlive its metrics
+        self._gauges: dict[str, Any] = {}
+        self._counters: dict[str, Any] = {}
+        self._reported: dict[str, float] = {}
+        try:
+            self._declare(labels)
+        except pb_utils.TritonModelException as error:
+            if "not supported" not in str(error) and "disabled" not in str(error):
+                raise
+            logger.info("the server exports no metrics: %s", error)
+
+    def report(self, stats: EngineStats) -> None:
+        for name, metric in self._gauges.items():
+            value = float(getattr(stats, _GAUGES[name][0]))
+            if self._reported.get(name) != value:
+                metric.set(value)
+                self._reported[name] = value
+        for name, metric in self._counters.items():
+            reason = FinishReason(name.removeprefix(_FINISHED)) if name.startswith(_FINISHED) else None
+            value = float(stats.finished[reason] if reason else getattr(stats, _COUNTERS[name][0]))
+            if growth := value - self._reported.get(name, 0.0):
+                metric.increment(growth)
+                self._reported[name] = value
+
+    def _declare(self, labels: dict[str, str]) -> None:
+        for name, (_, description) in _GAUGES.items():
+            self._gauges[name] = self._family(name, description, "GAUGE").Metric(labels=labels)
+        for name, (_, description) in _COUNTERS.items():
+            self._counters[name] = self._family(name, description, "COUNTER").Metric(labels=labels)
+        finished = self._family(_FINISHED, "Sequences that ended, by reason", "COUNTER")
+        for reason in FinishReason:
+            metric = finished.Metric(labels={**labels, "reason": reason.value})
+            self._counters[_FINISHED + reason.value] = metric
+
+    def _family(self, name: str, description: str, kind: str) -> Any:
+        kinds = pb_utils.MetricFamily
+        self._families.append(kinds(name=name, description=description, kind=getattr(kinds, kind)))
+        return self._families[-1]

@@ -1,0 +1,1 @@
+from runtime.triton import TritonPythonModel as TritonPythonModel
