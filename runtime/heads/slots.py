@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tokenizers
@@ -21,7 +22,7 @@ class Word:
 
 
 def split_words(text: str, encoding: tokenizers.Encoding) -> list[Word]:
-    """The words of `text` in order; pieces that are only blanks are none.
+    """The words of `text` in order, apart from each other; pieces that are only blanks are none.
 
     Offsets of an encoding count characters of the original text, also after a normalizer, and cover the whole
     character where a token is only some of its bytes.
@@ -35,11 +36,23 @@ def split_words(text: str, encoding: tokenizers.Encoding) -> list[Word]:
         start = min(offset[0] for offset in encoding.offsets[first:token])
         end = max(offset[1] for offset in encoding.offsets[first:token])
         piece = text[start:end]
-        if piece.strip():
+        if words and start < words[-1].end:
+            # Lower-casing can make two characters of one, and a cut between them: the first half's tag holds.
+            words[-1] = replace(words[-1], end=max(end, words[-1].end))
+        elif piece.strip():
             start += len(piece) - len(piece.lstrip())
             words.append(Word(first, start, start + len(piece.strip())))
         first = token
-    return words
+    limits = [*(word.start for word in words[1:]), len(text)]
+    return [_with_marks(text, word, limit) for word, limit in zip(words, limits, strict=False)]
+
+
+def _with_marks(text: str, word: Word, limit: int) -> Word:
+    """The word with the accents behind it that no token covers, as a normalizer dropped or composed them."""
+    end = word.end
+    while end < limit and unicodedata.category(text[end]).startswith("M"):
+        end += 1
+    return replace(word, end=end)
 
 
 def merge_tags(
