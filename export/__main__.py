@@ -7,13 +7,15 @@ import json
 import sys
 from pathlib import Path
 
+from export.archive import ArchiveLimits
 from export.errors import ExportError
-from export.pipeline import Progress, export_checkpoint
+from export.progress import Progress
+from export.source import export_source
 from runtime.contract import Variant
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when the artifact is written, 2 with one message when the input is at fault."""
+    """0 when the artifact is written, 2 when the input is at fault, 3 when the machine is."""
     options = _parser().parse_args(arguments)
 
     def tell(event: str, **values: object) -> None:
@@ -27,19 +29,24 @@ def main(arguments: list[str] | None = None) -> int:
     def show(progress: Progress) -> None:
         tell("progress", stage=progress.stage, done=progress.done, total=progress.total)
 
+    limits = ArchiveLimits(max_unpacked_bytes=options.max_unpacked_bytes)
     try:
-        variants = [_variant(text) for text in options.variants.split(",")]
-        export_checkpoint(
+        export_source(
             options.source,
             options.output,
             name=options.name,
-            variants=variants,
+            variants=[_variant(text) for text in options.variants.split(",")],
             overwrite=options.overwrite,
+            limits=limits,
             progress=show,
         )
     except ExportError as error:
         tell("error", field=error.field, message=error.message)
         return 2
+    except OSError as error:
+        # The machine's fault, not the input's: a full disk, a folder that may not be written.
+        tell("error", field=None, message=f"{error.strerror or error} ({type(error).__name__})")
+        return 3
     tell("done")
     return 0
 
@@ -60,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("output", type=Path, help="the artifact's folder, which must not exist yet")
     parser.add_argument("--name", required=True, help="the model's name in the manifest")
     parser.add_argument("--variants", default="fp32,int8", help="comma-separated (default: %(default)s)")
+    parser.add_argument(
+        "--max-unpacked-bytes",
+        type=int,
+        default=ArchiveLimits().max_unpacked_bytes,
+        help="what an archive may unpack to (default: %(default)s)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--json-progress", action="store_true", help="one JSON object per line on stdout")
     return parser

@@ -11,47 +11,59 @@ from pathlib import Path
 
 from export.errors import ExportError
 
-_LOCK_SUFFIX = ".lock"
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """An empty folder at `path` that is gone after the block.
+
+    A lock, which the kernel frees with its process, tells the leftover of a killed run, which is removed, from the
+    folder of one under way, which is an ExportError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock_path = path.with_name(f"{path.name}.lock")
+    with lock_path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held the lock until now has removed the file: another may have locked its successor.
+            held = lock_path.stat().st_ino == os.fstat(lock.fileno()).st_ino
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:
+            raise ExportError(f"{path.name}: another export is writing it", field="output")
+        try:
+            if path.exists():
+                shutil.rmtree(path)
+            path.mkdir()
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            lock_path.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary sibling of `output` to fill; it takes the place of `output` when the block ends well.
 
-    An existing `output` is an error unless its files are identical or `overwrite` is set. A lock, which the
-    kernel frees with its process, tells the leftover of a killed run, which is removed, from one under way.
+    An existing `output` is an error unless its files are identical or `overwrite` is set.
     """
     output = output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    lock_path = output.with_name(f".{output.name}{_LOCK_SUFFIX}")
-    building = output.with_name(f".{output.name}.new")
     replaced = output.with_name(f".{output.name}.old")
-    with lock_path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExportError(f"{output.name}: another export is writing it", field="output") from None
-        try:
-            _recover(output, building, replaced)
-            building.mkdir()
-            yield building
-            _sync(building)
-            if output.exists() and not overwrite:
-                _require_identical(output, building)
-            else:
-                _replace(output, building, replaced)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-            lock_path.unlink(missing_ok=True)
+    with scratch_folder(output.with_name(f".{output.name}.new")) as building:
+        _recover(output, replaced)
+        yield building
+        _sync(building)
+        if output.exists() and not overwrite:
+            _require_identical(output, building)
+        else:
+            _replace(output, building, replaced)
 
 
-def _recover(output: Path, building: Path, replaced: Path) -> None:
-    """Clean up after a killed run; between the two renames the old folder is the valid one."""
+def _recover(output: Path, replaced: Path) -> None:
+    """Clean up after a run that was killed between the two renames: then the old folder is the valid one."""
     if replaced.exists() and not output.exists():
         replaced.rename(output)
-    for leftover in (building, replaced):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    elif replaced.exists():
+        shutil.rmtree(replaced)
 
 
 def _replace(output: Path, building: Path, replaced: Path) -> None:

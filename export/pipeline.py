@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -12,9 +10,11 @@ import onnxruntime
 
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
+from export.files import file_entry
 from export.graph.body import cache_head_size
 from export.graph.build import write_graph
 from export.output import new_folder
+from export.progress import Progress
 from export.quality import head_card, language_card
 from export.reference import HeadReference, LanguageReference
 from export.session import HeadSession
@@ -24,7 +24,6 @@ from runtime.contract import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
     Architecture,
-    FileEntry,
     GoldenPrompt,
     Kind,
     Manifest,
@@ -33,16 +32,6 @@ from runtime.contract import (
 )
 
 SUPPORTED_VARIANTS = (Variant.FP32, Variant.INT8)
-_HASH_CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """`done` of `total` steps are behind; `stage` is the one that begins."""
-
-    stage: str
-    done: int
-    total: int
 
 
 def _ignore(progress: Progress) -> None:
@@ -190,12 +179,3 @@ def _measure_head(
             expected = (reference.logits, reference.slot_logits)
             cards[variant] = head_card(expected, found, [len(ids) for ids in texts], config.problem_type)
     return golden, cards
-
-
-def file_entry(folder: Path, path: Path) -> FileEntry:
-    """Size in bytes and sha256 of a file of the artifact `folder`."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, digest.hexdigest())

@@ -124,7 +124,7 @@ class HeadReference:
 def head_token_ids(tokenizer: Tokenizer, text: str, config: ModelConfig) -> list[int]:
     """What a head model reads for a text, as the engine does; empty where the text does not fit.
 
-    A classifier reads the tokenizer's template; an nlu model bare tokens, with `nlu_echo` twice around an eos.
+    A classifier reads the tokenizer's template; an nlu model bare tokens, by `nlu_echo` twice around an eos.
     """
     ids: list[int] = tokenizer.encode(text, add_special_tokens=config.head.kind is Kind.CLASSIFIER).ids
     if config.nlu_echo and ids:

@@ -1,0 +1,283 @@
+"""Archives of checkpoints and artifacts: vetted member by member, by content and not by name.
+
+Nothing of an archive reaches the disk before its member passed. Standard library only.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Literal
+
+from export.errors import ArchiveError
+
+CHECKPOINT_MARK = "config.json"
+ARTIFACT_MARK = "manifest.json"
+_CHUNK_BYTES = 1 << 20
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+# Protocol 2 and later begin with PROTO and the number; torch.save writes a zip around such a stream.
+_PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+_READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError)
+_MAX_TAR_HEADER_BYTES = 1 << 16
+_TAR_HEADERS = (*b"xgXLK",)  # types of tar headers that describe the member after them
+
+Content = Literal["checkpoint", "artifact"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    max_members: int = 1000
+    max_unpacked_bytes: int = 8 << 30
+    max_depth: int = 8  # folders above a file, its own name included
+    max_name_bytes: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSummary:
+    content: Content
+    root: str  # the folder within that holds config.json or manifest.json; "" for the archive itself
+    members: int
+    unpacked_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    name: str
+    path: PurePosixPath
+    is_folder: bool
+    data: IO[bytes]
+
+
+def vet_archive(path: Path, limits: ArchiveLimits | None = None) -> ArchiveSummary:
+    """Read the whole archive without unpacking it; raises ArchiveError naming the member that is refused."""
+    return _walk(path, None, limits or ArchiveLimits())
+
+
+def unpack_archive(path: Path, into: Path, limits: ArchiveLimits | None = None) -> Path:
+    """Unpack below the existing folder `into`, vetting as it goes; returns the checkpoint's folder.
+
+    Raises ArchiveError; what was written until then is the caller's to remove with `into`.
+    """
+    return into / _walk(path, into, limits or ArchiveLimits()).root
+
+
+def pack_folder(folder: Path, archive: Path) -> None:
+    """Write the files of `folder` as .tar.gz; the same files give the same bytes."""
+    # gzip would store the time and the file's own name.
+    with (
+        archive.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=1) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            member = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            member.size = path.stat().st_size
+            member.mode = 0o644
+            with path.open("rb") as file:
+                tar.addfile(member, file)
+
+
+def _walk(path: Path, into: Path | None, limits: ArchiveLimits) -> ArchiveSummary:
+    seen: dict[str, bool] = {}  # name -> is a folder
+    total = count = 0
+    with _members(path, limits) as members:
+        for count, member in enumerate(members, start=1):
+            if count > limits.max_members:
+                raise ArchiveError(f"archive: more than {limits.max_members} members", field="file")
+            _check_path(member, seen, limits)
+            seen[str(member.path)] = member.is_folder
+            if not member.is_folder:
+                total += _copy(member, into, limits.max_unpacked_bytes - total, limits)
+            elif into is not None:
+                into.joinpath(member.path).mkdir(parents=True, exist_ok=True)
+    content, root = _find_root([name for name, is_folder in seen.items() if not is_folder])
+    return ArchiveSummary(content, root, count, total)
+
+
+@contextmanager
+def _members(path: Path, limits: ArchiveLimits) -> Iterator[Iterator[_Member]]:
+    """Open by content; every way in which reading can fail becomes an ArchiveError."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+            file.seek(0)
+            if start[:2] == b"PK":
+                with zipfile.ZipFile(file) as archive:
+                    yield _zip_members(archive, limits)
+            elif start[:2] == b"\x1f\x8b":
+                bounded = _Bounded(gzip.GzipFile(fileobj=file), limits)
+                with tarfile.open(fileobj=bounded, mode="r|", tarinfo=_Header) as tar:
+                    yield _tar_members(tar)
+                bounded.drain()
+            else:
+                with tarfile.open(fileobj=file, mode="r|", tarinfo=_Header) as tar:
+                    yield _tar_members(tar)
+    except _READ_ERRORS as error:
+        raise _unsound(error) from None
+    except OSError as error:
+        # gzip and tarfile raise it bare for bad content; a number means the machine, a full disk for one.
+        if error.errno is not None:
+            raise
+        raise _unsound(error) from None
+
+
+class _Bounded(io.RawIOBase):
+    """A decompressed stream that ends in an error beyond the limit, whatever tar headers declare."""
+
+    def __init__(self, stream: IO[bytes], limits: ArchiveLimits) -> None:
+        self._stream = stream
+        # Each member may add a header, its padding and extended headers.
+        self._left = limits.max_unpacked_bytes + (limits.max_members + 16) * 4096
+        self._limit = limits.max_unpacked_bytes
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise _too_large(self._limit)
+        return data
+
+    def drain(self) -> None:
+        """Read to the end, where gzip's checksum is compared."""
+        while self.read(_CHUNK_BYTES):
+            pass
+
+
+class _Header(tarfile.TarInfo):
+    """A tar header; tarfile would read those that carry long names into memory whatever their size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type[0] in _TAR_HEADERS and header.size > _MAX_TAR_HEADER_BYTES:
+            raise ArchiveError(f"archive: a tar header of {header.size} bytes", field="file")
+        return header
+
+
+def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
+    for info in tar:
+        if info.issym() or info.islnk():
+            raise _refused(info.name, "a link")
+        if not info.isdir() and not info.isreg():
+            raise _refused(info.name, "a device, pipe or other special file")
+        data = tar.extractfile(info) if info.isreg() else None
+        yield _Member(info.name, PurePosixPath(info.name), info.isdir(), data or io.BytesIO())
+
+
+def _zip_members(archive: zipfile.ZipFile, limits: ArchiveLimits) -> Iterator[_Member]:
+    if len(archive.infolist()) > limits.max_members:
+        raise ArchiveError(f"archive: more than {limits.max_members} members", field="file")
+    for info in archive.infolist():
+        mode = info.external_attr >> 16
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _refused(
+                info.filename, "a link" if stat.S_ISLNK(mode) else "a device or other special file"
+            )
+        if info.flag_bits & 1:
+            raise _refused(info.filename, "encrypted")
+        if info.is_dir():
+            yield _Member(info.filename, PurePosixPath(info.filename), True, io.BytesIO())
+        else:
+            with archive.open(info) as data:
+                yield _Member(info.filename, PurePosixPath(info.filename), False, data)
+
+
+def _check_path(member: _Member, seen: dict[str, bool], limits: ArchiveLimits) -> None:
+    name, path = member.name, member.path
+    if not name or "\0" in name or "\\" in name or len(name.encode(errors="replace")) > limits.max_name_bytes:
+        raise _refused(
+            name, f"a bad name (empty, longer than {limits.max_name_bytes} bytes, or with \\ or NUL)"
+        )
+    if path.is_absolute() or ":" in path.parts[0:1].__str__():
+        raise _refused(name, "an absolute path")
+    if ".." in path.parts:
+        raise _refused(name, "a path with ..")
+    if len(path.parts) > limits.max_depth:
+        raise _refused(name, f"deeper than {limits.max_depth} folders")
+    if str(path) in seen and not (member.is_folder and seen[str(path)]):
+        raise _refused(name, "there twice")
+    for parent in path.parents:
+        if seen.get(str(parent), True) is False:
+            raise _refused(name, f"below {parent}, which is a file")
+
+
+def _copy(member: _Member, into: Path | None, room: int, limits: ArchiveLimits) -> int:
+    """Read a file to its end, counting real bytes; returns the count."""
+    if member.path.suffix.lower() in _PICKLE_SUFFIXES:
+        raise _refused(member.name, "a pickle: only safetensors are opened")
+    size = 0
+    target: IO[bytes] | None = None
+    try:
+        while chunk := member.data.read(_CHUNK_BYTES):
+            if size == 0 and _is_pickle(chunk):
+                raise _refused(member.name, "a pickle by its content: only safetensors are opened")
+            size += len(chunk)
+            if size > room:
+                raise _too_large(limits.max_unpacked_bytes)
+            if into is not None:
+                target = target or _create(into.joinpath(member.path))
+                target.write(chunk)
+        if into is not None and target is None:
+            target = _create(into.joinpath(member.path))
+    finally:
+        if target is not None:
+            target.close()
+    return size
+
+
+def _create(path: Path) -> IO[bytes]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("xb")
+
+
+def _is_pickle(start: bytes) -> bool:
+    """A pickle stream, or a zip as torch.save writes it; neither has a place in a checkpoint."""
+    # The length that begins a safetensors file can look like PROTO; its JSON follows at byte 8.
+    return start.startswith(b"PK\x03\x04") or (start.startswith(_PICKLE_STARTS) and start[8:9] != b"{")
+
+
+def _find_root(files: list[str]) -> tuple[Content, str]:
+    roots: dict[str, Content] = {}
+    marks: tuple[tuple[str, Content], ...] = ((CHECKPOINT_MARK, "checkpoint"), (ARTIFACT_MARK, "artifact"))
+    for mark, content in marks:
+        for name in files:
+            path = PurePosixPath(name)
+            # A hidden folder is an operating system's or a tool's leaving.
+            if path.name == mark and not any(part.startswith((".", "__MACOSX")) for part in path.parts):
+                roots["" if str(path.parent) == "." else str(path.parent)] = content
+    if not roots:
+        raise ArchiveError(
+            f"archive: holds no checkpoint ({CHECKPOINT_MARK}) and no artifact ({ARTIFACT_MARK})",
+            field="file",
+        )
+    if len(roots) > 1:
+        found = ", ".join(sorted(root or "the top" for root in roots))
+        raise ArchiveError(
+            f"archive: holds {len(roots)} checkpoints or artifacts, but one is needed: {found[:200]}",
+            field="file",
+        )
+    ((root, content),) = roots.items()
+    return content, root
+
+
+def _refused(name: str, why: str) -> ArchiveError:
+    shown = name.encode("unicode_escape", "replace").decode()[:200]
+    return ArchiveError(f"archive member {shown!r}: {why}", field=shown)
+
+
+def _unsound(error: Exception) -> ArchiveError:
+    what = (str(error) or type(error).__name__)[:120]
+    return ArchiveError(f"archive: not a sound .tar, .tar.gz or .zip archive ({what})", field="file")
+
+
+def _too_large(limit: int) -> ArchiveError:
+    return ArchiveError(f"archive: unpacks to more than the limit of {limit} bytes", field="file")
