@@ -30,31 +30,11 @@ from runtime.contract import (
 
 # What the exporter emits, and so all that a server ever has to run. A test keeps the lists equal.
 STANDARD_OPERATORS = frozenset(
-    (
-        "Abs",
-        "Add",
-        "Cast",
-        "Concat",
-        "ConstantOfShape",
-        "DequantizeLinear",
-        "Expand",
-        "Gather",
-        "Gemm",
-        "MatMul",
-    )
-    + (
-        "Mul",
-        "QuantizeLinear",
-        "Range",
-        "ReduceMax",
-        "Relu",
-        "Reshape",
-        "Shape",
-        "Squeeze",
-        "Sub",
-        "Transpose",
-    )
-    + ("Unsqueeze",)
+    {
+        *("Abs", "Add", "Cast", "Concat", "ConstantOfShape", "DequantizeLinear", "Expand", "Gather", "Gemm"),
+        *("MatMul", "Mul", "QuantizeLinear", "Range", "ReduceMax", "Relu", "Reshape", "Shape", "Squeeze"),
+        *("Sub", "Transpose", "Unsqueeze"),
+    }
 )
 MICROSOFT_OPERATORS = frozenset(
     ("BiasGelu", "FastGelu", "GroupQueryAttention", "MatMulIntegerToFloat", "SkipLayerNormalization")

@@ -29,11 +29,8 @@ def export_source(
         return _export_folder(source, output, name, variants, overwrite, progress)
     if not source.is_file():
         raise ExportError(f"{source.name}: no such file or folder", field="source")
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{output.name}.unpacked-", dir=output.absolute().parent
-    ) as folder:
-        unpacked = unpack_archive(source, Path(folder), limits)
+    with scratch_folder(output.absolute().with_name(f".{output.name}.unpacked")) as folder:
+        unpacked = unpack_archive(source, folder, limits)
         return _export_folder(unpacked, output, name, variants, overwrite, progress)
 
 
