@@ -1,20 +1,157 @@
-"""From an uploaded archive to an artifact, in a child process."""
+"""From an uploaded archive to an artifact, in a child process that memory, time and priority bound."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import json
+import logging
+import os
+import resource
+import shutil
+import sys
+import uuid
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from api.back.store.records import VersionRecord
+from api.back.cluster.installation import ROOT
+from api.back.settings import BackSettings
+from api.back.store.models import ModelStore
+from api.back.store.records import VersionRecord, VersionState
+from api.back.tether import tethered
+from api.errors import ApiError, InvalidInput, ServerFault
+from runtime.contract import Manifest
+
+NICE = 10  # requests come first
+MAX_LINE = 1024 * 1024  # bytes of one progress line
+ERROR_TAIL = 2000  # bytes of stderr that are logged
+INPUT_AT_FAULT = 2  # the exporter's exit status for that
+
+logger = logging.getLogger(__name__)
+Progress = Callable[[dict[str, Any]], None]
+
+
+def _ignore(event: dict[str, Any]) -> None:
+    """The caller does not want to know."""
 
 
 class Converter:
-    async def convert(
-        self, version: VersionRecord, progress: Callable[[dict[str, Any]], None] = lambda event: None
-    ) -> VersionRecord:
+    """Conversions may run side by side; each has a staging folder of its own, gone when it ends."""
+
+    def __init__(self, settings: BackSettings, models: ModelStore) -> None:
+        self._settings = settings
+        self._models = models
+
+    async def convert(self, version: VersionRecord, progress: Progress = _ignore) -> VersionRecord:
         """Convert and store; returns the version, ready. `progress` gets {"stage", "done", "total"}.
 
-        A version that is ready already is returned as it is. Raises InvalidInput (field `file`: the checkpoint
-        is at fault) or ServerFault, with the version marked failed; a cancelled conversion leaves it uploaded.
+        A version that is ready is returned as it is. Raises InvalidInput (field `file`: the checkpoint is at
+        fault) or ServerFault, with the version marked failed; a cancelled conversion leaves it uploaded.
         """
-        raise NotImplementedError
+        if version.state is VersionState.READY:
+            return version
+        version = await self._models.set_state(version, VersionState.CONVERTING)
+        try:
+            return await self._convert(version, progress)
+        except (InvalidInput, ServerFault) as error:
+            await self._models.set_state(version, VersionState.FAILED, error.detail)
+            raise
+        except asyncio.CancelledError:
+            with suppress(ApiError):
+                await asyncio.shield(self._models.set_state(version, VersionState.UPLOADED))
+            raise
+
+    async def _convert(self, version: VersionRecord, progress: Progress) -> VersionRecord:
+        async with self._staging() as folder:
+            archive, artifact = folder / "upload", folder / "artifact"
+            await self._models.place_archive(version, archive)
+            try:
+                await asyncio.wait_for(
+                    self._run(version.model, archive, artifact, progress),
+                    self._settings.convert_timeout_seconds,
+                )
+            except asyncio.TimeoutError:
+                limit = self._settings.convert_timeout_seconds
+                raise ServerFault(f"the conversion took longer than {limit:g} s") from None
+            manifest = await asyncio.to_thread(Manifest.load, artifact)
+            return await self._models.finish(version, manifest, artifact)
+
+    async def _run(self, model: str, archive: Path, artifact: Path, progress: Progress) -> None:
+        variants = ",".join(variant.value for variant in self._settings.variants)
+        command = [sys.executable, "-m", "export", str(archive), str(artifact)]
+        command += ["--name", model, "--variants", variants, "--json-progress"]
+        inherited = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ}
+        child = await asyncio.create_subprocess_exec(
+            *tethered(command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            limit=MAX_LINE,
+            cwd=ROOT,  # `-m` imports from there first, and never from where an upload is unpacked
+            env={**inherited, "TMPDIR": str(artifact.parent)},
+            start_new_session=True,
+        )
+        try:
+            self._bound(child.pid)
+            failure, complaint = await asyncio.gather(_follow(child, progress), _tail(child))
+            status = await child.wait()
+        finally:
+            await _end(child)
+        if status == INPUT_AT_FAULT and failure is not None:
+            raise InvalidInput.of("file", failure)
+        if status != 0:
+            logger.error("the exporter ended with status %d: %s", status, complaint)
+            raise ServerFault(self._explain(status, complaint))
+
+    def _bound(self, pid: int) -> None:
+        """Limit data rather than address space: mapped libraries and files are not its own memory."""
+        limit = self._settings.convert_memory_bytes
+        with suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
+            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+            os.setpriority(os.PRIO_PROCESS, pid, NICE)
+
+    def _explain(self, status: int, complaint: str) -> str:
+        if "MemoryError" in complaint or "bad_alloc" in complaint or "allocate memory" in complaint:
+            return f"the conversion needs more than {self._settings.convert_memory_bytes} bytes of memory"
+        return f"the exporter failed with status {status}; the server's log says why"
+
+    @asynccontextmanager
+    async def _staging(self) -> AsyncIterator[Path]:
+        folder = self._settings.staging.absolute() / f"convert-{uuid.uuid4().hex}"
+        await asyncio.to_thread(folder.mkdir, parents=True)
+        try:
+            yield folder
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+
+
+async def _follow(child: Process, progress: Progress) -> str | None:
+    """Pass progress on; return the exporter's message where it found the input at fault."""
+    failure = None
+    assert child.stdout is not None
+    async for line in child.stdout:
+        event = json.loads(line)
+        if event["event"] == "progress":
+            progress({name: event[name] for name in ("stage", "done", "total")})
+        elif event["event"] == "error":
+            failure = str(event["message"])
+    return failure
+
+
+async def _tail(child: Process) -> str:
+    """The end of what it wrote to stderr."""
+    tail = b""
+    assert child.stderr is not None
+    while chunk := await child.stderr.read(ERROR_TAIL):
+        tail = (tail + chunk)[-ERROR_TAIL:]
+    return tail.decode(errors="replace").strip()
+
+
+async def _end(child: Process) -> None:
+    """Kill it if it still runs, with whatever it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, 9)
+    await asyncio.shield(child.wait())

@@ -19,9 +19,9 @@ CHUNK = 4 * 1024 * 1024  # bytes
 
 
 class BlobStore:
-    """Who adds a reference holds `exclusive` from before `put` until the reference is written, as who deletes does.
+    """Who adds a reference holds `exclusive` from before `put` until it is written; so does who deletes one.
 
-    Otherwise a blob could go between the moment it is found there and the moment it is referred to.
+    Otherwise a blob could go between being found there and being referred to.
     obstore's own coroutines are left alone: one that ends shortly before the interpreter does can abort it.
     """
 

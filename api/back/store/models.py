@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from export.archive import ArchiveLimits, vet_archive
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +17,7 @@ from api.back.store.database import Database
 from api.back.store.records import LATEST, ModelRecord, StoredFile, VersionRecord, VersionState, now
 from api.back.store.tables import models, versions
 from api.errors import Conflict, InvalidInput, NotFound, TooLarge
+from export.archive import ArchiveLimits, vet_archive
 from export.errors import ArchiveError
 from runtime.contract import Manifest
 
@@ -81,7 +81,7 @@ class ModelStore:
         return found[0]
 
     def resolve(self, name: str, version: int | str) -> int:
-        """The number that `version` (a number, its text, an alias) stands for; it may not exist. Raises NotFound."""
+        """The number that `version` (number, text or alias) stands for; it may not exist. Raises NotFound."""
         if isinstance(version, int):
             return version
         if NUMBER.fullmatch(version):

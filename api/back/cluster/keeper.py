@@ -1,0 +1,182 @@
+"""Keeps one deployment loaded and answering. Only an inference tells the truth, so that is what it asks.
+
+                 probe answered                 probe failed, or the server is gone
+load and probe ------------------> watch -----------------------------------+
+     ^    |  model does not load: failed, wait, try again                    |
+     |    |  no answer in time: a new server, once                           |
+     +----+----------------------- unhealthy <------------------------------+
+                                   (its requests fail, its stub is killed)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import aclosing
+
+from api.back.cluster.live import LiveDeployment
+from api.back.cluster.messages import RETRY_SECONDS
+from api.back.cluster.metrics import engine_counters
+from api.back.cluster.repository import LiveRepository
+from api.back.cluster.server import ModelServer
+from api.back.cluster.supervisor import Supervisor
+from api.back.settings import BackSettings
+from api.back.store.records import DeploymentState
+from api.errors import ApiError, DeadlineExceeded, Overloaded, ServerFault, Unavailable
+from runtime.contract import Kind, Operation
+
+LOAD_SECONDS = 120.0  # for the first load, of a large model on a slow disk
+MIN_RELOAD_SECONDS = 5.0
+LIVE_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 60.0
+STABLE_SECONDS = 60.0  # a deployment that was well for as long owes nothing to its last death
+QUICK_RELOADS = 3  # deaths in a row that are healed without delay
+WORK_SECONDS = 0.5  # in which an engine at work takes a step
+
+logger = logging.getLogger(__name__)
+
+
+class Unresponsive(Exception):
+    """The server, or the model in it, gives no answer: only a new process helps."""
+
+
+class Keeper:
+    def __init__(
+        self,
+        live: LiveDeployment,
+        supervisor: Supervisor,
+        repository: LiveRepository,
+        settings: BackSettings,
+        loading: asyncio.Lock,
+    ) -> None:
+        self._live = live
+        self._supervisor = supervisor
+        self._repository = repository
+        self._settings = settings
+        self._loading = loading  # of the model's name: Triton loads all its versions in one call
+        self._load_seconds = LOAD_SECONDS
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            await self._run()
+        except Exception:
+            logger.exception("%s is kept no longer", self._live.name)
+            self._live.become(DeploymentState.FAILED, "a defect ended its supervision; the log says which")
+
+    async def _run(self) -> None:
+        live, refusals, deaths = self._live, 0, 0
+        while True:
+            server = await self._supervisor.running()
+            try:
+                await self._bring_up(server)
+            except (ApiError, Unresponsive) as error:
+                if not server.gone.is_set():
+                    refusals += 1
+                    await self._refused(server, error, refusals)
+                continue
+            live.become(DeploymentState.READY)
+            refusals, began = 0, time.monotonic()
+            reason = await self._watch(server)
+            logger.warning("%s is unhealthy: %s", live.name, reason)
+            live.become(DeploymentState.UNHEALTHY, reason)
+            server.abort(Unavailable(f"{live.name} died and is coming back", RETRY_SECONDS), live.held)
+            deaths = 0 if time.monotonic() - began > STABLE_SECONDS else deaths + 1
+            if deaths > QUICK_RELOADS:
+                await asyncio.sleep(_backoff(deaths - QUICK_RELOADS))
+
+    async def _refused(self, server: ModelServer, error: Exception, refusals: int) -> None:
+        """It does not load. Where it gave no answer at all a new server is tried, once: the others pay for it."""
+        if isinstance(error, Unresponsive) and refusals == 1:
+            await self._supervisor.restart(server, f"{self._live.name}: {error}")
+            return
+        logger.error("%s does not load: %s", self._live.name, error)
+        self._live.become(DeploymentState.FAILED, str(error))
+        await asyncio.sleep(_backoff(refusals))
+
+    async def _bring_up(self, server: ModelServer) -> None:
+        """Load and probe. Raises Unresponsive, or ServerFault with the reason why it does not load."""
+        live, began = self._live, time.monotonic()
+        refused: ApiError | None = None
+        async with self._loading:
+            if live.held in server.loaded:
+                if not await server.live(LIVE_SECONDS):
+                    raise Unresponsive("Triton does not answer")
+                if self._supervisor.process is not None:
+                    await asyncio.to_thread(self._supervisor.process.end_stub, *live.held)
+                await asyncio.to_thread(self._repository.touch, *live.held)
+            server.loaded.add(live.held)
+            try:
+                await server.load(live.record.model, self._load_seconds)
+            except DeadlineExceeded:
+                raise Unresponsive(f"it did not load within {self._load_seconds:g} s") from None
+            except ServerFault as error:
+                refused = error  # perhaps it means another version of this model: the probe tells
+        try:
+            await asyncio.wait_for(
+                self._probe(server), max(MIN_RELOAD_SECONDS, self._settings.probe_timeout_seconds)
+            )
+        except asyncio.TimeoutError:
+            raise Unresponsive("it loaded, and does not answer") from None
+        except ApiError as error:
+            raise refused or error from None
+        self._load_seconds = max(MIN_RELOAD_SECONDS, 2 * (time.monotonic() - began))
+
+    async def _watch(self, server: ModelServer) -> str:
+        """Return when the deployment, or its server, is not well, with the reason."""
+        live, allowed = self._live, self._settings.probe_timeout_seconds
+        while True:
+            live.suspect.clear()
+            await _first(live.suspect, server.gone, timeout=self._settings.probe_interval_seconds)
+            if server.gone.is_set():
+                return "its server is gone"
+            began = time.monotonic()
+            try:
+                await asyncio.wait_for(self._probe(server), allowed)
+            except (asyncio.TimeoutError, Overloaded):
+                if not live.good_since(began) and not await self._works():
+                    return f"no answer to a probe within {allowed:g} s"
+            except ApiError as error:
+                return error.detail
+
+    async def _works(self) -> bool:
+        """Whether the engine's own counters move: while it is full it answers no probe, yet it is well."""
+        port = self._supervisor.ports.metrics
+        before = await engine_counters(port, *self._live.held)
+        await asyncio.sleep(WORK_SECONDS)
+        after = await engine_counters(port, *self._live.held)
+        return any(after.get(name, value) > value for name, value in before.items())
+
+    async def _probe(self, server: ModelServer) -> None:
+        """The smallest real inference. Raises ApiError."""
+        live, prompt = self._live, self._live.probe
+        if live.target.kind is not Kind.LM:
+            await server.classify(live.held, prompt.text, prompt.text_pair)
+        else:
+            answer = server.generate(
+                live.held,
+                text=prompt.text,
+                parameters={"max_tokens": 1, "temperature": 0.0},
+                operation=Operation.GENERATE,
+                stream=False,
+            )
+            async with aclosing(answer):
+                async for _ in answer:
+                    pass
+        live.prove()
+
+
+def _backoff(times: int) -> float:
+    """Seconds before another try: 1, 2, 4 ..."""
+    return min(MAX_BACKOFF_SECONDS, 2.0 ** (times - 1))
+
+
+async def _first(*events: asyncio.Event, timeout: float) -> None:
+    """Wait for the first of several events, at most `timeout` seconds."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()

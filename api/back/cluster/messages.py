@@ -1,0 +1,119 @@
+"""Requests and answers of the KServe v2 protocol as Triton speaks it over gRPC, and what its errors mean.
+
+The generated messages are used as they are: they spare a trip through numpy for every token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2
+
+from api.back.cluster.records import HeadAnswer
+from api.errors import ApiError, DeadlineExceeded, Overloaded, ServerFault, Unavailable, from_fault
+from runtime.contract import Fault, HeadTensors, LmTensors, Operation
+
+RETRY_SECONDS = 2.0  # about what healing takes
+REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")  # Triton puts it before some texts
+# What Triton says where the model, or the process that runs it, is not there: it may be back soon.
+ABSENT = re.compile(
+    r"not healthy|Stub process|not at ready state|is not found|unknown model|unloading|shutting down"
+)
+MAX_ERROR = 500  # characters of a foreign error that are passed on
+
+
+def generate_request(
+    model: str, version: int, *, text: str, parameters: Mapping[str, Any], operation: Operation, stream: bool
+) -> Any:
+    """A request to a model of kind `lm`, which is not batched: each input has the shape [1]."""
+    request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
+    _add_text(request, LmTensors.TEXT_INPUT, text, [1])
+    _add_text(request, LmTensors.SAMPLING_PARAMETERS, json.dumps(parameters), [1])
+    _add_text(request, LmTensors.OPERATION, operation.value, [1])
+    request.inputs.add(name=LmTensors.STREAM, datatype="BOOL", shape=[1])
+    request.raw_input_contents.append(struct.pack("?", stream))
+    request.outputs.add(name=LmTensors.DETAILS)
+    return request
+
+
+def head_request(model: str, version: int, text: str, text_pair: str | None) -> Any:
+    """A request to a batched model: each input has the shape [1, 1]."""
+    request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
+    _add_text(request, HeadTensors.TEXT, text, [1, 1])
+    if text_pair is not None:
+        _add_text(request, HeadTensors.TEXT_PAIR, text_pair, [1, 1])
+    return request
+
+
+def read_details(response: Any) -> dict[str, Any] | None:
+    """The `details` of one streamed response; None where it is the empty one that ends a stream."""
+    content = _outputs(response).get(LmTensors.DETAILS)
+    if content is None:
+        return None
+    details: dict[str, Any] = json.loads(_texts(content)[0])
+    return details
+
+
+def read_head(response: Any) -> HeadAnswer:
+    outputs = _outputs(response)
+    scores = outputs[HeadTensors.SCORES]
+    slots = outputs.get(HeadTensors.SLOTS)
+    return HeadAnswer(
+        scores=list(struct.unpack(f"<{len(scores) // 4}f", scores)),
+        label=_texts(outputs[HeadTensors.LABEL])[0].decode(),
+        slots=None if slots is None else json.loads(_texts(slots)[0]),
+    )
+
+
+def read_error(text: str) -> ApiError:
+    """What an error's text means: a fault of the engine, or Triton's own words."""
+    text = REQUEST_ID.sub("", text)
+    fault = Fault.decode(text)
+    if fault is not None:
+        return from_fault(fault)
+    if ABSENT.search(text):
+        return Unavailable("the model is not running at the moment", RETRY_SECONDS)
+    return ServerFault(f"the model server failed: {text[:MAX_ERROR]}")
+
+
+def read_rpc_error(error: grpc.aio.AioRpcError) -> ApiError:
+    """What the failure of a whole call means."""
+    text = error.details() or ""
+    match error.code():
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded("the model server did not answer in time")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return Overloaded("the model server has no room", RETRY_SECONDS)
+    found = read_error(text)
+    if isinstance(found, ServerFault) and error.code() in (
+        grpc.StatusCode.UNAVAILABLE,  # the connection is gone
+        grpc.StatusCode.CANCELLED,
+    ):
+        return Unavailable("the connection to the model server was lost", RETRY_SECONDS)
+    return found
+
+
+def _add_text(request: Any, name: str, text: str, shape: list[int]) -> None:
+    request.inputs.add(name=name, datatype="BYTES", shape=shape)
+    content = text.encode()
+    request.raw_input_contents.append(struct.pack("<I", len(content)) + content)
+
+
+def _outputs(response: Any) -> dict[str, bytes]:
+    return dict(zip((output.name for output in response.outputs), response.raw_output_contents, strict=True))
+
+
+def _texts(content: bytes) -> list[bytes]:
+    """The elements of a BYTES tensor: each has its length in front, 4 bytes, little-endian."""
+    texts = []
+    position = 0
+    while position < len(content):
+        (size,) = struct.unpack_from("<I", content, position)
+        texts.append(content[position + 4 : position + 4 + size])
+        position += 4 + size
+    return texts

@@ -1,0 +1,33 @@
+"""How much memory there is, and how much a deployment takes. All in bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from runtime.contract import Kind, Manifest, Variant
+
+CGROUP = Path("/sys/fs/cgroup")
+PROCESS_BYTES = 150 * 1024**2  # a stub with ONNX Runtime loaded, measured without a model
+WEIGHT_FACTOR = 2  # ONNX Runtime holds the file and its rearranged copy for a moment
+CACHE_ELEMENT_BYTES = 4  # float32
+
+
+def available_memory() -> int:
+    """What this machine, or this container, still has."""
+    available = int(psutil.virtual_memory().available)
+    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        available = min(available, int(text) - int(used.read_text()))
+    return available
+
+
+def needed_memory(manifest: Manifest, variant: Variant, num_slots: int) -> int:
+    """What a deployment takes at most: process, weights, and for a language model the whole KV cache."""
+    need = PROCESS_BYTES + WEIGHT_FACTOR * manifest.variants[variant].size
+    if manifest.kind is Kind.LM:
+        shape = manifest.architecture
+        per_token = 2 * shape.num_layers * shape.num_heads * shape.head_size * CACHE_ELEMENT_BYTES
+        need += num_slots * shape.context_length * per_token
+    return need
