@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    add_completion=False,
 )
 
 SERVE, USE, MANAGE = "Serve and convert", "Use models", "Manage models and servers"
