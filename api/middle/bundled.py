@@ -20,7 +20,7 @@ from api.middle.service import Service
 LEDGER_FILE = "bundled.json"
 CALLER = "startup"
 
-log = logging.getLogger("lmaas.bundled")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

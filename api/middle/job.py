@@ -47,7 +47,7 @@ class Job:
     outcome: Outcome | None = None
     runner: asyncio.Task[BaseModel] | None = None
     abort_reason: ApiError | None = None
-    _waiters: set[asyncio.Future[None]] = field(default_factory=set)
+    _waiters: set[asyncio.Future[bool]] = field(default_factory=set)
 
     @property
     def id(self) -> str:
@@ -79,10 +79,14 @@ class Job:
             return None
         return max(1, int((self.deadline - time.monotonic()) * 1000))
 
-    async def after(self, position: int) -> list[Event]:
-        """Wait for events from `position` on; none: the outcome is there. Safe to cancel."""
+    async def after(self, position: int, seconds: float | None = None) -> list[Event]:
+        """Wait for events from `position` on; none: the outcome is there, or the time passed.
+
+        It may be cancelled without loss.
+        """
         while len(self.events) <= position and self.outcome is None:
-            await self._change()
+            if not await self._change(seconds):
+                break
         return self.events[position:]
 
     async def answer(self) -> BaseModel:
@@ -93,18 +97,27 @@ class Job:
             raise self.outcome.error or RuntimeError("an outcome without answer and error")
         return self.outcome.answer
 
-    async def _change(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
+    async def _change(self, seconds: float | None = None) -> bool:
+        """Wait for an event or the outcome; False where the seconds passed first."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters.add(waiter)
+        timer = loop.call_later(seconds, _resolve, waiter, False) if seconds is not None else None
         try:
-            await waiter
+            return await waiter
         finally:
             self._waiters.discard(waiter)
+            if timer is not None:
+                timer.cancel()
 
     def _wake(self) -> None:
         for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _resolve(waiter, True)
+
+
+def _resolve(waiter: asyncio.Future[bool], value: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(value)
 
 
 def seconds_since(moment: datetime) -> float:

@@ -25,7 +25,7 @@ RETRY_SECONDS = 2.0  # what callers are told to wait during the bring-up
 
 OpenBackend = Callable[[BackSettings], AbstractAsyncContextManager[Backend]]
 
-log = logging.getLogger("lmaas.startup")
+log = logging.getLogger(__name__)
 
 
 class Phase(str, Enum):

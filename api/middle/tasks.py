@@ -34,7 +34,7 @@ from api.middle.schemas.base import TaskParameters
 LONGEST_TEXT = 200  # characters of a text that a synchronous task's record keeps
 LONGEST_LIST = 8  # items likewise
 
-log = logging.getLogger("lmaas.tasks")
+log = logging.getLogger(__name__)
 
 
 class TaskManager:

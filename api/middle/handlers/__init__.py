@@ -20,3 +20,18 @@ MODEL_TASKS: tuple[type[ModelHandler[Any, Any]], ...] = (
     EmbedHandler,
 )
 TASK_TYPES: tuple[type[Handler[Any, Any]], ...] = (*MODEL_TASKS, ConvertHandler)
+
+__all__ = [
+    "MODEL_TASKS",
+    "TASK_TYPES",
+    "ClassifyHandler",
+    "ConvertHandler",
+    "EmbedHandler",
+    "GenerateHandler",
+    "Handler",
+    "InferHandler",
+    "ModelHandler",
+    "NextHandler",
+    "NluHandler",
+    "ScoreHandler",
+]

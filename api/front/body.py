@@ -1,0 +1,77 @@
+"""Reading what a request carries: JSON bodies within their limit, query parameters, the deadline header."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from api.errors import InvalidInput, TooLarge
+from api.front.calls import CallerLeft
+from api.front.json_body import MalformedJson, parse_json
+from api.front.problems import BadRequest, WrongMediaType
+from api.front.validation import shown
+from api.middle.schemas.base import TaskParameters
+
+DEADLINE_HEADER = "X-Deadline-Ms"
+
+
+async def read_json(request: Request, limit: int) -> Any:
+    """The parsed body. Raises WrongMediaType, TooLarge, BadRequest."""
+    _check_json(request)
+    try:
+        return parse_json(await _read(request, limit))
+    except MalformedJson as error:
+        raise BadRequest(str(error)) from None
+    except ClientDisconnect:
+        raise CallerLeft from None
+
+
+def _check_json(request: Request) -> None:
+    media_type, _, parameters = request.headers.get("content-type", "application/json").partition(";")
+    media_type = media_type.strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise WrongMediaType(f"Content-Type is {media_type!r}; this route reads application/json")
+    charset = parameters.lower().partition("charset=")[2].strip().strip('"')
+    if charset not in ("", "utf-8", "utf8"):
+        raise WrongMediaType(f"the charset is {charset!r}; JSON is UTF-8")
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise WrongMediaType(f"Content-Encoding is {encoding!r}; send the body as it is")
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"the body has {declared} bytes; at most {limit} are accepted")
+    chunks = []
+    size = 0
+    async for chunk in request.stream():  # chunked bodies declare no length
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"the body has more than {limit} bytes, the most that is accepted")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def read_query(request: Request) -> dict[str, Any]:
+    """Query parameters; one that is repeated becomes a list."""
+    query: dict[str, Any] = {}
+    for name, value in request.query_params.multi_items():
+        if name in query:
+            before = query[name]
+            query[name] = [*before, value] if isinstance(before, list) else [before, value]
+        else:
+            query[name] = value
+    return query
+
+
+def with_deadline(request: Request, parameters: TaskParameters) -> TaskParameters:
+    """The parameters with the nearer of their own deadline and the header's. Raises InvalidInput."""
+    given = request.headers.get(DEADLINE_HEADER)
+    if given is None:
+        return parameters
+    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= 86_400_000):
+        raise InvalidInput.of(DEADLINE_HEADER, f"must be 1 to 86400000 milliseconds, not {shown(given)}")
+    nearer = min(int(given), parameters.deadline_ms or int(given))
+    return parameters.model_copy(update={"deadline_ms": nearer})

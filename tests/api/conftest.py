@@ -1,0 +1,70 @@
+"""Fixtures of the façade's tests: an application over a back layer in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from api.app import create_app
+from api.config import Settings
+from api.middle.startup import Phase
+from tests.api.fakes import FakeBack
+
+
+@pytest.fixture
+def back() -> FakeBack:
+    return FakeBack.make()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, models=tmp_path / "none", drain_seconds=1)
+
+
+@pytest.fixture
+def app(settings: Settings, back: FakeBack) -> Starlette:
+    return create_app(settings, open_backend=back.open)
+
+
+@pytest.fixture
+def client(app: Starlette) -> Iterator[TestClient]:
+    """Over the running application; `/health/ready` has answered 200."""
+    with TestClient(app, raise_server_exceptions=True) as client:
+        assert client.portal is not None
+        client.portal.call(serving, app)
+        yield client
+
+
+async def serving(app: Starlette) -> None:
+    """Return when the bring-up is over."""
+    while app.state.appliance.phase is Phase.STARTING:
+        await anyio.lowlevel.checkpoint()
+    assert app.state.appliance.phase is Phase.SERVING, app.state.appliance.failure
+
+
+@asynccontextmanager
+async def running(app: Starlette) -> AsyncIterator[None]:
+    """The application's lifespan, for tests that speak ASGI themselves."""
+    async with app.router.lifespan_context(app):
+        await serving(app)
+        yield
+
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Run an async test to its end, at most 20 seconds."""
+
+    async def bounded(test: Callable[[], Awaitable[None]]) -> None:
+        with anyio.fail_after(20):
+            await test()
+
+    return lambda test: anyio.run(bounded, test)
