@@ -133,7 +133,7 @@ def _members(path: Path, limits: ArchiveLimits) -> Iterator[Iterator[_Member]]:
 class _Bounded(io.RawIOBase):
     """A decompressed stream that ends in an error beyond the limit, whatever tar headers declare."""
 
-    def __init__(self, stream: IO[bytes], limits: ArchiveLimits) -> None:
+    def __init__(self, stream: gzip.GzipFile, limits: ArchiveLimits) -> None:
         self._stream = stream
         # Each member may add a header, its padding and extended headers.
         self._left = limits.max_unpacked_bytes + (limits.max_members + 16) * 4096

@@ -16,7 +16,7 @@ from export.errors import ExportError
 def scratch_folder(path: Path) -> Iterator[Path]:
     """An empty folder at `path` that is gone after the block.
 
-    A lock, which the kernel frees with its process, tells the leftover of a killed run, which is removed, from
+    A lock, which the kernel frees with its process, tells the leftover of a killed run, which goes, from
     the folder of one under way, which is an ExportError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from export.archive import ARTIFACT_MARK, ArchiveLimits, unpack_archive
 from export.artifact import import_artifact
 from export.errors import ExportError
+from export.output import scratch_folder
 from export.pipeline import check_variants, export_checkpoint
 from export.progress import Progress
 from runtime.contract import Manifest, Variant

@@ -104,6 +104,11 @@ class GraphBuilder:
         tensors = []
         with data.open("wb") as file:
             for name, array in self._weights.items():
+                if (
+                    array.nbytes < _ALIGNMENT
+                ):   # among them shapes, from which others are inferred
+                    tensors.append(_describe(name, array, array.tobytes()))
+                    continue
                 file.seek(-file.tell() % _ALIGNMENT, 1)
                 tensor = _describe(name, array, None)
                 tensor.data_location = TensorProto.EXTERNAL

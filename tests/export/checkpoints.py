@@ -1,0 +1,162 @@
+"""Tiny random checkpoints of every kind, written by transformers, and sessions over their exports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2ForTokenClassification,
+    GPT2LMHeadModel,
+    GPT2Model,
+)
+
+from runtime.contract import LmGraph, Manifest, Variant
+
+VOCABULARY = 300
+CONTEXT = 96
+SENTENCES = ["the little cat sat on the mat and the dog ran home to its friend", "it rains a little today"]
+Ids = list[int]
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def tiny_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 10,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return tokenizer
+
+
+def tiny_config(**changes: Any) -> GPT2Config:
+    values: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "n_positions": CONTEXT,
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 2,
+    }
+    values |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "attn_implementation": "eager"}
+    return GPT2Config(**(values | changes))
+
+
+def randomize(model: Module, seed: int = 0) -> Module:
+    """Weights large enough that every part of the model shows in the answer; biases and norms included."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.08)
+    model.eval()
+    return model
+
+
+def save_tokenizer(folder: Path) -> None:
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+
+
+def save_lm(folder: Path, **changes: Any) -> GPT2LMHeadModel:
+    model = randomize(GPT2LMHeadModel(tiny_config(**changes)))
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return model
+
+
+def save_classifier(folder: Path, **changes: Any) -> GPT2ForSequenceClassification:
+    model = randomize(GPT2ForSequenceClassification(tiny_config(**({"num_labels": 3} | changes))))
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return model
+
+
+def save_tagger(folder: Path) -> GPT2ForTokenClassification:
+    model = randomize(GPT2ForTokenClassification(tiny_config(num_labels=5)))
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return model
+
+
+def save_nlu(folder: Path, *, echo: bool) -> None:
+    """The joint head is this project's own: a body, and two linear layers beside each other."""
+    folder.mkdir(parents=True)
+    config = tiny_config()
+    body = randomize(GPT2Model(config))
+    tensors = {f"transformer.{name}": value for name, value in body.state_dict().items()}
+    for head, labels in (("intent_head", 3), ("slot_head", 5)):
+        linear = randomize(torch.nn.Linear(64, labels), seed=labels)
+        tensors |= {f"{head}.{name}": value.clone() for name, value in linear.state_dict().items()}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+    written = config.to_dict() | {
+        "architectures": ["GPT2ForJointNlu"],
+        "id2label": {"0": "play", "1": "book", "2": "rate"},
+        "slot_labels": ["O", "B-artist", "I-artist", "B-place", "I-place"],
+        "nlu_echo": echo,
+    }
+    (folder / "config.json").write_text(json.dumps(written), "utf-8")
+    save_tokenizer(folder)
+
+
+class LmRunner:
+    """Drives an `lm` graph as the engine does: one cache of slots, bound by pointer as past and present."""
+
+    def __init__(self, artifact: Path, variant: Variant, slots: int = 16) -> None:
+        shape = Manifest.load(artifact).architecture
+        self.session = open_session(artifact / variant.value / "model.onnx")
+        self._row = (shape.num_heads, shape.context_length, shape.head_size)
+        self._cache: dict[tuple[str, str], onnxruntime.OrtValue] = {}
+        for layer in range(shape.num_layers):
+            for past, present in (
+                (LmGraph.past_key(layer), LmGraph.present_key(layer)),
+                (LmGraph.past_value(layer), LmGraph.present_value(layer)),
+            ):
+                # NaN where nothing was written: what reads beyond a row's tokens shows.
+                empty = np.full((slots, *self._row), np.nan, np.float32)
+                self._cache[past, present] = onnxruntime.OrtValue.ortvalue_from_numpy(empty)
+
+    def run(
+        self, rows: list[Ids], pasts: list[int], *, slot: int = 0, wanted: list[int] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Append `rows` to slots from `slot` on; logits and hidden of `wanted`, by default the last tokens."""
+        longest = max(map(len, rows))
+        ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
+        positions = np.array(pasts)[:, None] + np.arange(longest)
+        totals = np.array([past + len(row) for past, row in zip(pasts, rows, strict=True)])
+        if wanted is None:
+            wanted = [index * longest + len(row) - 1 for index, row in enumerate(rows)]
+        binding = self.session.io_binding()
+        binding.bind_cpu_input(LmGraph.INPUT_IDS, ids)
+        binding.bind_cpu_input(LmGraph.POSITION_IDS, np.minimum(positions, self._row[1] - 1).astype(np.int64))
+        binding.bind_cpu_input(LmGraph.SEQLENS_K, (totals - 1).astype(np.int32))
+        binding.bind_cpu_input(LmGraph.TOTAL_SEQUENCE_LENGTH, np.array(totals.max(), np.int32))
+        binding.bind_cpu_input(LmGraph.LOGIT_ROWS, np.array(wanted, np.int64))
+        binding.bind_output(LmGraph.LOGITS)
+        binding.bind_output(LmGraph.HIDDEN)
+        shape = [len(rows), *self._row]
+        for (past, present), buffer in self._cache.items():
+            pointer = buffer.data_ptr() + slot * int(np.prod(self._row)) * 4
+            binding.bind_input(past, "cpu", 0, np.float32, shape, pointer)
+            binding.bind_output(present, "cpu", 0, np.float32, shape, pointer)
+        self.session.run_with_iobinding(binding)
+        logits, hidden = (output.numpy() for output in binding.get_outputs()[:2])
+        return logits, hidden
+
+
+def open_session(graph: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

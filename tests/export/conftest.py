@@ -1,0 +1,53 @@
+"""Checkpoints and artifacts that several test files read; each is made once and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.pipeline import export_checkpoint
+from runtime.contract import Variant
+from tests.export import checkpoints
+
+# Threads that wait for each other on a busy machine are slower than one.
+torch.set_num_threads(1)
+VARIANTS = (Variant.FP32, Variant.INT8)
+_SAVE: dict[str, Callable[[Path], object]] = {
+    "lm": checkpoints.save_lm,
+    "classifier": checkpoints.save_classifier,
+    "tagger": checkpoints.save_tagger,
+    "nlu": lambda folder: checkpoints.save_nlu(folder, echo=True),
+}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny random checkpoint: lm, classifier, tagger or nlu."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("checkpoints") / name
+            _SAVE[name](made[name])
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def artifact(
+    checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """What export makes of `checkpoint`, both variants."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("artifacts") / name
+            export_checkpoint(checkpoint(name), made[name], name=name, variants=VARIANTS)
+        return made[name]
+
+    return make
