@@ -1,0 +1,91 @@
+"""What `lmaas up` does: look at the machine, serve, show the way there, and say when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import shlex
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from api.app import create_app
+from api.back.cluster.preflight import find_problems
+from api.config import Settings
+from api.logs import configure_logging
+from api.middle.bundled import Progress
+from api.server import Server
+
+if TYPE_CHECKING:
+    from api.back.store.records import DeploymentRecord
+    from api.middle.startup import Appliance
+
+CURL_BODY = '{"prompt": "Once upon a time", "max_tokens": 40}'
+
+
+def serve(settings: Settings) -> int:
+    """Serve until Ctrl-C; returns the exit status. What the machine lacks is said before anything starts."""
+    problems = [*find_problems(settings.back), *_port_problem(settings)]
+    if problems:
+        for problem in problems:
+            print(f"lmaas: {problem}", file=sys.stderr)
+        return 1
+    configure_logging(settings)
+    logging.getLogger("api.middle.startup").setLevel(logging.WARNING)  # the narrator tells these lines
+    narrator = Narrator(settings)
+    app = create_app(settings, on_progress=narrator.tell)
+    narrator.appliance = app.state.appliance
+    server = Server(app, settings)
+    try:
+        asyncio.run(server.serve())
+    except KeyboardInterrupt:  # uvicorn raises the signal again once it has ended everything
+        pass
+    if server.failure:
+        print(f"lmaas: {server.failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _port_problem(settings: Settings) -> list[str]:
+    """A line where the API's own address cannot be had."""
+    address = f"{settings.host}:{settings.port}"
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return [f"{address} is taken: end what listens there, or choose another port (lmaas up --port 8081)"]
+        return [f"cannot listen on {address} ({error.strerror or error}): choose another with --host and --port"]
+    return []
+
+
+class Narrator:
+    """Tells the bring-up line by line, and at its end where everything is."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.appliance: Appliance | None = None
+        self._settings = settings
+        self._begin = time.monotonic()
+
+    def tell(self, progress: Progress) -> None:
+        seconds = time.monotonic() - self._begin
+        if progress.stage != "failed":
+            print(f"  {seconds:5.1f} s  {progress.message}", flush=True)
+        if progress.stage == "ready" and self.appliance is not None:
+            print(self._banner(self.appliance.service.backend.cluster.deployments()), flush=True)
+
+    def _banner(self, deployments: list[DeploymentRecord]) -> str:
+        url = f"http://{self._settings.host}:{self._settings.port}"
+        models = "\n".join(
+            f"    {record.model:<16} version {record.version}, {record.variant.value}, {record.state.value}"
+            for record in deployments
+        )
+        curl = f"curl -s {url}/v1/generate -H 'content-type: application/json' -d {shlex.quote(CURL_BODY)}"
+        return (
+            f"\nLMaaS is ready.\n\n  API      {url}\n  docs     {url}/docs\n  metrics  {url}/metrics\n"
+            f"\n  models\n{models or '    none yet: lmaas models push NAME FOLDER --deploy'}\n\n  {curl}\n"
+        )
