@@ -153,11 +153,17 @@ class _Bounded(io.RawIOBase):
 
 
 class _Header(tarfile.TarInfo):
-    """A tar header; tarfile would read those that carry long names into memory whatever their size."""
+    """A tar header: damaged ones are refused, and those that tarfile would read into memory are bounded."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
-        header = super().frombuf(buf, encoding, errors)
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise  # the block of zeros that ends every archive
+            # tarfile takes a damaged header for the end too, and members would silently be missing.
+            raise _unsound(error) from None
         if header.type[0] in _TAR_HEADERS and header.size > _MAX_TAR_HEADER_BYTES:
             raise ArchiveError(f"archive: a tar header of {header.size} bytes", field="file")
         return header

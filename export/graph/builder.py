@@ -104,9 +104,7 @@ class GraphBuilder:
         tensors = []
         with data.open("wb") as file:
             for name, array in self._weights.items():
-                if (
-                    array.nbytes < _ALIGNMENT
-                ):   # among them shapes, from which others are inferred
+                if array.nbytes < _ALIGNMENT:  # among them shapes, from which others are inferred
                     tensors.append(_describe(name, array, array.tobytes()))
                     continue
                 file.seek(-file.tell() % _ALIGNMENT, 1)

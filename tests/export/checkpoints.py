@@ -130,7 +130,7 @@ class LmRunner:
     def run(
         self, rows: list[Ids], pasts: list[int], *, slot: int = 0, wanted: list[int] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Append `rows` to slots from `slot` on; logits and hidden of `wanted`, by default the last tokens."""
+        """Append `rows` to slots from `slot` on; logits and hidden of `wanted`, by default the last."""
         longest = max(map(len, rows))
         ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
         positions = np.array(pasts)[:, None] + np.arange(longest)

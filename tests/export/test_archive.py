@@ -1,0 +1,253 @@
+"""Archives from anywhere: what is unpacked, and what is refused with which words."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import pickle
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from export.archive import ArchiveLimits, pack_folder, unpack_archive, vet_archive
+from export.errors import ArchiveError
+
+LIMITS = ArchiveLimits(max_members=20, max_unpacked_bytes=100_000, max_depth=4)
+SOUND = {"m/config.json": b"{}", "m/model.safetensors": b"\x10" + bytes(99), "m/tokenizer.json": b"{}"}
+# As long as a safetensors header may be that begins with the bytes of a pickle.
+LOOKS_LIKE_PICKLE = struct.pack("<Q", 0x280) + b'{"a"' + bytes(700)
+
+
+def tar_of(files: dict[str, bytes], *extra: tarfile.TarInfo, mode: str = "w:gz") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for info in extra:
+            tar.addfile(info)
+    return buffer.getvalue()
+
+
+def zip_of(files: dict[str, bytes], *extra: zipfile.ZipInfo) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+        for info in extra:
+            archive.writestr(info, "config.json")
+    return buffer.getvalue()
+
+
+def special(name: str, kind: bytes, target: str = "config.json") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def zip_link(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = 0o120777 << 16
+    return info
+
+
+def zip_twice() -> bytes:
+    """Two members of one name; zipfile warns of them when it writes, so one is renamed afterwards."""
+    return zip_of({**SOUND, "m/a.json": b"1", "m/b.json": b"2"}).replace(b"m/b.json", b"m/a.json")
+
+
+def stored_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("config.json", "checked")
+    return buffer.getvalue()
+
+
+def encrypted_zip() -> bytes:
+    """The flag of encryption set in both headers of the first member."""
+    data = bytearray(zip_of(SOUND))
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(data)
+
+
+def lying_zip() -> bytes:
+    """A member of 200,000 bytes whose headers declare 10."""
+    data = zip_of({"config.json": bytes(200_000)})
+    return data.replace(struct.pack("<L", 200_000), struct.pack("<L", 10))
+
+
+def tar_with_huge_header() -> bytes:
+    info = special("x", tarfile.XHDTYPE)
+    info.size = 1 << 32
+    return info.tobuf()
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "not a sound"),
+    "text": (b"hello there" * 100, "not a sound"),
+    "only gzip": (gzip.compress(b"hello"), "not a sound"),
+    "gzip of zeros": (gzip.compress(bytes(5000)), "no checkpoint"),
+    "truncated gzip": (tar_of(SOUND)[:-40], "not a sound"),
+    "gzip with a wrong checksum": (tar_of(SOUND)[:-8] + bytes(8), "not a sound"),
+    "truncated tar": (tar_of(SOUND, mode="w")[:1100], "not a sound"),
+    "truncated zip": (zip_of(SOUND)[:-30], "not a sound"),
+    "zip with a wrong checksum": (stored_zip().replace(b"checked", b"chucked"), "not a sound"),
+    "encrypted zip": (encrypted_zip(), "encrypted"),
+    "no checkpoint": (tar_of({"readme.md": b"hi"}), "no checkpoint"),
+    "no checkpoint but a hidden one": (tar_of({"__MACOSX/config.json": b"{}"}), "no checkpoint"),
+    "two checkpoints": (
+        tar_of({**SOUND, "n/config.json": b"{}"}),
+        "2 checkpoints or artifacts, but one is needed: m, n",
+    ),
+    "checkpoint and artifact": (zip_of({**SOUND, "a/manifest.json": b"{}"}), "2 checkpoints"),
+    "parent path": (tar_of({"m/../../evil": b""}), "a path with .."),
+    "parent path in a zip": (zip_of({"../evil": b"x"}), "a path with .."),
+    "absolute path": (tar_of({"/etc/evil": b""}), "an absolute path"),
+    "absolute path in a zip": (zip_of({"/evil": b""}), "an absolute path"),
+    "drive letter": (tar_of({"C:evil": b""}), "an absolute path"),
+    "backslash": (tar_of({"m\\evil": b""}), "a bad name"),
+    "long name": (tar_of({"m/" + "x" * 600: b""}), "a bad name"),
+    "too deep": (tar_of({"a/b/c/d/e": b""}), "deeper than 4"),
+    "symbolic link": (tar_of(SOUND, special("m/link", tarfile.SYMTYPE)), "a link"),
+    "hard link": (tar_of(SOUND, special("m/link", tarfile.LNKTYPE)), "a link"),
+    "link in a zip": (zip_of(SOUND, zip_link("m/link")), "a link"),
+    "device": (tar_of(SOUND, special("m/null", tarfile.CHRTYPE)), "a device"),
+    "pipe": (tar_of(SOUND, special("m/pipe", tarfile.FIFOTYPE)), "a device"),
+    "name twice": (tar_of(SOUND, tarfile.TarInfo("m/config.json")), "there twice"),
+    "name twice, written differently": (tar_of({**SOUND, "./m//config.json": b"{}"}), "there twice"),
+    "name twice in a zip": (zip_twice(), "there twice"),
+    "below a file": (tar_of({**SOUND, "m/config.json/x": b""}), "below m/config.json, which is a file"),
+    "pickle by name": (tar_of({**SOUND, "m/pytorch_model.bin": b"x"}), "a pickle: only safetensors"),
+    "pickle by name in a zip": (zip_of({**SOUND, "m/optimizer.PT": b"x"}), "a pickle: only safetensors"),
+    "pickle by content": (tar_of({**SOUND, "m/notes.txt": pickle.dumps([1])}), "a pickle by its content"),
+    "torch file by content": (
+        tar_of({**SOUND, "m/notes.txt": zip_of({"a": b"b"})}),
+        "a pickle by its content",
+    ),
+    "too many members": (tar_of({f"m/{number}": b"" for number in range(21)}), "more than 20 members"),
+    "too many folders": (
+        tar_of(SOUND, *[special("m", tarfile.DIRTYPE) for _ in range(20)]),
+        "more than 20 members",
+    ),
+    "too many members in a zip": (
+        zip_of({f"m/{number}": b"" for number in range(21)}),
+        "more than 20 members",
+    ),
+    "too large": (tar_of({"m/config.json": bytes(60_000), "m/x": bytes(60_000)}), "limit of 100000 bytes"),
+    "bomb": (tar_of({"m/config.json": bytes(5_000_000)}), "limit of 100000 bytes"),
+    "zip bomb": (zip_of({"m/config.json": bytes(5_000_000)}), "limit of 100000 bytes"),
+    "zip that lies about sizes": (lying_zip(), "not a sound"),
+    "huge tar header": (tar_with_huge_header(), "a tar header of"),
+    "bomb after the end": (gzip.compress(tar_of(SOUND, mode="w") + bytes(5_000_000)), "limit of 100000"),
+}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Callable[[bytes], Path]:
+    def make(data: bytes) -> Path:
+        path = tmp_path / "upload"
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refuses(data: bytes, message: str, archive: Callable[[bytes], Path], tmp_path: Path) -> None:
+    path = archive(data)
+    into = tmp_path / "sub" / "into"
+    into.mkdir(parents=True)
+    for work in (lambda: vet_archive(path, LIMITS), lambda: unpack_archive(path, into, LIMITS)):
+        with pytest.raises(ArchiveError) as caught:
+            work()
+        assert message in caught.value.message
+        assert str(tmp_path) not in caught.value.message
+    assert [child.name for child in tmp_path.iterdir() if child.name not in ("upload", "sub")] == []
+    assert [child.name for child in (tmp_path / "sub").iterdir()] == ["into"]
+    assert not any(child.is_symlink() for child in into.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [tar_of(SOUND), tar_of(SOUND, mode="w"), zip_of(SOUND), tar_of(SOUND, special("m", tarfile.DIRTYPE))],
+    ids=["tar.gz", "tar", "zip", "folder after its files"],
+)
+def test_unpacks_by_content(data: bytes, archive: Callable[[bytes], Path], tmp_path: Path) -> None:
+    path = archive(data)
+    summary = vet_archive(path, LIMITS)
+    assert (summary.content, summary.root, summary.unpacked_bytes) == ("checkpoint", "m", 104)
+    into = tmp_path / "into"
+    into.mkdir()
+    root = unpack_archive(path, into, LIMITS)
+    assert root == into / "m"
+    assert {f"m/{child.name}": child.read_bytes() for child in root.iterdir()} == SOUND
+
+
+def test_root_may_be_the_archive_itself(archive: Callable[[bytes], Path], tmp_path: Path) -> None:
+    path = archive(tar_of({"./manifest.json": b"{}", "./fp32/model.onnx": b""}))
+    summary = vet_archive(path)
+    assert (summary.content, summary.root) == ("artifact", "")
+    assert unpack_archive(path, tmp_path) == tmp_path
+    assert (tmp_path / "fp32" / "model.onnx").read_bytes() == b""
+
+
+def test_safetensors_that_begin_like_a_pickle_pass(archive: Callable[[bytes], Path]) -> None:
+    files = {**SOUND, "m/model.safetensors": LOOKS_LIKE_PICKLE}
+    assert vet_archive(archive(tar_of(files)), LIMITS).members == 3
+
+
+def test_packing_is_deterministic_and_comes_back(tmp_path: Path) -> None:
+    for name, data in SOUND.items():
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(data)
+    pack_folder(tmp_path / "folder", tmp_path / "one.tar.gz")
+    (tmp_path / "folder" / "m" / "config.json").touch()
+    pack_folder(tmp_path / "folder", tmp_path / "another-name.tar.gz")
+    assert (tmp_path / "one.tar.gz").read_bytes() == (tmp_path / "another-name.tar.gz").read_bytes()
+    (tmp_path / "into").mkdir()
+    root = unpack_archive(tmp_path / "one.tar.gz", tmp_path / "into")
+    assert {f"m/{child.name}": child.read_bytes() for child in root.iterdir()} == SOUND
+
+
+_bounded = settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+_bases = st.sampled_from([tar_of(SOUND, mode="w"), tar_of(SOUND), zip_of(SOUND)])
+
+
+@_bounded
+@given(
+    base=_bases,
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
+    keep=st.floats(0.2, 1),
+)
+def test_any_damage_is_read_or_refused(
+    base: bytes, edits: list[tuple[float, int]], keep: float, tmp_path: Path
+) -> None:
+    data = bytearray(base)
+    for place, value in edits:
+        data[int(place * (len(data) - 1))] = value
+    path = tmp_path / "upload"
+    path.write_bytes(data[: int(len(data) * keep) + 1] if keep < 0.9 else data)
+    with contextlib.suppress(ArchiveError):
+        vet_archive(path, LIMITS)
+
+
+@_bounded
+@given(
+    data=st.binary(max_size=600), start=st.sampled_from([b"", b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b\x08"])
+)
+def test_any_bytes_are_read_or_refused(data: bytes, start: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(start + data)
+    with pytest.raises(ArchiveError):
+        vet_archive(path, LIMITS)

@@ -1,0 +1,211 @@
+"""A whole export: what lies in the output, that it repeats, and that nobody ever sees half of one."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.archive import pack_folder
+from export.errors import CheckpointError, ExportError
+from export.output import new_folder
+from export.pipeline import export_checkpoint
+from export.progress import Progress
+from runtime.contract import Kind, Manifest, Variant
+from tests import oracle
+from tests.export.checkpoints import open_session, save_lm, tiny_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+VARIANTS = (Variant.FP32, Variant.INT8)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "export", *map(str, arguments), "--name", "tiny", "--json-progress"]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_manifest_tells_what_is_there(artifact: Callable[[str], Path]) -> None:
+    folder = artifact("lm")
+    manifest = Manifest.load(folder)
+    assert manifest.kind is Kind.LM
+    assert manifest.architecture.context_length == 96
+    assert manifest.architecture.head_size == 32
+    listed = [manifest.tokenizer, *(file for entry in manifest.variants.values() for file in entry.files)]
+    found = files(folder)
+    assert set(found) == {file.path for file in listed} | {"manifest.json"}
+    for file in listed:
+        assert file.size == len(found[file.path])
+        assert file.sha256 == hashlib.sha256(found[file.path]).hexdigest()
+
+
+def test_golden_prompts_are_greedy(
+    checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]
+) -> None:
+    weights, config = oracle.load(checkpoint("lm"))
+    golden = Manifest.load(artifact("lm")).golden
+    assert len(golden) == 4
+    for prompt in golden:
+        ids = tiny_tokenizer().encode(prompt.text).ids
+        assert list(prompt.token_ids) == oracle.greedy(weights, config, ids, 8)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "nlu"])
+def test_golden_scores(kind: str, checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]) -> None:
+    weights, config = oracle.load(checkpoint(kind))
+    golden = Manifest.load(artifact(kind)).golden
+    assert len(golden) == 4
+    for prompt in golden:
+        ids = tiny_tokenizer().encode(prompt.text).ids
+        if kind == "nlu":
+            expected = oracle.nlu_logits(weights, config, [*ids, 0, *ids])[0]
+        else:
+            expected = oracle.classifier_logits(weights, config, ids)
+        assert np.abs(np.array(prompt.scores) - expected).max() <= 2e-4
+
+
+def test_exporting_twice_gives_the_same_bytes(
+    checkpoint: Callable[[str], Path], artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    export_checkpoint(checkpoint("lm"), tmp_path / "again", name="lm", variants=VARIANTS)
+    assert files(tmp_path / "again") == files(artifact("lm"))
+
+
+def test_progress_counts_to_the_end(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    export_checkpoint(
+        checkpoint("classifier"), tmp_path / "out", name="x", variants=VARIANTS, progress=seen.append
+    )
+    assert [progress.done for progress in seen] == list(range(seen[-1].total + 1))
+    assert [progress.stage for progress in seen][:3] == ["read", "build fp32", "build int8"]
+
+
+def test_an_existing_output_is_kept_unless_told(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_checkpoint(checkpoint("lm"), out, name="a", variants=[Variant.FP32])
+    export_checkpoint(checkpoint("lm"), out, name="a", variants=[Variant.FP32])  # identical
+    before = files(out)
+    with pytest.raises(ExportError, match="exists already and differs") as caught:
+        export_checkpoint(checkpoint("lm"), out, name="b", variants=[Variant.FP32])
+    assert caught.value.field == "output"
+    assert files(out) == before
+    export_checkpoint(checkpoint("lm"), out, name="b", variants=[Variant.FP32], overwrite=True)
+    assert Manifest.load(out).name == "b"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("variants", [[], [Variant.FP32, Variant.FP32], [Variant.FP16]])
+def test_refuses_variants(variants: list[Variant], checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(ExportError) as caught:
+        export_checkpoint(checkpoint("lm"), tmp_path / "out", name="x", variants=variants)
+    assert caught.value.field == "variants"
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    model = save_lm(tmp_path / "checkpoint")
+    model.transformer.h[1].mlp.c_fc.weight.data[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match=r"h\.1\.mlp\.c_fc\.weight: holds NaN"):
+        export_checkpoint(tmp_path / "checkpoint", tmp_path / "out", name="x", variants=VARIANTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("stage", ["build int8", "golden", "finish"])
+def test_a_killed_run_leaves_no_output_and_the_next_one_cleans_up(
+    stage: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from export.pipeline import export_checkpoint;"
+        "from runtime.contract import Variant;"
+        "die = lambda progress: progress.stage == sys.argv[3] and os.kill(os.getpid(), signal.SIGKILL);"
+        "variants = [Variant.FP32, Variant.INT8];"
+        "export_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), name='x', variants=variants, progress=die)"
+    )
+    out = tmp_path / "out"
+    line = [sys.executable, "-c", script, str(checkpoint("lm")), str(out), stage]
+    assert subprocess.run(line, cwd=ROOT, timeout=60, check=False).returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.new", ".out.new.lock"]
+    export_checkpoint(checkpoint("lm"), out, name="x", variants=[Variant.FP32])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_run_killed_between_the_renames_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".out.old").mkdir()
+    (tmp_path / ".out.old" / "file").write_text("old", "utf-8")
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "out", overwrite=True):
+        raise RuntimeError
+    assert files(tmp_path / "out") == {"file": b"old"}
+
+
+def test_two_runs_do_not_share_an_output(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    with (tmp_path / ".out.new.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ExportError, match="another export is writing it"):
+            export_checkpoint(checkpoint("lm"), tmp_path / "out", name="x", variants=VARIANTS)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "artifact"])
+def test_command_reads_archives_of_both(
+    kind: str, checkpoint: Callable[[str], Path], artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = checkpoint("lm") if kind == "checkpoint" else artifact("lm")
+    pack_folder(source, tmp_path / "upload.zip")  # by content, not by name
+    ended = command(tmp_path / "upload.zip", tmp_path / "out")
+    events = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert ended.returncode == 0, ended.stderr
+    assert events[-1] == {"event": "done"}
+    assert events[-2]["event"] == "progress"
+    assert events[-2]["done"] == events[-2]["total"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "upload.zip"]
+    graphs = {name: data for name, data in files(tmp_path / "out").items() if name != "manifest.json"}
+    assert graphs == {name: data for name, data in files(artifact("lm")).items() if name != "manifest.json"}
+
+
+def test_command_tells_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_text("no archive", "utf-8")
+    ended = command(tmp_path / "upload", tmp_path / "out")
+    assert ended.returncode == 2
+    (event,) = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert event["event"] == "error"
+    assert event["field"] == "file"
+    assert "not a sound .tar, .tar.gz or .zip" in event["message"]
+    assert ended.stderr == ""
+    assert os.listdir(tmp_path) == ["upload"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"), [(["--variants", "fp32,int3"], "variants"), (["--variants", ""], "variants")]
+)
+def test_command_refuses_arguments(arguments: list[str], field: str, tmp_path: Path) -> None:
+    ended = command(tmp_path, tmp_path / "out", *arguments)
+    assert ended.returncode == 2
+    assert json.loads(ended.stdout)["field"] == field
+
+
+def test_source_that_is_not_there(tmp_path: Path) -> None:
+    ended = command(tmp_path / "nothing", tmp_path / "out")
+    assert ended.returncode == 2
+    assert json.loads(ended.stdout)["message"] == "nothing: no such file or folder"
+
+
+def test_graphs_load_without_the_exporter(artifact: Callable[[str], Path]) -> None:
+    for variant in VARIANTS:
+        assert (
+            open_session(artifact("nlu") / variant.value / "model.onnx").get_outputs()[1].name
+            == "slot_logits"
+        )
