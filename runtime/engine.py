@@ -20,6 +20,7 @@ from queue import Empty, SimpleQueue
 from runtime.assembly import assembly_for
 from runtime.config import EngineConfig
 from runtime.contract import (
+    ENGINE_FILE,
     MANIFEST_FILE,
     TOKENIZER_FILE,
     Fault,
@@ -96,6 +97,12 @@ class Engine:
         if config.variant not in manifest.variants:
             known = ", ".join(item.value for item in manifest.variants)
             raise ModelError(f"{MANIFEST_FILE}: variant {config.variant.value} is not among {known}")
+        context_length = manifest.architecture.context_length
+        if config.max_queued_tokens < context_length:
+            raise ModelError(
+                f"{ENGINE_FILE}: max_queued_tokens: {config.max_queued_tokens} is less than one context of "
+                f"{context_length} tokens"
+            )
         session = LmSession(folder / manifest.variants[config.variant].graph.path, config.threads)
         tokenizer = Tokenizer(folder / TOKENIZER_FILE, manifest.architecture.eos_token_id)
         engine = cls(manifest, config, session, tokenizer)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.config import EngineConfig
+from runtime.contract import ENGINE_FILE, Variant
+from runtime.errors import ModelError
+
+
+def test_all_but_the_variant_has_a_default(tmp_path: Path) -> None:
+    (tmp_path / ENGINE_FILE).write_text('{"variant": "int8", "num_slots": 4}')
+    assert EngineConfig.load(tmp_path) == EngineConfig(Variant.INT8, num_slots=4)
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({"variant": "int8", "slots": 4}, "slots"),
+        ({"num_slots": 4}, "variant"),
+        ({"variant": "int9"}, "int9"),
+        ({"variant": ["int8"]}, "variant"),
+        ({"variant": "int8", "threads": 0}, "threads"),
+        ({"variant": "int8", "threads": "2"}, "threads"),
+        ({"variant": "int8", "threads": True}, "threads"),
+        ([], "object"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, data: Any, named: str) -> None:
+    (tmp_path / ENGINE_FILE).write_text(json.dumps(data))
+    with pytest.raises(ModelError, match=named):
+        EngineConfig.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "{", "\x00"])
+def test_an_unreadable_file_is_an_error_with_its_name(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / ENGINE_FILE).write_text(content)
+    with pytest.raises(ModelError, match=ENGINE_FILE):
+        EngineConfig.load(tmp_path)

@@ -1,0 +1,316 @@
+"""The engine with its threads, against oracles that share no code with it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.answers import Answer
+from runtime.contract import FaultCode, FinishReason, Operation
+from runtime.engine import Engine
+from runtime.errors import ModelError, RequestFault
+from tests import oracle
+from tests.runtime.conftest import OpenEngine
+from tests.runtime.engines import Collector, ask, submit, token_ids
+
+PROMPTS = [
+    "the cat",
+    "a",
+    "the little cat sat on the mat and the dog ran home",
+    "Zwölf Boxkämpfer — 日本語 🙂",
+    "it rains a little today, and the dog ran home to its friend; it rains, it rains",
+    "\n\n\t ",
+]
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def expected(lm_checkpoint: Path, engine: Engine) -> list[list[int]]:
+    weights, config = oracle.load(lm_checkpoint)
+    return [oracle.greedy(weights, config, engine.tokenizer.encode(text), 12) for text in PROMPTS]
+
+
+def test_greedy_is_the_oracles_alone(engine: Engine, expected: list[list[int]]) -> None:
+    assert [token_ids(engine, text, **GREEDY) for text in PROMPTS] == expected
+
+
+def test_greedy_is_the_same_in_a_batch(engine: Engine, expected: list[list[int]]) -> None:
+    sinks = [submit(engine, text, GREEDY, stream=bool(round_ % 2)) for round_ in range(4) for text in PROMPTS]
+    found = [
+        [token for answer in sink.wait().answers for token in answer.details()["choices"][0]["token_ids"]]
+        for sink in sinks
+    ]
+    assert found == expected * 4
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8])
+def test_greedy_is_the_same_in_chunks(open_engine: OpenEngine, expected: list[list[int]], chunk: int) -> None:
+    engine = open_engine(prefill_chunk=chunk, num_slots=3)
+    sinks = [submit(engine, text, GREEDY) for text in PROMPTS]
+    assert [sink.wait().generated.choices[0].token_ids for sink in sinks] == expected
+
+
+def test_int8_serves_and_does_not_depend_on_the_batch(open_engine: OpenEngine) -> None:
+    engine = open_engine(variant="int8")
+    alone = [token_ids(engine, text, **GREEDY) for text in PROMPTS]
+    sinks = [submit(engine, text, GREEDY) for text in PROMPTS]
+    assert [sink.wait().generated.choices[0].token_ids for sink in sinks] == alone
+
+
+def test_siblings_share_the_prompt_and_differ(engine: Engine) -> None:
+    before = engine.stats()
+    details = ask(engine, PROMPTS[2], n=4, seed=3, max_tokens=8)
+    assert [choice["index"] for choice in details["choices"]] == [0, 1, 2, 3]
+    assert len({tuple(choice["token_ids"]) for choice in details["choices"]}) == 4
+    prompt_tokens = details["usage"]["prompt_tokens"]
+    assert engine.stats().prompt_tokens - before.prompt_tokens <= prompt_tokens
+    assert details["usage"]["completion_tokens"] == sum(len(c["token_ids"]) for c in details["choices"])
+    again = ask(engine, PROMPTS[2], n=4, seed=3, max_tokens=8)
+    assert again["choices"] == details["choices"]
+
+
+def test_more_siblings_than_slots_all_finish(open_engine: OpenEngine) -> None:
+    details = ask(open_engine(num_slots=2), "the cat", n=5, max_tokens=4)
+    assert [choice["finish_reason"] is not None for choice in details["choices"]] == [True] * 5
+
+
+def test_a_stream_joined_is_the_whole_answer(engine: Engine) -> None:
+    parameters = {"n": 3, "seed": 5, "max_tokens": 30, "logprobs": 1, "echo": True}
+    whole = submit(engine, "the dog", parameters).wait()
+    streamed = submit(engine, "the dog", parameters, stream=True).wait()
+    for index in range(3):
+        assert streamed.text(index) == whole.text(index)
+    assert len(streamed.answers) > 1
+    assert [answer.details()["usage"] is None for answer in streamed.answers[:-1]] == [True] * (
+        len(streamed.answers) - 1
+    )
+    assert streamed.generated.usage == whole.generated.usage
+
+
+def test_echo_with_logprobs_scores_the_prompt(engine: Engine, lm_checkpoint: Path) -> None:
+    ids = engine.tokenizer.encode(PROMPTS[2])
+    details = ask(engine, PROMPTS[2], echo=True, logprobs=2, max_tokens=2, temperature=0)
+    choice = details["choices"][0]
+    assert choice["text"].startswith(PROMPTS[2])
+    assert [record["token_id"] for record in choice["logprobs"]] == ids + choice["token_ids"]
+    assert choice["logprobs"][0]["logprob"] is None
+    expected = oracle_logprobs(lm_checkpoint, ids + choice["token_ids"])
+    found = [record["logprob"] for record in choice["logprobs"][1:]]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    for record in choice["logprobs"][1:]:
+        assert [item["logprob"] for item in record["top"]] == sorted(
+            (item["logprob"] for item in record["top"]), reverse=True
+        )
+        assert len(record["top"]) == 2
+
+
+@pytest.mark.parametrize("logprobs", [None, 0])
+def test_an_echo_without_new_tokens(engine: Engine, logprobs: int | None) -> None:
+    details = ask(engine, "the cat sat", echo=True, max_tokens=0, logprobs=logprobs, n=2)
+    for choice in details["choices"]:
+        assert (choice["text"], choice["token_ids"], choice["finish_reason"]) == ("the cat sat", [], "length")
+        assert (choice["logprobs"] is None) is (logprobs is None)
+    assert details["usage"]["completion_tokens"] == 0
+
+
+def test_score_is_the_oracles(engine: Engine, lm_checkpoint: Path) -> None:
+    continuations = [" sat on the mat", " ran", " friend today"]
+    details = ask(engine, "the cat", Operation.SCORE, continuations=continuations)
+    prompt = engine.tokenizer.encode("the cat")
+    for text, score in zip(continuations, details["scores"], strict=True):
+        ids = engine.tokenizer.encode("the cat" + text)
+        expected = oracle_logprobs(lm_checkpoint, ids)[len(prompt) - 1 :]
+        assert [token["token_id"] for token in score["tokens"]] == ids[len(prompt) :]
+        np.testing.assert_allclose([token["logprob"] for token in score["tokens"]], expected, atol=1e-3)
+        assert score["logprob"] == pytest.approx(sum(expected), abs=1e-2)
+        assert score["num_bytes"] == len(text)
+
+
+def test_score_moves_spaces_and_begins_after_the_end_of_text(engine: Engine, lm_checkpoint: Path) -> None:
+    spaced = ask(engine, "the cat ", Operation.SCORE, continuations=["sat"])["scores"][0]
+    joined = ask(engine, "the cat", Operation.SCORE, continuations=[" sat"])["scores"][0]
+    assert spaced["logprob"] == pytest.approx(joined["logprob"])
+    empty = ask(engine, "", Operation.SCORE, continuations=["the cat"])["scores"][0]
+    ids = [engine.tokenizer.eos_token_id, *engine.tokenizer.encode("the cat")]
+    assert empty["logprob"] == pytest.approx(sum(oracle_logprobs(lm_checkpoint, ids)), abs=1e-2)
+
+
+def test_next_is_the_oracles(engine: Engine, lm_checkpoint: Path) -> None:
+    weights, config = oracle.load(lm_checkpoint)
+    logits = oracle.lm_logits(weights, config, engine.tokenizer.encode("the cat"))[-1]
+    candidates = ask(engine, "the cat", Operation.NEXT, top_k=5)["candidates"]
+    assert [item["token_id"] for item in candidates] == np.argsort(-logits)[:5].tolist()
+    probabilities = np.sort(np.exp(logits) / np.exp(logits).sum())[::-1][:5]
+    np.testing.assert_allclose([item["probability"] for item in candidates], probabilities, rtol=1e-3)
+    assert math.exp(candidates[0]["logprob"]) == pytest.approx(candidates[0]["probability"])
+
+
+@pytest.mark.parametrize("text", ["a", PROMPTS[4]])
+def test_embed_is_the_mean_of_the_hidden_states(
+    open_engine: OpenEngine, lm_checkpoint: Path, text: str
+) -> None:
+    weights, config = oracle.load(lm_checkpoint)
+    engine = open_engine(prefill_chunk=5)
+    mean = oracle.hidden_states(weights, config, engine.tokenizer.encode(text)).mean(axis=0)
+    found = ask(engine, text, Operation.EMBED)["embedding"]
+    np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-4)
+
+
+def test_a_stop_string_ends_the_text_before_it(engine: Engine) -> None:
+    whole = submit(engine, "the cat", GREEDY).wait().text()
+    stop = whole[3:5]
+    for stream in (False, True):
+        sink = submit(engine, "the cat", {**GREEDY, "max_tokens": 40, "stop": stop}, stream=stream).wait()
+        assert sink.text() == whole[: whole.index(stop)]
+        assert sink.generated.choices[-1].finish_reason is FinishReason.STOP
+
+
+def test_without_max_tokens_the_room_in_the_context_is_the_limit(engine: Engine) -> None:
+    prompt = "a" * 90
+    assert len(engine.tokenizer.encode(prompt)) == 90
+    details = ask(engine, prompt, ignore_eos=True)
+    assert details["usage"] == {"prompt_tokens": 90, "completion_tokens": 6}
+    assert details["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters", "field", "said"),
+    [
+        ("", {}, "text_input", "empty"),
+        ("a" * 97, {}, "text_input", "97 tokens, but the context holds 96"),
+        ("a" * 96, {}, "text_input", "96 tokens fill the context of 96"),
+        ("a" * 90, {"max_tokens": 7}, "max_tokens", "90 prompt tokens + 7 = 97, but the context holds 96"),
+        ("a" * 1_000_000, {}, "text_input", "1000000 characters"),
+        ("\ud800", {}, "text_input", "surrogate"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_its_numbers(
+    engine: Engine, text: str, parameters: dict[str, Any], field: str, said: str
+) -> None:
+    with pytest.raises(RequestFault, match=said.replace("+", r"\+")) as raised:
+        submit(engine, text, parameters)
+    assert (raised.value.fault.code, raised.value.fault.field) == (FaultCode.INVALID_ARGUMENT, field)
+
+
+def test_a_score_beyond_the_context_is_refused(engine: Engine) -> None:
+    with pytest.raises(RequestFault, match="number 1 and the prompt have 98 tokens"):
+        ask(engine, "a" * 50, Operation.SCORE, continuations=["a", "a" * 48])
+
+
+def test_a_full_queue_refuses_and_recovers(open_engine: OpenEngine) -> None:
+    engine = open_engine(num_slots=1, max_queued=2)
+    long: dict[str, Any] = {"max_tokens": 90, "ignore_eos": True}
+    sinks: list[Collector] = []
+    with pytest.raises(RequestFault) as raised:
+        sinks.extend(submit(engine, "a", long) for _ in range(100))
+    assert raised.value.fault.code is FaultCode.QUEUE_FULL
+    assert len(sinks) >= 2
+    for sink in sinks:
+        assert sink.wait().fault is None
+    assert ask(engine, "a", max_tokens=1)["usage"]["completion_tokens"] == 1
+
+
+def test_the_queue_is_bounded_by_tokens_too(open_engine: OpenEngine) -> None:
+    with pytest.raises(ModelError, match="max_queued_tokens: 95"):
+        open_engine(max_queued_tokens=95)
+    engine = open_engine(num_slots=1, max_queued_tokens=96)
+    with pytest.raises(RequestFault, match="100 tokens in all its sequences, but at most 96 may wait"):
+        submit(engine, "a" * 50, {"max_tokens": 1, "n": 2})
+    with pytest.raises(RequestFault) as raised:
+        all(submit(engine, "a" * 40, {"max_tokens": 50, "ignore_eos": True}) for _ in range(100))
+    assert raised.value.fault.code is FaultCode.QUEUE_FULL
+
+
+def test_a_deadline_fails_running_and_waiting_requests(open_engine: OpenEngine) -> None:
+    engine = open_engine(num_slots=1)
+    late = [submit(engine, "a", {"max_tokens": 95, "ignore_eos": True, "deadline_ms": 5}) for _ in range(3)]
+    faults = [sink.wait().fault for sink in late[1:]]
+    assert [fault and fault.code for fault in faults] == [FaultCode.DEADLINE_EXCEEDED] * 2
+    assert ask(engine, "a", max_tokens=3, deadline_ms=20_000)["usage"]["completion_tokens"] == 3
+
+
+def test_abort_ends_a_request_and_leaves_the_others(open_engine: OpenEngine) -> None:
+    engine = open_engine(num_slots=2)
+
+    def abort_first(answer: Answer) -> None:
+        engine.abort("first")
+
+    first = Collector(abort_first)
+    long: dict[str, Any] = {"max_tokens": 90, "ignore_eos": True}
+    submit(engine, "a", long, stream=True, request_id="first", sink=first)
+    waiting = [submit(engine, "the cat", long, request_id=f"w{number}") for number in range(3)]
+    engine.abort("w2")
+    engine.abort("never heard of")
+    fault = first.wait().fault
+    assert fault is not None
+    assert fault.code is FaultCode.CANCELLED
+    assert waiting[2].wait().fault is not None
+    assert [sink.wait().fault for sink in waiting[:2]] == [None, None]
+    assert engine.stats().finished[FinishReason.CANCELLED] == 2
+
+
+def test_an_id_under_way_is_refused(open_engine: OpenEngine) -> None:
+    engine = open_engine(num_slots=1)
+    sink = submit(engine, "a", {"max_tokens": 90, "ignore_eos": True}, request_id="twice")
+    with pytest.raises(RequestFault, match="under way"):
+        submit(engine, "a", request_id="twice")
+    sink.wait()
+
+
+def test_a_broken_sink_harms_nobody_else(open_engine: OpenEngine, caplog: pytest.LogCaptureFixture) -> None:
+    engine = open_engine()
+
+    def burst(answer: Answer) -> None:
+        raise OSError("the client is gone")
+
+    broken = Collector(burst)
+    submit(engine, "a", {"max_tokens": 90, "ignore_eos": True}, stream=True, sink=broken)
+    assert ask(engine, "the cat", max_tokens=5)["usage"]["completion_tokens"] == 5
+    broken.wait()
+    assert engine.drain(30)
+    assert "could not be answered" in caplog.text
+
+
+def test_drain_waits_and_then_refuses(open_engine: OpenEngine) -> None:
+    engine = open_engine()
+    sinks = [submit(engine, "a", {"max_tokens": 50, "ignore_eos": True}) for _ in range(4)]
+    assert engine.drain(30)
+    assert [sink.ends for sink in sinks] == [1] * 4
+    with pytest.raises(RequestFault) as raised:
+        submit(engine, "a")
+    assert raised.value.fault.code is FaultCode.UNAVAILABLE
+
+
+def test_close_fails_what_is_under_way(open_engine: OpenEngine) -> None:
+    engine = open_engine(num_slots=1)
+    sinks = [submit(engine, "a", {"max_tokens": 95, "ignore_eos": True}) for _ in range(20)]
+    engine.close()
+    assert [sink.ends for sink in sinks] == [1] * 20
+    last = sinks[-1].fault
+    assert last is not None
+    assert last.code is FaultCode.UNAVAILABLE
+
+
+def test_the_figures_add_up(open_engine: OpenEngine) -> None:
+    engine = open_engine(num_slots=4)
+    before = engine.stats()
+    for _ in range(3):
+        ask(engine, "the cat", max_tokens=7, ignore_eos=True)
+    assert engine.drain(30)
+    after = engine.stats()
+    assert after.generated_tokens - before.generated_tokens == 21
+    assert after.finished[FinishReason.LENGTH] - before.finished[FinishReason.LENGTH] == 3
+    assert (after.running, after.waiting, after.kv_tokens_used) == (0, 0, 0)
+    assert after.decode_seconds > before.decode_seconds
+
+
+def oracle_logprobs(checkpoint: Path, ids: list[int]) -> list[float]:
+    """Of each token but the first, given those before it."""
+    weights, config = oracle.load(checkpoint)
+    logits = oracle.lm_logits(weights, config, ids)
+    logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return [float(logprobs[place, token]) for place, token in enumerate(ids[1:])]

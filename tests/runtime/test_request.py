@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runtime.contract import Operation
+from runtime.errors import RequestFault
+from runtime.request import parse_request
+
+
+@pytest.mark.parametrize(
+    ("operation", "data", "field"),
+    [
+        (Operation.GENERATE, {"max_tokens": -1}, "max_tokens"),
+        (Operation.GENERATE, {"continuations": ["a"]}, "continuations"),
+        (Operation.SCORE, {}, "continuations"),
+        (Operation.SCORE, {"continuations": []}, "continuations"),
+        (Operation.SCORE, {"continuations": "a"}, "continuations"),
+        (Operation.SCORE, {"continuations": ["a", 1]}, "continuations"),
+        (Operation.SCORE, {"continuations": ["a", ""]}, "continuations"),
+        (Operation.SCORE, {"continuations": ["a"], "temperature": 1}, "sampling_parameters"),
+        (Operation.NEXT, {"top_k": 0}, "top_k"),
+        (Operation.NEXT, {"top_k": 1001}, "top_k"),
+        (Operation.NEXT, {"top_k": "many"}, "top_k"),
+        (Operation.EMBED, {"deadline_ms": 0}, "deadline_ms"),
+    ],
+)
+def test_the_field_at_fault_is_named(operation: Operation, data: dict[str, Any], field: str) -> None:
+    with pytest.raises(RequestFault) as raised:
+        parse_request("1", "text", operation, data, stream=False)
+    assert raised.value.fault.field == field
+
+
+def test_only_generation_streams() -> None:
+    with pytest.raises(RequestFault, match="stream"):
+        parse_request("1", "text", Operation.EMBED, {}, stream=True)
+
+
+def test_numbers_may_come_as_text() -> None:
+    assert parse_request("1", "text", Operation.NEXT, {"top_k": "3"}, stream=False).num_candidates == 3
+
+
+def test_the_deadline_counts_from_arrival() -> None:
+    request = parse_request("1", "text", Operation.GENERATE, {"deadline_ms": 1500}, stream=False)
+    assert request.deadline == request.arrived + 1.5

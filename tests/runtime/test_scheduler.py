@@ -1,0 +1,188 @@
+"""Scheduler and KV cache together, over random histories and without a graph.
+
+The test plays the graph: a run writes into row p of a slot a number that stands for all tokens up to p.
+Whatever is copied, moved or taken over, the rows of a sequence must stand for its own tokens.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.contract import FinishReason, Operation
+from runtime.errors import IntegrityError
+from runtime.kv_cache import CacheLayout, KvCache
+from runtime.live import LiveRequest
+from runtime.request import Request
+from runtime.scheduler import Decode, Prefill, Scheduler
+from runtime.sequence import Sequence, SequenceState
+from tests.runtime.engines import Collector
+
+CONTEXT = 24
+CHUNK = 4
+LAYOUT = CacheLayout(num_layers=1, num_heads=1, head_size=1, dtype=np.dtype(np.float32))
+
+
+def mark(tokens: list[int]) -> float:
+    return float(zlib.crc32(bytes(tokens)) % 65521)
+
+
+@dataclass
+class Played:
+    """A scheduler and what happened to its sequences."""
+
+    num_slots: int
+    added: list[Sequence] = field(default_factory=list)
+    ends: list[Sequence] = field(default_factory=list)
+    prompt_tokens_since_decode: int = 0
+
+    def __post_init__(self) -> None:
+        self.cache = KvCache(LAYOUT, self.num_slots, CONTEXT)
+        self.scheduler = Scheduler(self.cache, CHUNK)
+
+    def add(self, tokens: list[int], new_tokens: int, operation: Operation = Operation.GENERATE) -> None:
+        live = LiveRequest(Request("1", "text"), Collector(), tokens)
+        wanted = 0 if operation is Operation.EMBED else len(tokens) - 1
+        sequence = Sequence(live, 0, operation, list(tokens), first_wanted=wanted, max_new_tokens=new_tokens)
+        self.added.append(sequence)
+        self.scheduler.add([sequence])
+
+    def remove(self, sequence: Sequence, reason: FinishReason) -> None:
+        self.scheduler.remove(sequence, reason)
+        self.ends.append(sequence)
+
+    def step(self) -> bool:
+        batch = self.scheduler.schedule()
+        if isinstance(batch, Prefill):
+            self._prefill(batch)
+        elif isinstance(batch, Decode):
+            self._decode(batch)
+        self.check()
+        return batch is not None
+
+    def _prefill(self, batch: Prefill) -> None:
+        sequence = batch.sequence
+        assert 1 <= batch.count <= CHUNK
+        if self.cache.has_decoding:
+            self.prompt_tokens_since_decode += batch.count
+            assert self.prompt_tokens_since_decode <= CHUNK, "running sequences stall for more than a chunk"
+        for _ in range(batch.count):
+            self._write(sequence)
+            sequence.computed += 1
+        if sequence.computed == sequence.end:
+            self._advance(sequence)
+
+    def _decode(self, batch: Decode) -> None:
+        self.prompt_tokens_since_decode = 0
+        assert [sequence.slot for sequence in batch.rows] == list(range(len(batch.rows)))
+        for sequence in batch.rows:
+            self._write(sequence)
+        for sequence in batch.sequences:
+            sequence.computed += 1
+            self._advance(sequence)
+
+    def _write(self, sequence: Sequence) -> None:
+        row = sequence.computed
+        self.cache.buffers[:, sequence.slot, :, row] = mark(sequence.tokens[: row + 1])
+
+    def _advance(self, sequence: Sequence) -> None:
+        if sequence.operation is Operation.GENERATE:
+            sequence.tokens.append(len(sequence.tokens) % 3)
+        if sequence.operation is not Operation.GENERATE or sequence.ending(eos_token_id=99):
+            self.remove(sequence, FinishReason.LENGTH)
+
+    def check(self) -> None:
+        self.scheduler.check_integrity()
+        for sequence in self.added:
+            if sequence.state is SequenceState.RUNNING:
+                rows = self.cache.buffers[0, sequence.slot, 0, : sequence.computed, 0]
+                expected = [mark(sequence.tokens[: row + 1]) for row in range(sequence.computed)]
+                assert rows.tolist() == expected
+
+
+prompts = st.lists(st.integers(0, 1), min_size=1, max_size=14)
+actions = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("add"),
+            prompts,
+            st.integers(1, 10),
+            st.sampled_from([Operation.GENERATE, Operation.GENERATE, Operation.NEXT, Operation.EMBED]),
+        ),
+        st.tuples(st.just("abort"), st.integers(0, 30)),
+        st.tuples(st.just("step")),
+        st.tuples(st.just("step")),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(num_slots=st.integers(1, 4), history=actions)
+def test_any_history_keeps_rows_slots_and_outcomes(num_slots: int, history: list[tuple[object, ...]]) -> None:
+    played = Played(num_slots)
+    for action in history:
+        match action:
+            case ("add", list() as tokens, int() as new_tokens, Operation() as operation):
+                played.add(tokens, new_tokens, operation)
+            case ("abort", int() as number) if played.added:
+                sequence = played.added[number % len(played.added)]
+                if sequence.state is not SequenceState.FINISHED:
+                    played.remove(sequence, FinishReason.CANCELLED)
+            case _:
+                played.step()
+        played.check()
+    while played.step():
+        pass
+    assert sorted(map(id, played.ends)) == sorted(map(id, played.added))
+    assert not played.scheduler.has_work
+    assert played.cache.num_tokens == 0
+
+
+def test_a_prompt_that_begins_like_one_in_the_cache_is_run_from_where_they_part() -> None:
+    played = Played(num_slots=2)
+    played.add([0, 1, 0, 1, 0, 1], 3)
+    while played.step():
+        pass
+    played.add([0, 1, 0, 1, 1, 1], 3)
+    played.scheduler.schedule()
+    assert played.added[1].computed == 4
+    assert played.cache.reused_tokens == 4
+
+
+def test_the_same_prompt_twice_needs_no_prefill() -> None:
+    played = Played(num_slots=2)
+    for _ in range(2):
+        played.add([0, 1, 0, 1], 5)
+    assert isinstance(played.scheduler.schedule(), Prefill)
+    played._prefill(Prefill(played.added[0], 4))
+    batch = played.scheduler.schedule()
+    assert isinstance(batch, Decode)
+    assert batch.sequences == played.added
+
+
+def test_a_long_prompt_shares_the_steps_with_a_running_sequence() -> None:
+    played = Played(num_slots=2)
+    played.add([0], 20)
+    played.step()
+    played.add([1] * 14, 1)
+    kinds = []
+    for _ in range(7):
+        batch = played.scheduler.schedule()
+        kinds.append(type(batch).__name__)
+        played._prefill(batch) if isinstance(batch, Prefill) else played._decode(batch)  # type: ignore[arg-type]
+    assert kinds == ["Prefill", "Decode", "Prefill", "Decode", "Prefill", "Decode", "Prefill"]
+
+
+def test_books_that_do_not_agree_are_found() -> None:
+    played = Played(num_slots=2)
+    played.add([0, 1], 5)
+    played.step()
+    played.added[0].slot = 1
+    with pytest.raises(IntegrityError, match="slot 0"):
+        played.scheduler.check_integrity()
