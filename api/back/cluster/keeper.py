@@ -87,8 +87,9 @@ class Keeper:
                 await asyncio.sleep(_backoff(deaths - QUICK_RELOADS))
 
     async def _refused(self, server: ModelServer, error: Exception, refusals: int) -> None:
-        """It does not load. Where it gave no answer at all a new server is tried, once: the others pay for it."""
-        if isinstance(error, Unresponsive) and refusals == 1:
+        """It does not load. A new server is tried, once where Triton itself is well: the others pay for it."""
+        triton_is_well = await server.live(LIVE_SECONDS)
+        if not triton_is_well or (isinstance(error, Unresponsive) and refusals == 1):
             await self._supervisor.restart(server, f"{self._live.name}: {error}")
             return
         logger.error("%s does not load: %s", self._live.name, error)
@@ -102,7 +103,8 @@ class Keeper:
         async with self._loading:
             if live.held in server.loaded:
                 if not await server.live(LIVE_SECONDS):
-                    raise Unresponsive("Triton does not answer")
+                    await self._supervisor.restart(server, f"{live.name}: Triton itself does not answer")
+                    raise Unavailable("its server is gone")
                 if self._supervisor.process is not None:
                     await asyncio.to_thread(self._supervisor.process.end_stub, *live.held)
                 await asyncio.to_thread(self._repository.touch, *live.held)
@@ -144,6 +146,8 @@ class Keeper:
         """Whether the engine's own counters move: while it is full it answers no probe, yet it is well."""
         port = self._supervisor.ports.metrics
         before = await engine_counters(port, *self._live.held)
+        if not before:
+            return False
         await asyncio.sleep(WORK_SECONDS)
         after = await engine_counters(port, *self._live.held)
         return any(after.get(name, value) > value for name, value in before.items())

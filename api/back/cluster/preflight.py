@@ -43,8 +43,8 @@ def find_problems(settings: BackSettings, machine: Machine | None = None) -> lis
     machine = machine or Machine.look()
     if (machine.system, machine.processor) != ("Linux", "x86_64"):
         return [
-            f"this is {machine.system} on {machine.processor}, and the Triton that comes from PyPI is for Linux "
-            "on x86_64: run it there, or in a container of that kind"
+            f"this is {machine.system} on {machine.processor}, and the Triton that comes from PyPI is for "
+            "Linux on x86_64: run it there, or in a container of that kind"
         ]
     return [
         *_missing_parts(machine),
@@ -68,7 +68,7 @@ def _missing_parts(machine: Machine) -> list[str]:
     if found.libpython is None:
         problems.append(
             f"Python {machine.python} has no shared library ({LIBPYTHON}), which Triton's Python backend "
-            f"loads: apt-get install libpython{machine.python} (Fedora: dnf install python{machine.python}-libs)"
+            f"loads: apt-get install libpython{machine.python} (or dnf install python{machine.python}-libs)"
         )
     return problems
 

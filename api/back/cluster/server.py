@@ -74,8 +74,8 @@ class ModelServer:
     async def live(self, timeout: float) -> bool:
         """Whether the server itself answers, whatever its models do."""
         try:
-            await self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout)
-        except grpc.aio.AioRpcError:
+            await self._control(self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout))
+        except ApiError:
             return False
         return True
 
@@ -84,6 +84,11 @@ class ModelServer:
             await call
         except grpc.aio.AioRpcError as error:
             raise read_rpc_error(error) from None
+        except asyncio.CancelledError:
+            if not self.gone.is_set():
+                raise
+            # gRPC says "cancelled" to everyone who waits on a channel that closes.
+            raise Unavailable("the model server is restarting", RETRY_SECONDS) from None
 
     async def generate(
         self, held: Held, *, text: str, parameters: Mapping[str, Any], operation: Operation, stream: bool

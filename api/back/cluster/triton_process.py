@@ -164,7 +164,7 @@ class TritonProcess:
                 os.kill(pid, signal.SIGKILL)
 
     def await_stub_end(self, model: str, version: int, seconds: float) -> None:
-        """Wait for the processes of an unloaded version: their memory is back then. Ends laggards. Blocking."""
+        """Wait for the processes of an unloaded version to give back their memory; end laggards. Blocking."""
         end = time.monotonic() + seconds
         while self.stub_pids(model, version):
             if time.monotonic() > end:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, tuple_, update
+from sqlalchemy import Row, and_, delete, insert, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.back.store.database import Database
@@ -101,7 +101,8 @@ class TaskStore:
             query = query.where(tasks.c.state == state.value)
         if before is not None:
             last = await self.get(before)
-            query = query.where(tuple_(tasks.c.created, tasks.c.id) < tuple_(last.created, last.id))
+            same_time = and_(tasks.c.created == last.created, tasks.c.id < last.id)
+            query = query.where(or_(tasks.c.created < last.created, same_time))
         async with self._database.read() as connection:
             return [_record(row) for row in await connection.execute(query)]
 

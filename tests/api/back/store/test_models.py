@@ -1,0 +1,183 @@
+"""The Model Store against a real database and real blobs."""
+
+from __future__ import annotations
+
+import dataclasses
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from api.back.store.records import DeploymentRecord, DeploymentState, VersionState, now
+from api.errors import Conflict, InvalidInput, NotFound, TooLarge
+from runtime.contract import Kind, Variant
+from tests.api.back.stores import Stores, open_stores
+
+pytestmark = pytest.mark.anyio
+Upload = Callable[[str], Path]
+
+
+async def converted(stores: Stores, upload: Upload, archive: str, name: str) -> None:
+    version, _ = await stores.models.add_upload(name, upload(archive), archive)
+    await stores.converter.convert(version)
+
+
+async def test_an_upload_becomes_a_version_and_its_file_is_gone(stores: Stores, upload: Upload) -> None:
+    archive = upload("lm")
+    version, new = await stores.models.add_upload("tiny", archive, "lm.tar.gz")
+    assert new
+    assert (version.model, version.version, version.state) == ("tiny", 1, VersionState.UPLOADED)
+    assert not archive.exists()
+    assert stores.blob_files() == {version.archive_sha256}
+    assert await stores.models.versions("tiny") == [version]
+    assert (await stores.models.get("tiny")).kind is None
+
+
+async def test_the_same_archive_makes_no_second_copy(stores: Stores, upload: Upload) -> None:
+    first, _ = await stores.models.add_upload("tiny", upload("lm"), "a")
+    again, new = await stores.models.add_upload("tiny", upload("lm"), "b")
+    assert not new
+    assert again == first
+    other, new = await stores.models.add_upload("twin", upload("lm"), "c")
+    assert new
+    assert other.archive_sha256 == first.archive_sha256
+    assert len(stores.blob_files()) == 1
+
+
+@pytest.mark.parametrize("name", ["", "Tiny", "-x", "a/b", "a" * 65, "../x", "é", "x\n"])
+async def test_a_bad_name_is_refused(stores: Stores, upload: Upload, name: str) -> None:
+    archive = upload("lm")
+    with pytest.raises(InvalidInput) as caught:
+        await stores.models.add_upload(name, archive, "x")
+    assert caught.value.errors[0].field == "name"
+    assert not archive.exists()
+
+
+async def test_what_is_no_checkpoint_is_refused(stores: Stores, tmp_path: Path) -> None:
+    junk = tmp_path / "junk"
+    for content in (b"", b"hello", b"\x1f\x8b\x08broken"):
+        junk.write_bytes(content)
+        with pytest.raises(InvalidInput) as caught:
+            await stores.models.add_upload("tiny", junk, "junk.zip")
+        assert caught.value.errors[0].field == "file"
+    assert await stores.models.list() == []
+    assert stores.blob_files() == set()
+
+
+async def test_an_archive_beyond_the_limit_is_refused(stores: Stores, upload: Upload, tmp_path: Path) -> None:
+    limited = dataclasses.replace(stores.settings, home=tmp_path / "small", max_archive_bytes=100)
+    async with open_stores(limited) as small:
+        with pytest.raises(TooLarge, match="at most 100"):
+            await small.models.add_upload("tiny", upload("lm"), "lm.tar.gz")
+
+
+async def test_versions_count_on_and_never_come_twice(stores: Stores, upload: Upload) -> None:
+    for archive in ("lm", "other-lm"):
+        await stores.models.add_upload("tiny", upload(archive), archive)
+    await stores.models.delete_version("tiny", 2)
+    again, new = await stores.models.add_upload("tiny", upload("other-lm"), "x")
+    assert (again.version, new) == (3, True)
+    await stores.models.delete("tiny")
+    reborn, _ = await stores.models.add_upload("tiny", upload("lm"), "x")
+    assert reborn.version == 4
+
+
+async def test_aliases_follow_and_leave_with_their_version(stores: Stores, upload: Upload) -> None:
+    models = stores.models
+    await converted(stores, upload, "lm", "tiny")
+    await converted(stores, upload, "other-lm", "tiny")
+    assert (await models.get("tiny")).aliases == {"latest": 2}
+    record = await models.update("tiny", description="two", aliases={"stable": 2})
+    assert (record.description, record.aliases, record.kind) == ("two", {"latest": 2, "stable": 2}, Kind.LM)
+    assert (await models.version("tiny", "stable")).version == 2
+    await models.delete_version("tiny", "stable")
+    assert (await models.get("tiny")).aliases == {"latest": 1}
+    assert (await models.version("tiny", "latest")).version == 1
+    with pytest.raises(NotFound, match="no alias 'stable'"):
+        await models.version("tiny", "stable")
+    await models.update("tiny", aliases={"mine": 1})
+    assert (await models.update("tiny", aliases={"mine": None})).aliases == {"latest": 1}
+
+
+@pytest.mark.parametrize("alias", ["latest", "7", "Bad", ""])
+async def test_a_bad_alias_is_refused(stores: Stores, upload: Upload, alias: str) -> None:
+    await stores.models.add_upload("tiny", upload("lm"), "x")
+    with pytest.raises(InvalidInput) as caught:
+        await stores.models.update("tiny", aliases={alias: 1})
+    assert caught.value.errors[0].field == f"aliases.{alias}"
+
+
+async def test_an_alias_of_a_missing_version_changes_nothing(stores: Stores, upload: Upload) -> None:
+    await stores.models.add_upload("tiny", upload("lm"), "x")
+    with pytest.raises(InvalidInput, match="no version 9"):
+        await stores.models.update("tiny", description="new", aliases={"stable": 9})
+    assert (await stores.models.get("tiny")).description == ""
+
+
+async def test_what_is_not_there_is_not_found(stores: Stores, upload: Upload) -> None:
+    await stores.models.add_upload("tiny", upload("lm"), "x")
+    for name, version in (("other", 1), ("tiny", 2), ("tiny", "latest"), ("other", "latest"), ("tiny", "2")):
+        with pytest.raises(NotFound):
+            await stores.models.version(name, version)
+    for call in (stores.models.get, stores.models.versions, stores.models.delete):
+        with pytest.raises(NotFound, match="'other'"):
+            await call("other")
+
+
+async def test_a_deployed_version_is_not_deleted(stores: Stores, upload: Upload) -> None:
+    version, _ = await stores.models.add_upload("tiny", upload("lm"), "x")
+    record = DeploymentRecord("d", "tiny", 1, "auto", Variant.INT8, DeploymentState.READY, 1, 100, now())
+    await stores.deployments.add(record)
+    with pytest.raises(Conflict, match="deployed"):
+        await stores.models.delete_version("tiny", 1)
+    with pytest.raises(Conflict, match="deployed"):
+        await stores.models.delete("tiny")
+    await stores.deployments.delete("d")
+    await stores.models.delete("tiny")
+    assert stores.blob_files() == set()
+    assert version.model not in [record.name for record in await stores.models.list()]
+
+
+async def test_a_version_of_another_kind_fails(stores: Stores, upload: Upload) -> None:
+    await converted(stores, upload, "lm", "tiny")
+    with pytest.raises(InvalidInput, match="kind classifier"):
+        await converted(stores, upload, "classifier", "tiny")
+    failed = await stores.models.version("tiny", 2)
+    assert failed.state is VersionState.FAILED
+    assert failed.error is not None
+
+
+async def test_the_download_is_an_upload_again(stores: Stores, upload: Upload, tmp_path: Path) -> None:
+    await converted(stores, upload, "lm", "tiny")
+    original = await stores.models.version("tiny", 1)
+    download = await stores.models.archive("tiny", 1)
+    archive = tmp_path / download.filename
+    archive.write_bytes(b"".join([chunk async for chunk in download.read()]))
+    assert archive.stat().st_size == download.size
+    with tarfile.open(archive) as tar:
+        assert {member.name for member in tar} == {f"tiny/{path}" for path in original.files}
+    copy, _ = await stores.models.add_upload("copy", archive, download.filename)
+    copy = await stores.converter.convert(copy)
+    assert copy.manifest is not None
+    assert original.manifest is not None
+    assert copy.manifest.variants == original.manifest.variants
+
+
+async def test_a_version_that_is_not_ready_has_no_archive(stores: Stores, upload: Upload) -> None:
+    await stores.models.add_upload("tiny", upload("lm"), "x")
+    with pytest.raises(Conflict, match="uploaded, not ready"):
+        await stores.models.archive("tiny", 1)
+
+
+async def test_a_restart_takes_up_what_was_cut_off(stores: Stores, upload: Upload, tmp_path: Path) -> None:
+    settings = dataclasses.replace(stores.settings, home=tmp_path / "other")
+    async with open_stores(settings) as first:
+        version, _ = await first.models.add_upload("tiny", upload("lm"), "x")
+        await first.models.set_state(version, VersionState.CONVERTING)
+        orphan = settings.blobs / "ab" / ("ab" + "0" * 62)
+        orphan.parent.mkdir(exist_ok=True)
+        orphan.write_bytes(b"left by a crash")
+    async with open_stores(settings) as second:
+        assert (await second.models.version("tiny", 1)).state is VersionState.UPLOADED
+        assert second.blob_files() == {version.archive_sha256}
