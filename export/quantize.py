@@ -90,5 +90,7 @@ class EightBitWeights:
 def quantize_rows(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
     """`[out, in]` float32 -> int8 and scales `[out]`, so that a row is about its integers times its scale."""
     scales = np.maximum(rows.max(axis=1), -rows.min(axis=1)) / np.float32(LARGEST)
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
+    # The inverse of a smaller step would be infinite; such rows are zeros to every purpose.
+    normal = scales > np.finfo(np.float32).tiny
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=normal)
     return np.rint(rows * inverse[:, None]).astype(np.int8), scales

@@ -117,5 +117,5 @@ def test_rounding_error_is_at_most_half_a_step(
     quantized, scales = quantize_rows(rows)
     restored = quantized.astype(np.float64) * scales[:, None]
     assert quantized.min() >= -127
-    # Half a step, and where a step is below float32's normal range what that costs.
-    assert np.all(np.abs(restored - rows) <= scales[:, None] * 0.501 + 1e-36)
+    # Half a step; rows whose step is below float32's normal range become zeros.
+    assert np.all(np.abs(restored - rows) <= scales[:, None] * 0.501 + 2e-36)
