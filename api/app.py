@@ -15,7 +15,6 @@ from api.back.backend import Backend
 from api.config import Settings
 from api.front.endpoint import PathApp
 from api.front.middleware import ObserveMiddleware, RequestIdMiddleware
-from api.front.openapi import openapi_document
 from api.front.problems import on_no_route
 from api.front.routes import ENDPOINTS
 from api.middle.bundled import Progress
@@ -61,5 +60,5 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.appliance = appliance
-    app.state.openapi = openapi_document(ENDPOINTS)
+    app.state.endpoints = ENDPOINTS
     return app

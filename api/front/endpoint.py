@@ -24,7 +24,7 @@ JSON = "application/json"
 EVENTS = "text/event-stream"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
     """One method of one path. `call` gets the request and its validated body or query, or None."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -25,8 +26,9 @@ DESCRIPTION = (
 Mode = Literal["validation", "serialization"]
 
 
-def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """The whole document, as plain JSON values."""
+@cache
+def openapi_document(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
+    """The whole document, as plain JSON values; made when it is first asked for."""
     schemas = _Schemas(endpoints)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:

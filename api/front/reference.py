@@ -79,12 +79,12 @@ def _parameter_table(document: Document, operation: Document) -> str:
 
 
 def _model_table(document: Document, title: str, schema: Document) -> str:
-    """Fields of a model; of a choice between models, each of them."""
+    """Fields of a model; of a choice between task types, the parameters of each."""
     resolved = _resolve(document, schema)
     if "oneOf" in resolved:
-        return "".join(
-            _model_table(document, f"{title} · {_name(choice)}", choice) for choice in resolved["oneOf"]
-        )
+        choices = [_resolve(document, choice)["properties"] for choice in resolved["oneOf"]]
+        rows = [_row(document, choice["type"]["const"], choice["parameters"], "") for choice in choices]
+        return _table(f"{title} · type, and the schema of its parameters", rows)
     required = resolved.get("required", ())
     rows = [
         _row(document, name, item, "required" if name in required and "default" not in item else "")

@@ -49,8 +49,10 @@ def validate(model: type[Model], value: Any, *, strict: bool = True) -> Model:
 
 
 def _field_error(item: Mapping[str, Any], value: Any, model: type[BaseModel]) -> FieldError:
-    path = field_path(item["loc"], value)
+    path = field_path(item["loc"], value, missing=item["type"] == "missing")
     message = _message(item, model)
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        path = ".".join(filter(None, (path, item["ctx"]["discriminator"].strip("'"))))
     if item["type"] == "value_error":
         # A check over several fields names the one to blame first.
         name, separator, rest = message.partition(": ")
@@ -59,12 +61,15 @@ def _field_error(item: Mapping[str, Any], value: Any, model: type[BaseModel]) ->
     return FieldError(path or "request", message)
 
 
-def field_path(location: Sequence[int | str], value: Any) -> str:
-    """pydantic's location as a dotted path into the input, without the names of a union's members."""
+def field_path(location: Sequence[int | str], value: Any, *, missing: bool = False) -> str:
+    """pydantic's location as a dotted path into the input, without the names of a union's members.
+
+    `missing`: its last step is a field that the input lacks.
+    """
     path: list[str] = []
     for number, step in enumerate(location):
-        last = number == len(location) - 1
-        if isinstance(value, Mapping) and (step in value or last):
+        absent = missing and number == len(location) - 1
+        if isinstance(value, Mapping) and (step in value or absent):
             path.append(str(step))
             value = value.get(str(step))
         elif isinstance(value, list) and isinstance(step, int) and step < len(value):
@@ -97,9 +102,9 @@ def _message(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     if kind in ("literal_error", "enum"):
         return f"must be {context['expected']}, not {shown(given)}"
     if kind == "union_tag_invalid":
-        return f"{shown(context['tag'])} is not one of {context['expected_tags']}"
+        return f"{shown(context['tag'])} is not one of {context['expected_tags'].replace(chr(39), '')}"
     if kind == "union_tag_not_found":
-        return f"{context['discriminator']!s} is missing"
+        return "missing"
     return str(item["msg"]).removeprefix("Value error, ")
 
 

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from export.archive import pack_folder
-
 from api.errors import ApiError
 from api.middle.job import Job
 from api.middle.schemas.convert import ConvertParameters
 from api.middle.service import Service
+from export.archive import pack_folder
 
 LEDGER_FILE = "bundled.json"
 CALLER = "startup"

@@ -22,6 +22,7 @@ from api.middle.metrics import Metrics
 from api.middle.service import Service
 
 RETRY_SECONDS = 2.0  # what callers are told to wait during the bring-up
+READY_POLL_SECONDS = 0.05
 
 OpenBackend = Callable[[BackSettings], AbstractAsyncContextManager[Backend]]
 
@@ -91,7 +92,7 @@ class Appliance:
             async with self._open_backend(self._settings.back) as backend:
                 await self._bring_up(backend)
                 self.phase = Phase.SERVING
-                self._report(Progress("ready", "serving"))
+                await self._announce(backend)
                 await self._stop.wait()
         except Exception as error:
             # Whatever it is, the appliance cannot serve; the process shows it and decides.
@@ -112,6 +113,17 @@ class Appliance:
             raise
         service.dispatcher.start()
         self._service = service
+
+    async def _announce(self, backend: Backend) -> None:
+        """Report `ready` once every deployment has answered a probe, and until then what is waited for."""
+        said: list[str] = []
+        while not self._stop.is_set() and not (now := backend.cluster.readiness()).ready:
+            if now.reasons != said:
+                said = now.reasons
+                self._report(Progress("load", "; ".join(said)))
+            await asyncio.sleep(READY_POLL_SECONDS)
+        if not self._stop.is_set():
+            self._report(Progress("ready", "serving"))
 
     def _report(self, progress: Progress) -> None:
         self._step = progress.message

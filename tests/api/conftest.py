@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -34,8 +34,14 @@ def app(settings: Settings, back: FakeBack) -> Starlette:
 
 @pytest.fixture
 def client(app: Starlette) -> Iterator[TestClient]:
-    """Over the running application; `/health/ready` has answered 200."""
-    with TestClient(app, raise_server_exceptions=True) as client:
+    """Over the running application, its bring-up over."""
+    with serving_client(app) as client:
+        yield client
+
+
+@contextmanager
+def serving_client(app: Starlette) -> Iterator[TestClient]:
+    with TestClient(app) as client:
         assert client.portal is not None
         client.portal.call(serving, app)
         yield client

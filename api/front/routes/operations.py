@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from api.errors import Unavailable
 from api.front.calls import appliance, json_answer, service
 from api.front.endpoint import Endpoint
+from api.front.openapi import openapi_document
 from api.front.schemas.operations import Live, Ready, Servers, ServerView
 from api.middle.startup import RETRY_SECONDS, Phase
 
@@ -48,7 +49,7 @@ async def metrics(request: Request, _: Any) -> Response:
 
 
 async def openapi(request: Request, _: Any) -> Response:
-    return JSONResponse(request.app.state.openapi)
+    return JSONResponse(openapi_document(request.app.state.endpoints))
 
 
 ENDPOINTS = (

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from api.front.endpoint import Endpoint
+from api.front.openapi import openapi_document
 from api.front.reference import reference_html
 
 TAG = "Pages"
@@ -40,7 +41,7 @@ async def console(request: Request, _: Any) -> Response:
 
 
 async def docs(request: Request, _: Any) -> Response:
-    return HTMLResponse(reference_html(page("docs"), request.app.state.openapi), headers=HEADERS)
+    return HTMLResponse(reference_html(page("docs"), openapi_document(request.app.state.endpoints)), headers=HEADERS)
 
 
 ENDPOINTS = (

@@ -45,7 +45,10 @@ SAMPLING = (
 
 
 class GenerateHandler(ModelHandler[GenerateParameters, GenerateAnswer]):
-    """With `stream`, each piece of text is emitted as an `output` event shaped as the answer."""
+    """With `stream`, each piece of text is emitted as an `output` event shaped as the answer.
+
+    Only an asynchronous task's answer then has the text too: its caller may not have followed the events.
+    """
 
     task_type = "generate"
     parameters = GenerateParameters
@@ -75,17 +78,30 @@ class GenerateHandler(ModelHandler[GenerateParameters, GenerateAnswer]):
             if not kept or kept[-1].get("usage") is None:
                 raise ServerFault(f"the model server ended the request for {target.model} before its end")
             self.metrics.count_tokens(target.model, kept[-1]["usage"])
-            return kept[-1:] if parameters.stream else kept
+            return kept
 
         prompts = list(enumerate(as_list(parameters.prompt)))
         replies = [reply for kept in await map_bounded(one, prompts, self.fan_out) for reply in kept]
-        choices = [] if parameters.stream else [choice for reply in replies for choice in reply["choices"]]
+        told = parameters.stream and not job.record.asynchronous
         return GenerateAnswer(
             **head,
-            choices=[Choice.model_validate(choice) for choice in choices],
-            usage=Usage.total([reply["usage"] for reply in replies]),
+            choices=[] if told else merged(replies),
+            usage=Usage.total([reply["usage"] for reply in replies if reply["usage"]]),
             timings=_longest([reply.get("timings") for reply in replies]),
         )
+
+
+def merged(replies: Sequence[dict[str, Any]]) -> list[Choice]:
+    """The choices of all replies, the pieces of each put together."""
+    whole: dict[int, dict[str, Any]] = {}
+    for choice in (choice for reply in replies for choice in reply["choices"]):
+        before = whole.setdefault(choice["index"], {**choice, "text": "", "token_ids": [], "logprobs": None})
+        before["text"] += choice["text"]
+        before["token_ids"] += choice.get("token_ids") or []
+        if choice.get("logprobs") is not None:
+            before["logprobs"] = [*(before["logprobs"] or []), *choice["logprobs"]]
+        before["finish_reason"] = choice.get("finish_reason") or before["finish_reason"]
+    return [Choice.model_validate(whole[index]) for index in sorted(whole)]
 
 
 class _StreamClock:

@@ -78,6 +78,7 @@ class TokenLogprob(BaseModel):
 class Choice(BaseModel):
     index: int = Field(description="Counts over prompts, then over `n`.")
     text: str
+    token_ids: list[int] = []
     finish_reason: Literal["stop", "length", "cancelled", "error"] | None = None
     logprobs: list[TokenLogprob] | None = None
 

@@ -1,0 +1,228 @@
+"""Whatever comes in, the answer is a 4xx that names the field, and the server goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from api.app import create_app
+from api.config import Settings
+from tests.api.conftest import serving_client
+from tests.api.fakes import FakeBack
+
+GENERATE = "/v1/generate"
+
+
+@pytest.fixture(scope="module")
+def back() -> FakeBack:
+    return FakeBack.make()
+
+
+@pytest.fixture(scope="module")
+def client(back: FakeBack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """One for all: bad input must leave nothing behind that the next request would notice."""
+    home = tmp_path_factory.mktemp("home")
+    with serving_client(create_app(Settings(home=home, models=home / "none"), open_backend=back.open)) as client:
+        yield client
+
+
+FIELDS: list[tuple[str, Any, str, str]] = [
+    (GENERATE, {}, "prompt", "missing"),
+    (GENERATE, {"prompt": None}, "prompt", "a string is needed, not null"),
+    (GENERATE, {"prompt": 5}, "prompt", "a string is needed, not 5"),
+    (GENERATE, {"prompt": ""}, "prompt", "must not be empty"),
+    (GENERATE, {"prompt": []}, "prompt", "at least 1 items, not 0"),
+    (GENERATE, {"prompt": ["a", ""]}, "prompt.1", "must not be empty"),
+    (GENERATE, {"prompt": ["a", 3]}, "prompt.1", "a string is needed, not 3"),
+    (GENERATE, {"prompt": [["a"]]}, "prompt.0", "a string is needed, not a list"),
+    (GENERATE, {"prompt": {"text": "a"}}, "prompt", "a string is needed, not an object"),
+    (GENERATE, {"prompt": ["a"] * 257}, "prompt", "at most 256 items, not 257"),
+    (GENERATE, {"prompt": ["a"] * 100, "n": 3}, "n", "300 choices over all prompts; at most 256"),
+    (GENERATE, {"prompt": "a", "max_tokens": -1}, "max_tokens", "must be at least 0, not -1"),
+    (GENERATE, {"prompt": "a", "max_tokens": 0}, "max_tokens", "only with echo"),
+    (GENERATE, {"prompt": "a", "max_tokens": 10**30}, "max_tokens", "must be at most 1000000"),
+    (GENERATE, {"prompt": "a", "max_tokens": 1.5}, "max_tokens", "a whole number is needed, not 1.5"),
+    (GENERATE, {"prompt": "a", "max_tokens": "8"}, "max_tokens", "a whole number is needed, not '8'"),
+    (GENERATE, {"prompt": "a", "max_tokens": True}, "max_tokens", "a whole number is needed, not true"),
+    (GENERATE, {"prompt": "a", "temperature": -0.1}, "temperature", "must be at least 0, not -0.1"),
+    (GENERATE, {"prompt": "a", "temperature": None}, "temperature", "a number is needed, not null"),
+    (GENERATE, {"prompt": "a", "temperature": "hot"}, "temperature", "a number is needed, not 'hot'"),
+    (GENERATE, {"prompt": "a", "top_p": 0}, "top_p", "must be above 0, not 0"),
+    (GENERATE, {"prompt": "a", "top_p": 1.01}, "top_p", "must be at most 1, not 1.01"),
+    (GENERATE, {"prompt": "a", "top_k": -2}, "top_k", "must be at least 0, not -2"),
+    (GENERATE, {"prompt": "a", "min_p": 2}, "min_p", "must be at most 1, not 2"),
+    (GENERATE, {"prompt": "a", "repetition_penalty": 0}, "repetition_penalty", "must be at least 0.01, not 0"),
+    (GENERATE, {"prompt": "a", "presence_penalty": 3}, "presence_penalty", "must be at most 2, not 3"),
+    (GENERATE, {"prompt": "a", "frequency_penalty": -3}, "frequency_penalty", "must be at least -2, not -3"),
+    (GENERATE, {"prompt": "a", "stop": ""}, "stop", "must not be empty"),
+    (GENERATE, {"prompt": "a", "stop": ["a", ""]}, "stop.1", "must not be empty"),
+    (GENERATE, {"prompt": "a", "stop": ["a"] * 17}, "stop", "17 strings; at most 16"),
+    (GENERATE, {"prompt": "a", "stop": "x" * 300}, "stop", "at most 256 characters, not 300"),
+    (GENERATE, {"prompt": "a", "seed": -1}, "seed", "must be at least 0, not -1"),
+    (GENERATE, {"prompt": "a", "n": 0}, "n", "must be at least 1, not 0"),
+    (GENERATE, {"prompt": "a", "n": 17}, "n", "must be at most 16, not 17"),
+    (GENERATE, {"prompt": "a", "logprobs": 21}, "logprobs", "must be at most 20, not 21"),
+    (GENERATE, {"prompt": "a", "echo": 1}, "echo", "true or false is needed, not 1"),
+    (GENERATE, {"prompt": "a", "stream": "yes"}, "stream", "true or false is needed, not 'yes'"),
+    (GENERATE, {"prompt": "a", "tempreature": 1}, "tempreature", "did you mean temperature?"),
+    (GENERATE, {"prompt": "a", "zzz": 1}, "zzz", "unknown field"),
+    (GENERATE, {"prompt": "a", "model": ""}, "model", "must not be empty"),
+    (GENERATE, {"prompt": "a", "model": 1}, "model", "a string is needed, not 1"),
+    (GENERATE, {"prompt": "a", "version": 0}, "version", "must be at least 1, not 0"),
+    (GENERATE, {"prompt": "a", "version": 1.5}, "version", "a string is needed, not 1.5"),
+    (GENERATE, {"prompt": "a", "deadline_ms": 0}, "deadline_ms", "must be at least 1, not 0"),
+    (GENERATE, [], "request", "an object is needed, not a list"),
+    (GENERATE, "prompt", "request", "an object is needed, not 'prompt'"),
+    ("/v1/classify", {"input": ["a", 1]}, "input.1", "a string is needed, not 1"),
+    ("/v1/classify", {"input": "a", "labels": ["x"]}, "labels", "at least 2 items, not 1"),
+    ("/v1/classify", {"input": "a", "labels": ["x", "x"]}, "labels", "'x' is given twice"),
+    ("/v1/classify", {"input": "a", "labels": ["x", ""]}, "labels.1", "must not be empty"),
+    ("/v1/classify", {"input": "a", "multi_label": True}, "multi_label", "only together with labels"),
+    ("/v1/classify", {"input": "a", "labels": ["x", "y"], "template": "{label}"}, "template", "{text}"),
+    ("/v1/classify", {"input": "a", "labels": ["x", "y"], "template": "{label}{text}"}, "template", "before"),
+    ("/v1/classify", {"input": "a", "labels": ["x", "y"], "model": "mini-nli"}, "labels", "has its own"),
+    ("/v1/classify", {"input": "a", "model": "mini-lm"}, "labels", "give at least 2"),
+    ("/v1/classify", {"input": "a", "model": "mini-nlu"}, "model", "of kind nlu"),
+    ("/v1/infer", {"premise": "a"}, "hypothesis", "missing"),
+    ("/v1/infer", {"hypothesis": "a"}, "premise", "missing"),
+    ("/v1/infer", {"pairs": []}, "pairs", "at least 1 items"),
+    ("/v1/infer", {"pairs": [{"premise": "a"}]}, "pairs.0.hypothesis", "missing"),
+    ("/v1/infer", {"pairs": [{"premise": "a", "hypothesis": "b"}], "premise": "a"}, "pairs", "either"),
+    ("/v1/infer", {"premise": "a", "hypothesis": "b", "model": "mini-sentiment"}, "model", "entailment"),
+    ("/v1/nlu", {"input": None}, "input", "a string is needed, not null"),
+    ("/v1/nlu", {"input": "a", "model": "mini-lm"}, "labels", "without trained labels"),
+    ("/v1/next", {"prompt": "a", "top_k": 0}, "top_k", "must be at least 1, not 0"),
+    ("/v1/next", {"prompt": ["a"]}, "prompt", "a string is needed, not a list"),
+    ("/v1/score", {"prompt": "a", "continuations": []}, "continuations", "at least 1 items"),
+    ("/v1/score", {"prompt": "a", "continuations": "b"}, "continuations", "a list is needed, not 'b'"),
+    ("/v1/score", {"prompt": "a", "continuations": ["b"], "normalize": "max"}, "normalize", "not 'max'"),
+    ("/v1/deployments", {"model": "mini-lm", "precision": "fp64"}, "precision", "not 'fp64'"),
+    ("/v1/deployments", {"model": "mini-lm", "replicas": 0}, "replicas", "must be at least 1, not 0"),
+    ("/v1/deployments", {"model": "mini-lm", "traffic_weight": 101}, "traffic_weight", "at most 100"),
+    ("/v1/tasks", {"parameters": {}}, "type", "missing"),
+    ("/v1/tasks", {"type": "divine", "parameters": {}}, "type", "not one of generate, classify"),
+    ("/v1/tasks", {"type": "generate"}, "parameters", "missing"),
+    ("/v1/tasks", {"type": "generate", "parameters": {"prompt": ""}}, "parameters.prompt", "must not be empty"),
+    ("/v1/tasks", {"type": "nlu", "parameters": {"input": ["a", 2]}}, "parameters.input.1", "not 2"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "field", "said"), FIELDS)
+def test_the_problem_names_field_value_and_limit(
+    client: TestClient, back: FakeBack, path: str, body: Any, field: str, said: str
+) -> None:
+    before = len(back.cluster.requests)
+    answer = client.post(path, json=body)
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["errors"][0]["field"] == field
+    assert said in problem["errors"][0]["message"]
+    assert problem["instance"] == path
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert len(back.cluster.requests) == before
+
+
+def test_several_faults_are_told_at_once(client: TestClient) -> None:
+    problem = client.post(GENERATE, json={"prompt": 1, "n": 0, "x": 1}).json()
+    assert {error["field"] for error in problem["errors"]} == {"prompt", "n", "x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "slug"),
+    [
+        (b'{"prompt": "a", "temperature": NaN}', 400, "bad-request"),
+        (b'{"prompt": "a", "temperature": 1e999}', 422, "invalid-input"),
+        (b'{"prompt": "\xff\xfe"}', 400, "bad-request"),
+        (b'{"prompt": "a", "prompt": "b"}', 400, "bad-request"),
+        (b'{"prompt": "\\ud800"}', 400, "bad-request"),
+        (b'{"prompt": ', 400, "bad-request"),
+        (b"", 400, "bad-request"),
+        (b"null", 422, "invalid-input"),
+        (b"[" * 10_000, 400, "bad-request"),
+        (b'{"prompt": "' + b"a" * 10_000_000 + b'"}', 413, "too-large"),
+    ],
+)
+def test_bodies_that_cannot_be_read(client: TestClient, content: bytes, status: int, slug: str) -> None:
+    answer = client.post(GENERATE, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert answer.json()["type"] == f"/docs#{slug}"
+    assert client.post(GENERATE, json={"prompt": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "text/plain"},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "application/json; charset=latin-1"},
+        {"content-type": "application/json", "content-encoding": "gzip"},
+    ],
+)
+def test_other_media_types_are_refused(client: TestClient, headers: dict[str, str]) -> None:
+    answer = client.post(GENERATE, content=b'{"prompt": "a"}', headers=headers)
+    assert answer.status_code == 415
+    assert answer.json()["type"] == "/docs#wrong-media-type"
+
+
+@pytest.mark.parametrize("header", ["application/json; charset=UTF-8", "application/vnd.x+json", None])
+def test_json_by_other_names_is_read(client: TestClient, header: str | None) -> None:
+    headers = {"content-type": header} if header else {}
+    assert client.post(GENERATE, content=b'{"prompt": "a"}', headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({}, "prompt"),
+        ({"prompt": "a", "max_tokens": "many"}, "max_tokens"),
+        ({"prompt": "a", "temperature": "nan"}, "temperature"),
+        ({"prompt": "a", "stream": "perhaps"}, "stream"),
+        ({"prompt": "a", "max_tokens": ["1", "2"]}, "max_tokens"),
+        ({"prompt": "a", "extra": "1"}, "extra"),
+    ],
+)
+def test_queries_are_checked_like_bodies(client: TestClient, query: dict[str, Any], field: str) -> None:
+    answer = client.get(GENERATE, params=query)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": "a", "best_of": 3}, "best_of"),
+        ("/v1/completions", {"prompt": "a", "suffix": "b"}, "suffix"),
+        ("/v1/completions", {"prompt": "a", "logit_bias": {"50256": -100}}, "logit_bias"),
+        ("/v1/completions", {"prompt": [1, 2, 3]}, "prompt"),
+        ("/v1/completions", {"prompt": [[1, 2], [3]]}, "prompt"),
+        ("/v1/completions", {"prompt": ""}, "prompt"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ("/v1/completions", {"prompt": "a", "temperature": 3}, "temperature"),
+        ("/v1/completions", {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
+        ("/v1/completions", {"prompt": "a", "functions": []}, "functions"),
+        ("/v1/embeddings", {"input": "a", "dimensions": 8}, "dimensions"),
+        ("/v1/embeddings", {"input": [1, 2]}, "input"),
+        ("/v1/embeddings", {"input": "a", "encoding_format": "hex"}, "encoding_format"),
+    ],
+)
+def test_openai_routes_answer_400_with_param(client: TestClient, path: str, body: Any, param: str) -> None:
+    answer = client.post(path, json=body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_neutral_values_of_unsupported_fields_pass(client: TestClient) -> None:
+    body = {"prompt": "a", "best_of": 1, "suffix": None, "logit_bias": {}, "user": "me", "n": None, "stop": None}
+    assert client.post("/v1/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("given", ["0", "-5", "soon", "1.5", "99999999999", "१०"])
+def test_a_deadline_header_that_is_none(client: TestClient, given: str) -> None:
+    answer = client.post(GENERATE, json={"prompt": "a"}, headers={"X-Deadline-Ms": given.encode()})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "X-Deadline-Ms"
