@@ -9,7 +9,8 @@ from cli import lifecycle, local, operations, tasks
 app = typer.Typer(
     name="lmaas",
     help=(
-        "Language Models as a Service: GPT-2-sized models as ONNX, batched continuously inside NVIDIA Triton.\n\n"
+        "Language Models as a Service: GPT-2-sized models as ONNX, batched continuously "
+        "inside NVIDIA Triton.\n\n"
         "`lmaas up` serves; everything below it talks to a running appliance (--url, or LMAAS_URL). "
         "Every listing takes --json."
     ),

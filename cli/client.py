@@ -38,7 +38,7 @@ def problem_line(status: int, body: bytes) -> str:
 
 
 class Client:
-    """One appliance, by its base URL. Every method ends the command with one line where the appliance refuses."""
+    """One appliance, by its base URL. A refusal ends the command with one line."""
 
     def __init__(self, http: httpx.Client) -> None:
         self._http = http

@@ -29,11 +29,17 @@ def list_models(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
         (model["id"], model["kind"], ", ".join(map(str, model["versions"])), ", ".join(model["serving"]))
         for model in answer["data"]
     ]
-    print_table(("model", "kind", "versions", "serving"), rows, "no models yet; `lmaas models push NAME FOLDER` adds one")
+    print_table(
+        ("model", "kind", "versions", "serving"),
+        rows,
+        "no models yet; `lmaas models push NAME FOLDER` adds one",
+    )
 
 
 @models.command("show")
-def show_model(name: Name, version: ModelVersion = "latest", as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def show_model(
+    name: Name, version: ModelVersion = "latest", as_json: AsJson = False, url: Url = DEFAULT_URL
+) -> None:
     """Show one version: state, variants, sizes, quality."""
     with connect(url) as client:
         answer = client.call("GET", f"/v1/models/{name}/versions/{version}")
@@ -42,7 +48,11 @@ def show_model(name: Name, version: ModelVersion = "latest", as_json: AsJson = F
         return
     print(f"{name} version {answer['version']}: {answer['kind']}, {answer['state']}")
     rows = [
-        (precision, size(variant["size"]), "  ".join(f"{key} {value:.4g}" for key, value in (variant["quality"] or {}).items()))
+        (
+            precision,
+            size(variant["size"]),
+            "  ".join(f"{key} {value:.4g}" for key, value in (variant["quality"] or {}).items()),
+        )
         for precision, variant in answer["variants"].items()
     ]
     print_table(("variant", "size", "against fp32"), rows, answer["error"] or "not converted yet")
@@ -51,7 +61,9 @@ def show_model(name: Name, version: ModelVersion = "latest", as_json: AsJson = F
 @models.command("push")
 def push_model(
     name: Name,
-    source: Annotated[Path, typer.Argument(help="A checkpoint's folder, or a .tar.gz or .zip of one.", exists=True)],
+    source: Annotated[
+        Path, typer.Argument(help="A checkpoint's folder, or a .tar.gz or .zip of one.", exists=True)
+    ],
     deploy_it: Annotated[bool, typer.Option("--deploy", help="Deploy it once converted.")] = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
@@ -127,11 +139,15 @@ def deploy(
     if as_json:
         print_json(record)
     else:
-        print(f"{record['model']} version {record['version']} serves in {record['precision']} ({record['id']})")
+        print(
+            f"{record['model']} version {record['version']} serves in {record['precision']} ({record['id']})"
+        )
 
 
 def undeploy(
-    deployment: Annotated[str, typer.Argument(help="A deployment's id, or a model's name for all of its deployments.")],
+    deployment: Annotated[
+        str, typer.Argument(help="A deployment's id, or a model's name for all of its deployments.")
+    ],
     url: Url = DEFAULT_URL,
 ) -> None:
     """Unload a deployment once its running requests have ended."""
@@ -156,4 +172,8 @@ def deployments(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
         (record["id"], record["model"], record["version"], record["precision"], record["state"])
         for record in answer["data"]
     ]
-    print_table(("id", "model", "version", "precision", "state"), rows, "nothing is deployed; `lmaas deploy MODEL` does it")
+    print_table(
+        ("id", "model", "version", "precision", "state"),
+        rows,
+        "nothing is deployed; `lmaas deploy MODEL` does it",
+    )

@@ -49,16 +49,24 @@ def up(
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="A checkpoint in Hugging Face layout, or an archive of one.", exists=True)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The artifact's folder; it must not exist yet.")],
+    source: Annotated[
+        Path, typer.Argument(help="A checkpoint in Hugging Face layout, or an archive of one.", exists=True)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The artifact's folder; it must not exist yet.")
+    ],
     name: Annotated[str | None, typer.Option(help="The model's name; the source's own without it.")] = None,
-    variants: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, int8.")] = "fp32,int8",
+    variants: Annotated[str, typer.Option(help="Comma-separated: fp32, int8.")] = "fp32,int8",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
     """Convert a checkpoint to an artifact: one verified ONNX graph per variant."""
-    from export.errors import ExportError
-    from export.pipeline import Progress, export_source
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as ProgressBar
+
+    from export.archive import ArchiveLimits
+    from export.errors import ExportError
+    from export.progress import Progress
+    from export.source import export_source
     from runtime.contract import Variant
 
     try:
@@ -74,12 +82,24 @@ def export(
             bar.update(task, description=progress.stage, completed=progress.done, total=progress.total)
 
         try:
-            manifest = export_source(source, output, name=name or source.name.split(".")[0], variants=wanted, progress=show)
+            manifest = export_source(
+                source,
+                output,
+                name=name or source.resolve().name.split(".")[0],
+                variants=wanted,
+                overwrite=overwrite,
+                limits=ArchiveLimits(),
+                progress=show,
+            )
         except ExportError as error:
             bar.stop()
             fail(str(error))
     rows = [
-        (variant.value, size(entry.size), "  ".join(f"{key} {value:.4g}" for key, value in (entry.quality or {}).items()))
+        (
+            variant.value,
+            size(entry.size),
+            "  ".join(f"{key} {value:.4g}" for key, value in (entry.quality or {}).items()),
+        )
         for variant, entry in manifest.variants.items()
     ]
     print_table(("variant", "size", "against fp32"), rows, "no variants")
@@ -102,12 +122,14 @@ def version(as_json: AsJson = False) -> None:
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as of
 
-    versions = {"python": sys.version.split()[0]}
-    for package in ("lmaas", "onnxruntime", "onnx", "tokenizers", "starlette", "tritonclient", "nvidia-pytriton"):
+    def installed(package: str) -> str:
         try:
-            versions[package] = of(package)
+            return of(package)
         except PackageNotFoundError:
-            versions[package] = "not installed"
+            return "not installed"
+
+    packages = ("lmaas", "onnxruntime", "onnx", "tokenizers", "starlette", "tritonclient", "nvidia-pytriton")
+    versions = {"python": sys.version.split()[0]} | {package: installed(package) for package in packages}
     if as_json:
         print_json(versions)
     else:

@@ -31,7 +31,9 @@ def tasks(
     if as_json:
         print_json(answer)
         return
-    rows = [(task["id"], task["type"], task["state"], task["model"], task["created"]) for task in answer["data"]]
+    rows = [
+        (task["id"], task["type"], task["state"], task["model"], task["created"]) for task in answer["data"]
+    ]
     print_table(("id", "type", "state", "model", "created"), rows, "no tasks")
 
 
@@ -43,7 +45,13 @@ def servers(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
         print_json(answer)
         return
     rows = [
-        (server["name"], server["state"], server["outstanding"], server["restarts"], ", ".join(server["models"]))
+        (
+            server["name"],
+            server["state"],
+            server["outstanding"],
+            server["restarts"],
+            ", ".join(server["models"]),
+        )
         for server in answer["data"]
     ]
     print_table(("server", "state", "outstanding", "restarts", "models"), rows, "no servers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import shlex
@@ -38,10 +39,8 @@ def serve(settings: Settings) -> int:
     app = create_app(settings, on_progress=narrator.tell)
     narrator.appliance = app.state.appliance
     server = Server(app, settings)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything has ended
         asyncio.run(server.serve())
-    except KeyboardInterrupt:  # uvicorn raises the signal again once it has ended everything
-        pass
     if server.failure:
         print(f"lmaas: {server.failure}", file=sys.stderr)
         return 1
@@ -52,14 +51,20 @@ def _port_problem(settings: Settings) -> list[str]:
     """A line where the API's own address cannot be had."""
     address = f"{settings.host}:{settings.port}"
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM
+        )[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(where)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return [f"{address} is taken: end what listens there, or choose another port (lmaas up --port 8081)"]
-        return [f"cannot listen on {address} ({error.strerror or error}): choose another with --host and --port"]
+            return [
+                f"{address} is taken: end what listens there, or choose another port (lmaas up --port 8081)"
+            ]
+        return [
+            f"cannot listen on {address} ({error.strerror or error}): choose another with --host and --port"
+        ]
     return []
 
 

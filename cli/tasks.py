@@ -58,7 +58,9 @@ def generate(
 
 def classify(
     text: Annotated[str, typer.Argument(help="The text to label; - reads standard input.")],
-    labels: Annotated[str | None, typer.Option(help="Comma-separated labels, for a model without a head.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Comma-separated labels, for a model without a head.")
+    ] = None,
     model: Model = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,

@@ -53,7 +53,9 @@ class Appliance:
             if self.ready():
                 return time.monotonic() - begin
             if self.process.poll() is not None:
-                raise AssertionError(f"lmaas up ended with {self.process.returncode}:\n{self.log.read_text()}")
+                raise AssertionError(
+                    f"lmaas up ended with {self.process.returncode}:\n{self.log.read_text()}"
+                )
             time.sleep(POLL_SECONDS)
         raise AssertionError(f"not ready within {seconds} s:\n{self.log.read_text()}")
 
@@ -67,7 +69,7 @@ class Appliance:
         raise AssertionError(f"{what}: not within {seconds} s")
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """POST JSON and return the parsed answer; the test fails with the answer's text on an error status."""
+        """POST JSON and return the parsed answer; an error status fails the test with its text."""
         response = self.http.post(path, json=body)
         assert response.is_success, response.text
         return response.json()
@@ -82,14 +84,16 @@ class Appliance:
 
     def processes(self) -> list[psutil.Process]:
         """Every process below `lmaas up`."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return children
 
-    def engine_gauge(self, name: str, model: str) -> float:
+    def engine_metric(self, name: str, model: str, **labels: str) -> float:
         """The value of an engine metric of one model."""
+        wanted = [f'{label}="{value}"' for label, value in {"model": model, **labels}.items()]
         for line in self.http.get("/metrics").text.splitlines():
-            if line.startswith(f"{name}{{") and f'model="{model}"' in line:
+            if line.startswith(f"{name}{{") and all(label in line for label in wanted):
                 return float(line.rsplit(" ", 1)[1])
-        raise AssertionError(f"/metrics has no {name} of {model}")
+        raise AssertionError(f"/metrics has no {name} with {wanted}")
 
     def stop(self) -> float:
         """Ctrl-C; returns the seconds until the process had ended, which must be within STOP_SECONDS."""
@@ -111,7 +115,11 @@ def running(home: Path, **settings: str) -> Iterator[Appliance]:
     environment |= {f"LMAAS_{name.upper()}": value for name, value in settings.items()}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lmaas", "up"], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "lmaas", "up"],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
     appliance = Appliance(process, f"http://127.0.0.1:{port}", home, log)
     try:

@@ -38,7 +38,9 @@ FIELDS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("path", "body", "field"), FIELDS)
-def test_the_problem_names_the_field(appliance: Appliance, path: str, body: dict[str, Any], field: str) -> None:
+def test_the_problem_names_the_field(
+    appliance: Appliance, path: str, body: dict[str, Any], field: str
+) -> None:
     answer = appliance.http.post(path, json=body)
     assert 400 <= answer.status_code < 500, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -60,7 +62,9 @@ def test_the_problem_names_the_field(appliance: Appliance, path: str, body: dict
     ],
 )
 def test_bodies_that_are_none(appliance: Appliance, content: bytes, status: int) -> None:
-    answer = appliance.http.post("/v1/generate", content=content, headers={"content-type": "application/json"})
+    answer = appliance.http.post(
+        "/v1/generate", content=content, headers={"content-type": "application/json"}
+    )
     assert answer.status_code == status, answer.text
     assert answer.json()["detail"]
 
@@ -87,11 +91,13 @@ def tar_of(*members: tuple[str, bytes | None]) -> bytes:
 
 def zip_bomb() -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("config.json", "w", force_zip64=True) as member:
-            block = b"\0" * 2**20
-            for _ in range(2**10 * 9):
-                member.write(block)
+    block = b"\0" * 2**20
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("config.json", "w", force_zip64=True) as member,
+    ):
+        for _ in range(2**10 * 9):
+            member.write(block)
     return buffer.getvalue()
 
 

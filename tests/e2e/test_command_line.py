@@ -18,7 +18,12 @@ def lmaas(*arguments: str, url: str | None = None, status: int = 0) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LMAAS_")}
     environment |= {"COLUMNS": "200"} | ({"LMAAS_URL": url} if url else {})
     ended = subprocess.run(
-        [sys.executable, "-m", "lmaas", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "lmaas", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert ended.returncode == status, ended.stdout + ended.stderr
     return ended.stderr if status else ended.stdout
@@ -57,7 +62,9 @@ def test_tells_scripts(appliance: Appliance) -> None:
 
 
 def test_push_deploy_pull_remove(appliance: Appliance, tmp_path: Path) -> None:
-    pushed = lmaas("models", "push", "cli-nli", str(ROOT / "models" / "mini-nli"), "--deploy", url=appliance.url)
+    pushed = lmaas(
+        "models", "push", "cli-nli", str(ROOT / "models" / "mini-nli"), "--deploy", url=appliance.url
+    )
     assert "ready and deployed" in pushed
     lmaas("models", "pull", "cli-nli", "-o", str(tmp_path / "nli.tar.gz"), url=appliance.url)
     assert (tmp_path / "nli.tar.gz").stat().st_size > 1_000_000
@@ -83,7 +90,12 @@ def test_a_server_that_is_not_there() -> None:
 def test_an_unknown_setting_stops_the_start() -> None:
     environment = {**os.environ, "LMAAS_PROT": "8080"}
     ended = subprocess.run(
-        [sys.executable, "-m", "lmaas", "up"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "lmaas", "up"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert ended.returncode != 0
     assert "LMAAS_PROT" in ended.stderr

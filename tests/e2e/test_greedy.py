@@ -16,15 +16,18 @@ from tests.e2e.test_lifecycle import packed, upload
 
 NEW_TOKENS = 32
 OPENINGS = [
-    "Once upon a time", "The king said", "In the dark forest", "A little girl named Lily", "The dog and the cat",
-    "One day, the sun", "There was an old woman who", "The dragon opened", "My dear friend,", "He ran to the river and",
-    "The princess", "It was raining, so", "Tom wanted to", "When the ship came home", "The wolf", "They were very happy",
+    "Once upon a time", "The king said", "In the dark forest", "A little girl named Lily", 
+    "The dog and the cat",
+    "One day, the sun", "There was an old woman who", "The dragon opened", "My dear friend,", 
+    "He ran to the river and",
+    "The princess", "It was raining, so", "Tom wanted to", "When the ship came home", "The wolf",
+    "They were very happy",
     "At the end of the road", "Nobody knew", "\"Come here,\" said", "The moon was bright",
 ]  # fmt: skip
 
 
 def scratch_checkpoint(folder: Path) -> Path:
-    """A second language model: other shape, head size and scaling flags, with mini-lm's tokenizer; weights by seed."""
+    """A second language model: other shape, head size and scaling, mini-lm's tokenizer, weights by seed."""
     torch.manual_seed(11)
     tokenizer = (ROOT / "models" / "mini-lm" / "tokenizer.json").read_text()
     config = GPT2Config(
@@ -38,7 +41,9 @@ def scratch_checkpoint(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module", params=["mini-lm", "scratch"])
-def served(appliance: Appliance, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def served(
+    appliance: Appliance, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
     """A model deployed in fp32, and its checkpoint."""
     checkpoint = ROOT / "models" / "mini-lm"
     if request.param == "scratch":
@@ -62,15 +67,25 @@ def token_ids(appliance: Appliance, model: str, prompt: str) -> list[int]:
 
 def test_tokens_equal_those_of_transformers(appliance: Appliance, served: tuple[str, Path]) -> None:
     name, checkpoint = served
-    model = GPT2LMHeadModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    model = GPT2LMHeadModel.from_pretrained(
+        checkpoint,
+        dtype=torch.float32,
+        attn_implementation="eager",  # sdpa drops scale_attn_by_inverse_layer_idx
+    ).eval()
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     for prompt in OPENINGS:
         ids = torch.tensor([tokenizer.encode(prompt).ids])
         with torch.no_grad():
             reference = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                pad_token_id=0,
             )
-        expected = [token for token in reference[0, ids.shape[1] :].tolist() if token != model.config.eos_token_id]
+        expected = [
+            token for token in reference[0, ids.shape[1] :].tolist() if token != model.config.eos_token_id
+        ]
         got = [token for token in token_ids(appliance, name, prompt) if token != model.config.eos_token_id]
         assert got == expected, prompt
 

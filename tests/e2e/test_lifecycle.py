@@ -55,7 +55,9 @@ def test_round_trip(appliance: Appliance, bundled: str) -> None:
 
     archive = appliance.http.get(f"/v1/models/{name}/versions/1/archive")
     with tarfile.open(fileobj=io.BytesIO(archive.content)) as files:
-        manifest = files.extractfile(next(member for member in files if member.name.endswith("manifest.json")))
+        manifest = files.extractfile(
+            next(member for member in files if member.name.endswith("manifest.json"))
+        )
         assert manifest is not None
         assert "fp32" in json.load(manifest)["variants"]
     again = appliance.http.get(

@@ -1,4 +1,4 @@
-"""Native Triton clients: what was written for Triton's vLLM backend works unchanged, and heads are ordinary models."""
+"""Native Triton clients: those written for the vLLM backend work unchanged; heads are ordinary models."""
 
 from __future__ import annotations
 
@@ -75,7 +75,11 @@ def test_a_vllm_client_s_request_streams(client: triton.InferenceServerClient) -
 
 
 def test_switches_bring_their_outputs(client: triton.InferenceServerClient) -> None:
-    inputs = [*generation(False, temperature=0, max_tokens=5), flag("return_finish_reason", True), flag("return_num_output_tokens", True)]
+    inputs = [
+        *generation(False, temperature=0, max_tokens=5),
+        flag("return_finish_reason", True),
+        flag("return_num_output_tokens", True),
+    ]
     (answer,) = stream(client, inputs)
     assert answer.as_numpy("finish_reason")[0] == b"length"
     assert answer.as_numpy("num_output_tokens")[0] == 5

@@ -13,7 +13,9 @@ from tests.e2e.appliance import ROOT, Appliance
 
 ADDRESS = "http://127.0.0.1:8080"
 TOLERANCE = 0.05
-EXAMPLES = re.findall(r"```console\n\$ (curl .*?)\n(\{.*?\})\n```", (ROOT / "README.md").read_text(), re.DOTALL)
+EXAMPLES = re.findall(
+    r"```console\n\$ (curl .*?)\n(\{.*?\})\n```", (ROOT / "README.md").read_text(), re.DOTALL
+)
 
 
 def alike(shown: Any, got: Any) -> bool:
