@@ -152,14 +152,11 @@ def _measure_language(
     text = reference.calibration()
     golden = reference.golden(text)
     begin("quality")
-    # Every token but the first of a row is predicted by the one before it.
-    inputs, following = [row[:-1] for row in text], [token for row in text for token in row[1:]]
-    expected = reference.logits(inputs)
-    cards: dict[Variant, dict[str, float]] = {}
-    for variant, graph in graphs.items():
-        if variant is not Variant.FP32:
-            found = reference.open(graph).prefill(inputs, every_row=True)
-            cards[variant] = language_card(expected, found, following)
+    cards: dict[Variant, dict[str, float]] = {
+        variant: language_card(reference.compare(graph, text))
+        for variant, graph in graphs.items()
+        if variant is not Variant.FP32
+    }
     return golden, cards
 
 

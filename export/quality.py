@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from export.session import Floats
 
 
-def language_card(reference: Floats, variant: Floats, next_tokens: list[int]) -> dict[str, float]:
-    """Compare logits `[tokens, vocab]` at the same positions; `next_tokens` is what came next in the text."""
-    expected, found = _log_softmax(reference), _log_softmax(variant)
-    tokens = np.arange(len(next_tokens)), np.array(next_tokens)
-    perplexity = np.exp(-expected[tokens].mean())
-    change = np.exp(-found[tokens].mean()) / perplexity - 1
-    divergence = (np.exp(expected) * (expected - found)).sum(axis=1)
+def language_card(texts: Iterable[tuple[Floats, Floats, Sequence[int]]]) -> dict[str, float]:
+    """Compare text by text: logits `[tokens, vocab]` of both, and the token after each position."""
+    surprise = change = divergence = largest = 0.0
+    agreeing = count = 0
+    for reference, variant, following in texts:
+        expected, found = _log_softmax(reference), _log_softmax(variant)
+        tokens = np.arange(len(following)), np.array(following)
+        surprise -= float(expected[tokens].sum())
+        change -= float((found[tokens] - expected[tokens]).sum())
+        divergence += float((np.exp(expected) * (expected - found)).sum())
+        agreeing += int((reference.argmax(axis=1) == variant.argmax(axis=1)).sum())
+        largest = max(largest, float(np.abs(reference - variant).max()))
+        count += len(following)
     return _floats(
-        perplexity=perplexity,
-        perplexity_change=change,
-        mean_kl=divergence.mean(),
-        top1_agreement=np.mean(reference.argmax(axis=1) == variant.argmax(axis=1)),
-        max_logit_difference=np.abs(reference - variant).max(),
+        perplexity=np.exp(surprise / count),
+        perplexity_change=np.expm1(change / count),
+        mean_kl=divergence / count,
+        top1_agreement=agreeing / count,
+        max_logit_difference=largest,
     )
 
 

@@ -5,6 +5,7 @@ Everything is deterministic, so that exporting a checkpoint twice writes the sam
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,9 @@ class LanguageReference:
         self._tokenizer = tokenizer
         self._context = min(config.context_length, CALIBRATION_TOKENS + 8)
         self._architecture = architecture
-        self._session = self.open(graph)
+        self._session = self._open(graph)
 
-    def open(self, graph: Path) -> LanguageSession:
+    def _open(self, graph: Path) -> LanguageSession:
         """A session with room for the calibration text."""
         rows = max(CALIBRATION_ROWS, GOLDEN_PROMPTS)
         return LanguageSession(graph, self._architecture, rows, self._context)
@@ -77,8 +78,15 @@ class LanguageReference:
         rows = generate(self._session, start, self._context - 1, seed=0)
         return [[self._config.eos_token_id, *row] for row in rows]
 
-    def logits(self, rows: list[list[int]]) -> Floats:
-        return self._session.prefill(rows, every_row=True)
+    def compare(self, graph: Path, rows: list[list[int]]) -> Iterator[tuple[Floats, Floats, list[int]]]:
+        """Logits of fp32 and of `graph` for each row but its last token, and the tokens that come next.
+
+        Row by row: all logits at once are the largest thing in an export.
+        """
+        other = self._open(graph)
+        for row in rows:
+            expected = self._session.prefill([row[:-1]], every_row=True)
+            yield expected, other.prefill([row[:-1]], every_row=True), row[1:]
 
     def golden(self, rows: list[list[int]]) -> tuple[GoldenPrompt, ...]:
         """Beginnings of the calibration rows as text, with the greedy tokens that follow."""

@@ -27,22 +27,22 @@ def open_session(graph: Path) -> onnxruntime.InferenceSession:
 
 
 class LanguageSession:
-    """An `lm` graph over a cache of `rows` rows; all rows advance together."""
+    """An `lm` graph over a cache of `rows` rows; as many of them as there are prompts advance together."""
 
     def __init__(self, graph: Path, architecture: Architecture, rows: int, context: int) -> None:
         self._session = open_session(graph)
-        shape = (rows, architecture.num_heads, context, architecture.head_size)
+        self._row = (architecture.num_heads, context, architecture.head_size)
         self._cache = {}
         for layer in range(architecture.num_layers):
             for past, present in (
                 (LmGraph.past_key(layer), LmGraph.present_key(layer)),
                 (LmGraph.past_value(layer), LmGraph.present_value(layer)),
             ):
-                buffer = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+                buffer = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((rows, *self._row), np.float32))
                 self._cache[past, present] = buffer
 
     def prefill(self, prompts: Sequence[Sequence[int]], *, every_row: bool = False) -> Floats:
-        """Start the rows over; logits `[rows, vocab]` of the last tokens, or of all tokens, row after row."""
+        """Start the rows over; logits `[rows, vocab]` of the last tokens, or of every token, row by row."""
         longest = max(map(len, prompts))
         ids = np.zeros((len(prompts), longest), np.int64)
         for row, prompt in enumerate(prompts):
@@ -69,9 +69,11 @@ class LanguageSession:
         binding.bind_cpu_input(LmGraph.TOTAL_SEQUENCE_LENGTH, np.array(lengths.max(), np.int32))
         binding.bind_cpu_input(LmGraph.LOGIT_ROWS, wanted.astype(np.int64))
         binding.bind_output(LmGraph.LOGITS)
+        shape = [len(ids), *self._row]
         for (past, present), buffer in self._cache.items():
-            binding.bind_ortvalue_input(past, buffer)
-            binding.bind_ortvalue_output(present, buffer)
+            pointer = buffer.data_ptr()
+            binding.bind_input(past, "cpu", 0, np.float32, shape, pointer)
+            binding.bind_output(present, "cpu", 0, np.float32, shape, pointer)
         self._session.run_with_iobinding(binding)
         logits: Floats = binding.get_outputs()[0].numpy()
         return logits

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper
 OPSET = 21
 MICROSOFT = "com.microsoft"
 IR_VERSION = 10
-# One protobuf message ends at 2 GiB; above this the weights lie in a file beside the graph.
-MAX_INLINE_BYTES = 1 << 30
+# Above this the weights lie in a file beside the graph: a message is held in memory several times while it is
+# written and read, and ends at 2 GiB, while a file is mapped.
+MAX_INLINE_BYTES = 1 << 28
 DATA_SUFFIX = ".data"
 _ALIGNMENT = 4096  # onnxruntime maps external weights by page
 
