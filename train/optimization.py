@@ -1,7 +1,8 @@
 """Optimisers and their schedule.
 
 Muon (https://kellerjordan.github.io/posts/muon/) updates the matrices of the blocks, AdamW embeddings, layer
-norms, heads and biases; linear warm-up, then cosine decay to zero.
+norms, heads and biases; linear warm-up, cosine decay, and where asked for a linear
+cool-down.
 """
 
 import math
@@ -14,10 +15,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Schedule:
-    """Step counts and rates of one training run."""
+    """Step counts and rates of one run: warm-up, cosine decay towards `horizon`, linear cool-down to zero."""
 
     steps: int
     warmup: int = 100
+    # The step at which the cosine would reach zero; the end of the run unless a cool-down cuts it short.
+    horizon: int | None = None
+    cooldown: int = 1
     matrix_rate: float = 5e-3
     other_rate: float = 3e-3
     weight_decay: float = 0.1
@@ -27,8 +31,10 @@ class Schedule:
         """Learning rate at `step` as a share of the peak."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+        horizon = self.horizon or self.steps
+        progress = (step - self.warmup) / max(1, horizon - self.warmup)
+        left = max(0, self.steps - step) / self.cooldown
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress))) * min(1.0, left)
 
 
 def make_optimizers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:

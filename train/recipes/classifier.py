@@ -40,11 +40,9 @@ class Plan:
     def shape(self) -> str:
         """The architecture in words, for the card."""
         return (
-            f"GPT2ForSequenceClassification: {self.layers} layers, {self.width} wide, "
-            f"{self.width // 64} heads, "
-            f"context 512, own lower-casing byte-level BPE of {self.vocabulary} tokens. "
-            "`tokenizer.json` adds "
-            "`<|endoftext|>` by itself; the label is read at the last token."
+            f"GPT2ForSequenceClassification: {self.layers} layers, {self.width} wide, {self.width // 64} "
+            f"heads, context 512, own lower-casing byte-level BPE of {self.vocabulary} tokens. "
+            "`tokenizer.json` adds `<|endoftext|>` by itself; the label is read at the last token."
         )
 
     @property
@@ -54,10 +52,8 @@ class Plan:
         run = self.run
         return (
             f"{start}: {run.epochs} epochs in batches of {run.batch}, Muon for the matrices and AdamW "
-            "for the rest, "
-            f"label smoothing {run.label_smoothing}, dropout {self.dropout}, weight "
-            f"{run.language_loss} for the loss "
-            "of the next token."
+            f"for the rest, label smoothing {run.label_smoothing}, dropout {self.dropout}, "
+            f"{run.token_dropout:.0%} of the tokens blanked, weight decay {run.weight_decay}."
         )
 
 
@@ -71,8 +67,7 @@ def make_tokenizer(plan: Plan, examples: Sequence[Example]) -> Tokenizer:
 
 
 def make_model(plan: Plan, tokenizer: Tokenizer, body: Path) -> GPT2ForSequenceClassification:
-    """The untrained classifier; with `from_body` its embeddings and blocks come from the checkpoint "
-    "at `body`."""
+    """The untrained classifier; with `from_body` it starts from the embeddings and blocks at `body`."""
     torch.manual_seed(plan.run.seed)
     config = make_config(tokenizer.get_vocab_size(), plan.layers, plan.width, END_OF_TEXT_ID)
     config.num_labels = len(plan.labels)

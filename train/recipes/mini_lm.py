@@ -34,7 +34,7 @@ LAYERS = 4
 WIDTH = 256
 LENGTH = 512
 ROWS = 8
-STEPS = 1700
+SCHEDULE = Schedule(steps=1250, horizon=1700, cooldown=500)
 
 # Shares of fairy tales, TinyStories, children's books and novels, which widen the vocabulary, then leave.
 FIRST_MIX = (0.30, 0.30, 0.20, 0.20)
@@ -71,10 +71,11 @@ def train(data: Path, out: Path) -> None:
     def save(current: GPT2LMHeadModel) -> None:
         save_checkpoint(out, current, config, tokenizer, architectures=["GPT2LMHeadModel"])
 
+    last_from = LAST_MIX_FROM * SCHEDULE.steps
     batches = mixed_batches(
-        streams, lambda step: LAST_MIX if step >= LAST_MIX_FROM * STEPS else FIRST_MIX, ROWS, generator
+        streams, lambda step: LAST_MIX if step >= last_from else FIRST_MIX, ROWS, generator
     )
-    train_language_model(model, batches, Schedule(STEPS), held_out_perplexity, on_better=save)
+    train_language_model(model, batches, SCHEDULE, held_out_perplexity, on_better=save)
 
 
 def model_perplexity(folder: Path, texts: list[str]) -> Perplexity:
@@ -152,16 +153,14 @@ def make_card(figures: list[Figure], samples: str) -> Card:
         pipeline_tag="text-generation",
         licence="apache-2.0",
         summary="A small GPT-2 that continues children's stories and fairy tales in English.",
-        shape=f"GPT2LMHeadModel: {LAYERS} layers, {WIDTH} wide, {WIDTH // 64} heads, context "
-        f"{LENGTH}, own byte-level "
-        f"BPE of {VOCABULARY} tokens (id {END_OF_TEXT_ID} is `<|endoftext|>`), tied head.",
+        shape=f"GPT2LMHeadModel: {LAYERS} layers, {WIDTH} wide, {WIDTH // 64} heads, context {LENGTH}, "
+        f"own byte-level BPE of {VOCABULARY} tokens (id {END_OF_TEXT_ID} is `<|endoftext|>`), tied head.",
         data=(TINYSTORIES, FAIRYTALES, GUTENBERG),
-        recipe=f"From random weights: {STEPS} steps of {ROWS * LENGTH} tokens, Muon for the matrices "
-        "and AdamW for the "
-        "rest, warm-up and cosine decay to zero, dropout 0.1, bf16 autocast. Novels leave the mixture at "
+        recipe=f"From random weights: {SCHEDULE.steps} steps of {ROWS * LENGTH} tokens, Muon for the "
+        "matrices and AdamW for the rest, warm-up, cosine decay and a linear cool-down to zero over the "
+        f"last {SCHEDULE.cooldown} steps, dropout 0.1, bf16 autocast. The novels leave the mixture at "
         f"{LAST_MIX_FROM:.0%} of the run; fairy tales then have half of it. The step with the best "
-        "val perplexity is "
-        "kept.",
+        "perplexity on val is kept.",
         command="python -m train.recipes.mini_lm --data DATA --out models/mini-lm",
         figures=figures,
         sections={"Samples": samples},

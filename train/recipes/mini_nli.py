@@ -9,7 +9,7 @@ from train.data import INFERENCES, Example, read_snli
 from train.heads import HeadRun
 from train.recipes.classifier import Plan, load_classifier, train_plan
 from train.recipes.command import Recipe, main
-from train.tokenizer import end_with_end_of_text
+from train.tokenizer import read_hypothesis_first
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +19,8 @@ PLAN = Plan(
     read=read_snli,
     held_out="valid",
     augment=as_statement,
-    template=end_with_end_of_text,
-    run=HeadRun(epochs=6, batch=128, language_loss=0.0),
+    template=read_hypothesis_first,
+    run=HeadRun(epochs=5, batch=128, language_loss=0.0, token_dropout=0.05),
 )
 
 
@@ -68,15 +68,14 @@ def make_card(figures: list[Figure]) -> Card:
         shape=PLAN.shape,
         data=(SNLI, *((TINYSTORIES, FAIRYTALES, GUTENBERG) if PLAN.from_body else ())),
         recipe=f"{PLAN.recipe} One text in four gets a full stop each epoch. The epoch with the best "
-        "accuracy on "
-        "valid is kept.",
+        "accuracy on valid is kept.",
         command="python -m train.recipes.mini_nli --data DATA --out models/mini-nli",
         figures=figures,
         sections={"Start": START},
         limits=(
-            "The official training file of SNLI (550,000 pairs) was not available: the official dev "
-            "and test files "
-            "were re-split by premise, so these figures do not compare with published SNLI figures.",
+            "The official training file of SNLI (550,000 pairs) was not available: the official dev and "
+            "test files were re-split by premise, so these figures do not compare with published SNLI "
+            "figures.",
             "It was trained on captions of photographs: people, animals and what they do.",
             "Part of its skill is reading the hypothesis alone, as the figure without premise shows.",
         ),

@@ -25,8 +25,8 @@ VOCABULARY = 4096
 LAYERS = 2
 WIDTH = 256
 DROPOUT = 0.1
-FROM_BODY = True
-RUN = JointRun(epochs=12, batch=128, language_loss=0.0)
+FROM_BODY = False
+RUN = JointRun(epochs=10, batch=128, language_loss=0.0)
 
 EXAMPLES = (
     "Play some jazz by Miles Davis on Spotify.",
@@ -36,8 +36,7 @@ EXAMPLES = (
 
 
 def build(utterances: Sequence[Utterance], body: Path) -> JointCheckpoint:
-    """The untrained model over the labels of `utterances`; with FROM_BODY it starts from the "
-    "checkpoint `body`."""
+    """The untrained model over the labels of `utterances`; with FROM_BODY it starts from `body`."""
     torch.manual_seed(RUN.seed)
     tokenizer = train_tokenizer((" ".join(u.words) for u in utterances), VOCABULARY, lowercase=True)
     intents = tuple(sorted({u.intent for u in utterances}))
@@ -106,15 +105,12 @@ def make_card(figures: list[Figure], examples: str) -> Card:
         name="mini-nlu",
         pipeline_tag="token-classification",
         licence="apache-2.0",
-        summary="Reads a command to a voice assistant: one of seven intents, and 39 kinds of slots "
-        "as BIO tags.",
+        summary="Reads a command to a voice assistant: one of seven intents, and 39 kinds of slots as "
+        "BIO tags.",
         shape=f"GPT2ForJointNlu: {LAYERS} layers, {WIDTH} wide, {WIDTH // 64} heads, own lower-casing "
-        "byte-level BPE "
-        f"of {VOCABULARY} tokens, a linear intent head and a linear slot head after ln_f. With "
-        "`nlu_echo` the input "
-        "is `ids + [eos] + ids`: slots are read on the second copy at each word's first token, the "
-        "intent on the "
-        "last token.",
+        f"byte-level BPE of {VOCABULARY} tokens, a linear intent head and a linear slot head after ln_f. "
+        "With `nlu_echo` the input is `ids + [eos] + ids`: slots are read on the second copy at each "
+        "word's first token, the intent on the last token.",
         data=(SNIPS, *((TINYSTORIES, FAIRYTALES, GUTENBERG) if FROM_BODY else ())),
         recipe=RECIPE_TEXT,
         command="python -m train.recipes.mini_nlu --data DATA --out models/mini-nlu",
@@ -129,15 +125,12 @@ def make_card(figures: list[Figure], examples: str) -> Card:
 
 
 RECIPE_TEXT = (
-    f"{'From the first layers of mini-lm' if FROM_BODY else 'From random weights'}: {RUN.epochs} "
-    "epochs in batches of "
-    f"{RUN.batch}, Muon for the matrices and AdamW for the rest, label smoothing "
-    f"{RUN.label_smoothing}, dropout "
-    f"{DROPOUT}. Each epoch exchanges {RUN.exchange:.0%} of the slot values with others of the same "
-    "slot, and writes "
-    f"{RUN.typed:.0%} of the utterances as people type them, with apostrophes and a mark at the end. "
-    "The epoch with "
-    "the best sum of intent accuracy and slot F1 on valid is kept."
+    f"{'From the first layers of mini-lm' if FROM_BODY else 'From random weights'}: {RUN.epochs} epochs "
+    f"in batches of {RUN.batch}, Muon for the matrices and AdamW for the rest, label smoothing "
+    f"{RUN.label_smoothing}, dropout {DROPOUT}. Each epoch exchanges {RUN.exchange:.0%} of the slot "
+    f"values with others of the same slot, and writes {RUN.typed:.0%} of the utterances as people type "
+    "them, with apostrophes and a mark at the end. The epoch with the best sum of intent accuracy and "
+    "slot F1 on valid is kept."
 )
 START = ""
 

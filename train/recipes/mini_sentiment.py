@@ -20,7 +20,12 @@ PLAN = Plan(
     held_out="dev",
     augment=as_review,
     template=end_with_end_of_text,
-    run=HeadRun(epochs=4, batch=128, language_loss=0.0),
+    run=HeadRun(epochs=3, batch=128, language_loss=0.0, weight_decay=0.3, token_dropout=0.1),
+    vocabulary=12000,
+    layers=3,
+    width=128,
+    dropout=0.2,
+    from_body=False,
 )
 
 
@@ -62,9 +67,9 @@ def make_card(figures: list[Figure]) -> Card:
         summary="Tells whether an English sentence about a film is `negative` or `positive`.",
         shape=PLAN.shape,
         data=(SST2, *((TINYSTORIES, FAIRYTALES, GUTENBERG) if PLAN.from_body else ())),
-        recipe=f"{PLAN.recipe} Half of the phrases are rewritten each epoch as people type them (`it "
-        "'s` becomes "
-        "`it's`, with or without a mark at the end). The epoch with the best dev accuracy is kept.",
+        recipe=f"{PLAN.recipe} Half of the phrases are rewritten each epoch as people type them (`it 's` "
+        "becomes `it's`, with or without a mark at the end). The epoch with the best dev accuracy is "
+        "kept.",
         command="python -m train.recipes.mini_sentiment --data DATA --out models/mini-sentiment",
         figures=figures,
         sections={"Start": START},
