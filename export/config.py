@@ -138,7 +138,7 @@ def read_config(folder: Path) -> ModelConfig:
         hidden_size=hidden_size,
         inner_size=read.integer("n_inner", 4 * hidden_size, 1, 1 << 20),
         vocab_size=vocab_size,
-        context_length=read.integer("n_positions", read.get("n_ctx", 1024), 1, 1 << 20),
+        context_length=read.integer("n_positions", read.get("n_ctx", 1024), 2, 1 << 20),
         activation=activation,
         layer_norm_epsilon=read.number("layer_norm_epsilon", 1e-5, 0.0, 1.0),
         scale_attention=read.boolean("scale_attn_weights", True),

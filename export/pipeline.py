@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
 import onnxruntime
 
+from export.calibration import measure_ranges
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 from export.files import file_entry
@@ -15,17 +17,14 @@ from export.graph.body import cache_head_size
 from export.graph.build import write_graph
 from export.output import new_folder
 from export.progress import Progress
-from export.quality import head_card, language_card
-from export.reference import HeadReference, LanguageReference
-from export.session import HeadSession
+from export.reference import open_reference
+from export.smoothing import SmoothedCheckpoint
 from export.tokenizer import write_tokenizer
 from runtime.contract import (
     GRAPH_FILE,
     MANIFEST_FILE,
     TOKENIZER_FILE,
     Architecture,
-    GoldenPrompt,
-    Kind,
     Manifest,
     Variant,
     VariantEntry,
@@ -52,7 +51,9 @@ def export_checkpoint(
     The artifact is written beside `output` and renamed at the end, so that nobody sees half of one.
     """
     check_variants(variants)
-    stages = ["read", *[f"build {variant.value}" for variant in variants], "golden", "quality", "finish"]
+    stages = ["read", "build fp32", "golden", "finish"]
+    if Variant.INT8 in variants:
+        stages += ["build int8", "quality"]
     counter = iter(range(len(stages)))
 
     def begin(stage: str) -> None:
@@ -92,25 +93,29 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
 def _write(
     checkpoint: Checkpoint, folder: Path, name: str, variants: Sequence[Variant], begin: Callable[[str], None]
 ) -> Manifest:
-    config = checkpoint.config
+    config, architecture = checkpoint.config, architecture_of(checkpoint)
     write_tokenizer(checkpoint.tokenizer, folder / TOKENIZER_FILE)
-    files: dict[Variant, list[Path]] = {}
     # The reference is always fp32; it stays out of the artifact where nobody asked for it.
-    for variant in dict.fromkeys((Variant.FP32, *variants)):
-        if variant in variants:
-            begin(f"build {variant.value}")
-        (folder / variant.value).mkdir()
-        files[variant] = write_graph(checkpoint, variant, folder / variant.value / GRAPH_FILE)
-    golden, cards = _measure(checkpoint, {variant: paths[0] for variant, paths in files.items()}, begin)
+    begin(f"build {Variant.FP32.value}")
+    files = {Variant.FP32: _build(checkpoint, Variant.FP32, folder)}
+    reference_graph = files[Variant.FP32][0]
+    begin("golden")
+    reference = open_reference(reference_graph, config, architecture, checkpoint.tokenizer)
+    golden = reference.golden()
+    cards: dict[Variant, dict[str, float]] = {}
+    if Variant.INT8 in variants:
+        begin(f"build {Variant.INT8.value}")
+        ranges = measure_ranges(reference_graph, reference.rows, config)
+        files[Variant.INT8] = _build(SmoothedCheckpoint(checkpoint, ranges), Variant.INT8, folder)
+        begin("quality")
+        cards[Variant.INT8] = reference.card(files[Variant.INT8][0])
     begin("finish")
-    for variant in set(files) - set(variants):
-        for path in files.pop(variant):
-            path.unlink()
-        (folder / variant.value).rmdir()
+    if Variant.FP32 not in variants:
+        shutil.rmtree(folder / Variant.FP32.value)
     manifest = Manifest(
         name=name,
         kind=config.head.kind,
-        architecture=architecture_of(checkpoint),
+        architecture=architecture,
         tokenizer=file_entry(folder, folder / TOKENIZER_FILE),
         variants={
             variant: VariantEntry(
@@ -133,46 +138,6 @@ def _write(
     return manifest
 
 
-def _measure(
-    checkpoint: Checkpoint, graphs: dict[Variant, Path], begin: Callable[[str], None]
-) -> tuple[tuple[GoldenPrompt, ...], dict[Variant, dict[str, float]]]:
-    if checkpoint.config.head.kind is Kind.LM:
-        return _measure_language(checkpoint, graphs, begin)
-    return _measure_head(checkpoint, graphs, begin)
-
-
-def _measure_language(
-    checkpoint: Checkpoint, graphs: dict[Variant, Path], begin: Callable[[str], None]
-) -> tuple[tuple[GoldenPrompt, ...], dict[Variant, dict[str, float]]]:
-    begin("golden")
-    config = checkpoint.config
-    reference = LanguageReference(
-        graphs[Variant.FP32], config, architecture_of(checkpoint), checkpoint.tokenizer
-    )
-    text = reference.calibration()
-    golden = reference.golden(text)
-    begin("quality")
-    cards: dict[Variant, dict[str, float]] = {
-        variant: language_card(reference.compare(graph, text))
-        for variant, graph in graphs.items()
-        if variant is not Variant.FP32
-    }
-    return golden, cards
-
-
-def _measure_head(
-    checkpoint: Checkpoint, graphs: dict[Variant, Path], begin: Callable[[str], None]
-) -> tuple[tuple[GoldenPrompt, ...], dict[Variant, dict[str, float]]]:
-    begin("golden")
-    config = checkpoint.config
-    reference = HeadReference(graphs[Variant.FP32], config, checkpoint.tokenizer)
-    golden = reference.golden()
-    begin("quality")
-    texts = [ids for _, ids in reference.texts]
-    cards: dict[Variant, dict[str, float]] = {}
-    for variant, graph in graphs.items():
-        if variant is not Variant.FP32:
-            found = HeadSession(graph).run(texts)
-            expected = (reference.logits, reference.slot_logits)
-            cards[variant] = head_card(expected, found, [len(ids) for ids in texts], config.problem_type)
-    return golden, cards
+def _build(checkpoint: Checkpoint, variant: Variant, folder: Path) -> list[Path]:
+    (folder / variant.value).mkdir()
+    return write_graph(checkpoint, variant, folder / variant.value / GRAPH_FILE)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from export.config import Head, ModelConfig
+from export.quality import head_card, language_card
 from export.session import Floats, HeadSession, LanguageSession
 from runtime.contract import Architecture, GoldenPrompt, Kind
 
@@ -55,59 +57,71 @@ def generate(
     return [[int(token) for token in row] for row in np.stack(chosen, axis=1)]
 
 
+class Reference(Protocol):
+    """What the fp32 graph says about a checkpoint."""
+
+    rows: list[list[int]]  # token ids of the calibration texts
+
+    def golden(self) -> tuple[GoldenPrompt, ...]:
+        """Inputs with their answers."""
+
+    def card(self, graph: Path) -> dict[str, float]:
+        """The quality card of another variant's graph."""
+
+
+def open_reference(
+    graph: Path, config: ModelConfig, architecture: Architecture, tokenizer: Tokenizer
+) -> Reference:
+    """The reference for the fp32 `graph` of any kind."""
+    if config.head is Head.LM:
+        return LanguageReference(graph, config, architecture, tokenizer)
+    return HeadReference(graph, config, tokenizer)
+
+
 class LanguageReference:
     """Text that the model writes itself, and its own greedy answers."""
 
     def __init__(
         self, graph: Path, config: ModelConfig, architecture: Architecture, tokenizer: Tokenizer
     ) -> None:
-        self._config = config
+        self._eos = config.eos_token_id
         self._tokenizer = tokenizer
         self._context = min(config.context_length, CALIBRATION_TOKENS + 8)
         self._architecture = architecture
         self._session = self._open(graph)
+        sampled = generate(self._session, [[self._eos]] * CALIBRATION_ROWS, self._context - 1, seed=0)
+        self.rows = [[self._eos, *row] for row in sampled]
 
     def _open(self, graph: Path) -> LanguageSession:
         """A session with room for the calibration text."""
-        rows = max(CALIBRATION_ROWS, GOLDEN_PROMPTS)
-        return LanguageSession(graph, self._architecture, rows, self._context)
+        return LanguageSession(graph, self._architecture, CALIBRATION_ROWS, self._context)
 
-    def calibration(self) -> list[list[int]]:
-        """Sampled rows of token ids, all of one length."""
-        start = [[self._config.eos_token_id] for _ in range(CALIBRATION_ROWS)]
-        rows = generate(self._session, start, self._context - 1, seed=0)
-        return [[self._config.eos_token_id, *row] for row in rows]
-
-    def compare(self, graph: Path, rows: list[list[int]]) -> Iterator[tuple[Floats, Floats, list[int]]]:
-        """Logits of fp32 and of `graph` for each row but its last token, and the tokens that come next.
-
-        Row by row: all logits at once are the largest thing in an export.
-        """
-        other = self._open(graph)
-        for row in rows:
-            expected = self._session.prefill([row[:-1]], every_row=True)
-            yield expected, other.prefill([row[:-1]], every_row=True), row[1:]
-
-    def golden(self, rows: list[list[int]]) -> tuple[GoldenPrompt, ...]:
+    def golden(self) -> tuple[GoldenPrompt, ...]:
         """Beginnings of the calibration rows as text, with the greedy tokens that follow."""
-        room = self._context - GOLDEN_ANSWER_TOKENS
-        # Bytes that make no whole character would come back from the text as other tokens.
-        texts = [
-            self._tokenizer.decode(row[1 : 1 + GOLDEN_PROMPT_TOKENS]).replace("\ufffd", "") for row in rows
-        ]
         prompts: dict[str, list[int]] = {}
-        for text in texts:
+        for row in self.rows:
+            # Bytes that make no whole character would come back from the text as other tokens.
+            text = self._tokenizer.decode(row[1 : 1 + GOLDEN_PROMPT_TOKENS]).replace("\ufffd", "")
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-            if 0 < len(ids) <= room and len(prompts) < GOLDEN_PROMPTS:
+            if 0 < len(ids) <= self._context - GOLDEN_ANSWER_TOKENS and len(prompts) < GOLDEN_PROMPTS:
                 prompts[text] = ids
         if not prompts:
             return ()
-        filled = [*prompts.values(), *[[self._config.eos_token_id]] * (CALIBRATION_ROWS - len(prompts))]
-        answers = generate(self._session, filled, GOLDEN_ANSWER_TOKENS, seed=None)
+        answers = generate(self._session, list(prompts.values()), GOLDEN_ANSWER_TOKENS, seed=None)
         return tuple(
             GoldenPrompt(text=text, token_ids=tuple(answer))
-            for text, answer in zip(prompts, answers, strict=False)
+            for text, answer in zip(prompts, answers, strict=True)
         )
+
+    def card(self, graph: Path) -> dict[str, float]:
+        return language_card(self._compare(graph))
+
+    def _compare(self, graph: Path) -> Iterator[tuple[Floats, Floats, list[int]]]:
+        """Row by row, as all logits at once would be the largest thing in an export."""
+        other = self._open(graph)
+        for row in self.rows:
+            expected = self._session.prefill([row[:-1]], every_row=True)
+            yield expected, other.prefill([row[:-1]], every_row=True), row[1:]
 
 
 class HeadReference:
@@ -115,9 +129,11 @@ class HeadReference:
 
     def __init__(self, graph: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
         self._config = config
-        self._session = HeadSession(graph)
-        self.texts = [(text, ids) for text in HEAD_TEXTS if (ids := head_token_ids(tokenizer, text, config))]
-        self.logits, self.slot_logits = self._session.run([ids for _, ids in self.texts])
+        tokenized = {text: head_token_ids(tokenizer, text, config) for text in HEAD_TEXTS}
+        self._texts = [text for text, ids in tokenized.items() if ids]
+        # A context too short for every sentence leaves one token to compare by.
+        self.rows = [ids for ids in tokenized.values() if ids] or [[config.eos_token_id]]
+        self._answers = HeadSession(graph).run(self.rows)
 
     def golden(self) -> tuple[GoldenPrompt, ...]:
         """Empty for a model with slots alone, which has no label scores."""
@@ -125,8 +141,12 @@ class HeadReference:
             return ()
         return tuple(
             GoldenPrompt(text=text, scores=tuple(float(score) for score in scores))
-            for (text, _), scores in zip(self.texts[:GOLDEN_PROMPTS], self.logits, strict=False)
+            for text, scores in zip(self._texts[:GOLDEN_PROMPTS], self._answers[0], strict=False)
         )
+
+    def card(self, graph: Path) -> dict[str, float]:
+        found = HeadSession(graph).run(self.rows)
+        return head_card(self._answers, found, [len(row) for row in self.rows], self._config.problem_type)
 
 
 def head_token_ids(tokenizer: Tokenizer, text: str, config: ModelConfig) -> list[int]:

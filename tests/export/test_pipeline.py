@@ -91,7 +91,7 @@ def test_progress_counts_to_the_end(checkpoint: Callable[[str], Path], tmp_path:
         checkpoint("classifier"), tmp_path / "out", name="x", variants=VARIANTS, progress=seen.append
     )
     assert [progress.done for progress in seen] == list(range(seen[-1].total + 1))
-    assert [progress.stage for progress in seen][:3] == ["read", "build fp32", "build int8"]
+    assert [progress.stage for progress in seen][:4] == ["read", "build fp32", "golden", "build int8"]
 
 
 def test_an_existing_output_is_kept_unless_told(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
