@@ -1,13 +1,19 @@
-"""One request against an ASGI application, message by message: for streams, disconnects and chunked bodies."""
+"""One request against an ASGI application, message by message: for streams, disconnects, chunked bodies."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the event loop go on until the condition holds; the test's own time limit bounds it."""
+    while not condition():  # noqa: ASYNC110 - the code under test has no event for every state
+        await asyncio.sleep(0.0005)
 
 
 class Call:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from api.back.backend import Backend
 from api.back.cluster.manager import ClusterManager
@@ -341,6 +341,29 @@ async def scripted(
     else:
         for details in generated(text, parameters):
             yield details
+
+
+def refusing(error: Exception) -> Any:
+    """A reply that fails before its first piece."""
+
+    async def reply(*_: Any) -> AsyncIterator[dict[str, Any]]:
+        for details in cast("list[dict[str, Any]]", []):
+            yield details
+        raise error
+
+    return reply
+
+
+def failing_open(error: Exception) -> Any:
+    """A back layer that does not open."""
+
+    @asynccontextmanager
+    async def open_backend(settings: BackSettings) -> AsyncIterator[Backend]:
+        for backend in cast("list[Backend]", []):
+            yield backend
+        raise error
+
+    return open_backend
 
 
 def scored(prompt: str, continuation: str) -> dict[str, Any]:

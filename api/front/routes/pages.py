@@ -41,7 +41,9 @@ async def console(request: Request, _: Any) -> Response:
 
 
 async def docs(request: Request, _: Any) -> Response:
-    return HTMLResponse(reference_html(page("docs"), openapi_document(request.app.state.endpoints)), headers=HEADERS)
+    return HTMLResponse(
+        reference_html(page("docs"), openapi_document(request.app.state.endpoints)), headers=HEADERS
+    )
 
 
 ENDPOINTS = (

@@ -25,7 +25,9 @@ def back() -> FakeBack:
 def client(back: FakeBack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """One for all: bad input must leave nothing behind that the next request would notice."""
     home = tmp_path_factory.mktemp("home")
-    with serving_client(create_app(Settings(home=home, models=home / "none"), open_backend=back.open)) as client:
+    with serving_client(
+        create_app(Settings(home=home, models=home / "none"), open_backend=back.open)
+    ) as client:
         yield client
 
 
@@ -54,7 +56,12 @@ FIELDS: list[tuple[str, Any, str, str]] = [
     (GENERATE, {"prompt": "a", "top_p": 1.01}, "top_p", "must be at most 1, not 1.01"),
     (GENERATE, {"prompt": "a", "top_k": -2}, "top_k", "must be at least 0, not -2"),
     (GENERATE, {"prompt": "a", "min_p": 2}, "min_p", "must be at most 1, not 2"),
-    (GENERATE, {"prompt": "a", "repetition_penalty": 0}, "repetition_penalty", "must be at least 0.01, not 0"),
+    (
+        GENERATE,
+        {"prompt": "a", "repetition_penalty": 0},
+        "repetition_penalty",
+        "must be at least 0.01, not 0",
+    ),
     (GENERATE, {"prompt": "a", "presence_penalty": 3}, "presence_penalty", "must be at most 2, not 3"),
     (GENERATE, {"prompt": "a", "frequency_penalty": -3}, "frequency_penalty", "must be at least -2, not -3"),
     (GENERATE, {"prompt": "a", "stop": ""}, "stop", "must not be empty"),
@@ -105,7 +112,12 @@ FIELDS: list[tuple[str, Any, str, str]] = [
     ("/v1/tasks", {"parameters": {}}, "type", "missing"),
     ("/v1/tasks", {"type": "divine", "parameters": {}}, "type", "not one of generate, classify"),
     ("/v1/tasks", {"type": "generate"}, "parameters", "missing"),
-    ("/v1/tasks", {"type": "generate", "parameters": {"prompt": ""}}, "parameters.prompt", "must not be empty"),
+    (
+        "/v1/tasks",
+        {"type": "generate", "parameters": {"prompt": ""}},
+        "parameters.prompt",
+        "must not be empty",
+    ),
     ("/v1/tasks", {"type": "nlu", "parameters": {"input": ["a", 2]}}, "parameters.input.1", "not 2"),
 ]
 
@@ -217,12 +229,20 @@ def test_openai_routes_answer_400_with_param(client: TestClient, path: str, body
 
 
 def test_neutral_values_of_unsupported_fields_pass(client: TestClient) -> None:
-    body = {"prompt": "a", "best_of": 1, "suffix": None, "logit_bias": {}, "user": "me", "n": None, "stop": None}
+    body = {
+        "prompt": "a",
+        "best_of": 1,
+        "suffix": None,
+        "logit_bias": {},
+        "user": "me",
+        "n": None,
+        "stop": None,
+    }
     assert client.post("/v1/completions", json=body).status_code == 200
 
 
 @pytest.mark.parametrize("given", ["0", "-5", "soon", "1.5", "99999999999", "१०"])
 def test_a_deadline_header_that_is_none(client: TestClient, given: str) -> None:
-    answer = client.post(GENERATE, json={"prompt": "a"}, headers={"X-Deadline-Ms": given.encode()})
+    answer = client.post(GENERATE, json={"prompt": "a"}, headers={b"X-Deadline-Ms": given.encode()})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "X-Deadline-Ms"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from api.front.json_body import MAX_DEPTH, MalformedJson, parse_json
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("ab\"\\[{é"), inner, max_size=4),
     max_leaves=10,
@@ -55,7 +56,7 @@ def test_brackets_in_strings_are_no_depth() -> None:
 
 
 def test_many_shallow_objects_are_fine() -> None:
-    value = [{"a": []} for _ in range(1000)]
+    value: list[dict[str, list[int]]] = [{"a": []} for _ in range(1000)]
     assert parse_json(json.dumps(value).encode()) == value
 
 

@@ -1,0 +1,101 @@
+"""OpenAI's shapes, as its own client reads them."""
+
+from __future__ import annotations
+
+import struct
+from base64 import b64decode
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.api.asgi import events
+
+COMPLETIONS = "/v1/completions"
+
+
+def test_completion(client: TestClient) -> None:
+    answer = client.post(COMPLETIONS, json={"model": "mini-lm", "prompt": ["a", "b"], "n": 2}).json()
+    assert answer["object"] == "text_completion"
+    assert answer["id"].startswith("cmpl-")
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 12, "total_tokens": 14}
+    assert answer["system_fingerprint"] == "mini-lm-1-int8"
+
+
+def test_echo_with_logprobs_has_parallel_lists(client: TestClient) -> None:
+    body = {"prompt": "xy", "echo": True, "logprobs": 1, "max_tokens": 2}
+    (choice,) = client.post(COMPLETIONS, json=body).json()["choices"]
+    assert choice["text"] == "xy a b"
+    assert choice["logprobs"] == {
+        "tokens": ["xy", " a", " b"],
+        "token_logprobs": [None, -0.5, -0.5],
+        "top_logprobs": [None, {" z": -0.1, " a": -0.5}, {" z": -0.1, " b": -0.5}],
+        "text_offset": [0, 2, 4],
+    }
+
+
+def test_streamed_offsets_go_on(client: TestClient) -> None:
+    body = {"prompt": "xy", "echo": True, "logprobs": 0, "stream": True}
+    found = [data for _, data in events(client.post(COMPLETIONS, json=body).content)][:-1]
+    offsets = [offset for data in found for offset in data["choices"][0]["logprobs"]["text_offset"]]
+    assert offsets == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+def test_stream(client: TestClient, include_usage: bool) -> None:
+    body = {"prompt": "a", "stream": True, "stream_options": {"include_usage": include_usage}}
+    found = events(client.post(COMPLETIONS, json=body).content)
+    assert found[-1] == ("message", "[DONE]")
+    chunks = [data for _, data in found[:-1]]
+    assert {chunk["id"] for chunk in chunks} == {chunks[0]["id"]}
+    assert "".join(choice["text"] for chunk in chunks for choice in chunk["choices"]) == " a b c"
+    if include_usage:
+        assert (chunks[-1]["choices"], chunks[-1]["usage"]["total_tokens"]) == ([], 4)
+        assert all(chunk["usage"] is None for chunk in chunks[:-1])
+    else:
+        assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_the_default_is_openai_s_16_tokens(client: TestClient) -> None:
+    client.post(COMPLETIONS, json={"prompt": "a"})
+    task = client.get("/v1/tasks").json()["data"][0]
+    assert task["parameters"]["max_tokens"] == 16
+
+
+@pytest.mark.parametrize(("given", "count"), [("one text", 1), (["a", "b", "c"], 3)])
+def test_embeddings(client: TestClient, given: object, count: int) -> None:
+    answer = client.post("/v1/embeddings", json={"input": given}).json()
+    assert [item["index"] for item in answer["data"]] == list(range(count))
+    assert answer["data"][0]["embedding"] == [0.6, 0.8]
+    assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 0
+
+
+def test_embeddings_in_base64(client: TestClient) -> None:
+    answer = client.post("/v1/embeddings", json={"input": "a", "encoding_format": "base64"}).json()
+    numbers = struct.unpack("<2f", b64decode(answer["data"][0]["embedding"]))
+    assert numbers == pytest.approx((0.6, 0.8))
+
+
+def test_models_are_in_both_shapes(client: TestClient) -> None:
+    answer = client.get("/v1/models").json()
+    assert answer["object"] == "list"
+    model = next(item for item in answer["data"] if item["id"] == "mini-nli")
+    assert (model["object"], model["owned_by"]) == ("model", "lmaas")
+    assert isinstance(model["created"], int)
+    assert (model["kind"], model["versions"], model["serving"]) == ("classifier", [1], ["1 int8"])
+
+
+def test_errors_have_openai_s_shape(client: TestClient) -> None:
+    answer = client.post(COMPLETIONS, json={"prompt": "a", "model": "nobody"})
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == {
+        "error": {
+            "message": "no model 'nobody' is deployed",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "not_found",
+        }
+    }
+    assert client.get(COMPLETIONS).json()["error"]["code"] == "method_not_allowed"
+    assert client.post(COMPLETIONS, content=b"{").json()["error"]["type"] == "invalid_request_error"

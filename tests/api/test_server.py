@@ -1,0 +1,79 @@
+"""uvicorn with the façade in it, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from api.app import create_app
+from api.config import Settings
+from api.server import Server
+from tests.api.asgi import events, until
+from tests.api.conftest import Run, serving
+from tests.api.fakes import FakeBack, failing_open
+from tests.api.front.test_streams import Gate
+
+
+async def started(server: Server) -> tuple[asyncio.Task[None], int]:
+    """The server's task, and the port that it took."""
+    task = asyncio.ensure_future(server._serve())  # without the signal handlers, which belong to the process
+    await until(lambda: server.started)
+    port: int = server.servers[0].sockets[0].getsockname()[1]
+    return task, port
+
+
+async def post(port: int, body: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    content = json.dumps(body).encode()
+    lines = [
+        "POST /v1/generate HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Content-Length: {len(content)}",
+    ]
+    writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+    return reader, writer
+
+
+def test_a_closed_connection_frees_the_slot_and_a_stop_ends_streams(
+    settings: Settings, back: FakeBack, run: Run
+) -> None:
+    async def test() -> None:
+        gate = Gate()
+        back.cluster.reply = gate.reply
+        changed = settings.model_copy(update={"port": 0, "drain_seconds": 0.05})
+        app = create_app(changed, open_backend=back.open)
+        server = Server(app, changed)
+        task, port = await started(server)
+        await serving(app)
+
+        for body in ({"prompt": "a", "stream": True}, {"prompt": "a"}):
+            reader, writer = await post(port, body)
+            await until(lambda: back.cluster.running)
+            writer.close()
+            await until(lambda: not back.cluster.running)
+
+        reader, writer = await post(port, {"prompt": "a", "stream": True})
+        gate.open()
+        await reader.readuntil(b"data: ")
+        server.should_exit = True
+        rest = await reader.read()
+        chunks = b"".join(line for line in rest.split(b"\r\n") if line.startswith(b"event: error"))
+        assert events(chunks)[0][1]["detail"] == "the server is stopping"
+        writer.close()
+        await task
+        assert back.closed == 1
+
+    run(test)
+
+
+def test_a_failed_bring_up_stops_the_server(settings: Settings, run: Run) -> None:
+    async def test() -> None:
+        changed = settings.model_copy(update={"port": 0})
+        server = Server(
+            create_app(changed, open_backend=failing_open(RuntimeError("no Triton here"))), changed
+        )
+        await server._serve()
+        assert server.failure == "no Triton here"
+
+    run(test)
