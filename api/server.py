@@ -16,7 +16,7 @@ LAST_SECONDS = 1  # for connections to end after the drain has ended every task
 
 
 class Server(uvicorn.Server):
-    """Ends the tasks before the connections: uvicorn alone would wait for streams, then cut them without a word."""
+    """Ends the tasks before the connections; uvicorn alone would wait for streams, then cut them silently."""
 
     def __init__(self, app: Starlette, settings: Settings) -> None:
         self._appliance: Appliance = app.state.appliance

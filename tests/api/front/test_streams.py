@@ -16,7 +16,8 @@ from api.errors import Overloaded, Unavailable
 from runtime.contract import Operation
 from tests.api.asgi import Call, events, until
 from tests.api.conftest import Run, running
-from tests.api.fakes import FakeBack, generated, refusing
+from tests.api.fakes import FakeBack
+from tests.api.replies import generated, refusing
 
 GENERATE = "/v1/generate"
 STREAM = {"prompt": "a b", "stream": True}
