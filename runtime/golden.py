@@ -47,7 +47,7 @@ def check_golden(engine: Engine) -> None:
 
 
 def _replay(engine: Engine, prompt: GoldenPrompt) -> int:
-    """Leading tokens that agree. One prompt after the other, so that the smallest queue has a place for it."""
+    """Leading tokens that agree. One prompt at a time, so that the smallest queue has room for it."""
     answer = _GoldenAnswer(prompt)
     engine.submit(answer.request("golden"), answer)
     return answer.agrees_for()

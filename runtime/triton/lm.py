@@ -77,12 +77,18 @@ class LmAdapter:
     def _run_watch(self) -> None:
         metrics_due = time.monotonic()
         while not self._closing.wait(CANCEL_POLL_SECONDS):
-            for request_id, responses in list(self._responses.items()):
-                if responses.is_cancelled():
-                    self._engine.abort(request_id)
-            if time.monotonic() >= metrics_due:
-                metrics_due = time.monotonic() + METRICS_SECONDS
-                self._metrics.report(self._engine.stats())
+            try:
+                self._abort_cancelled()
+                if time.monotonic() >= metrics_due:
+                    metrics_due = time.monotonic() + METRICS_SECONDS
+                    self._metrics.report(self._engine.stats())
+            except Exception:  # Triton refuses for a moment: that must not end the watch for good
+                logger.exception("cancelled requests or metrics could not be looked after")
+
+    def _abort_cancelled(self) -> None:
+        for request_id, responses in list(self._responses.items()):
+            if responses.is_cancelled():
+                self._engine.abort(request_id)
 
 
 class LmResponses:

@@ -1,0 +1,113 @@
+"""Requests to a real Triton through its own client."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import tritonclient.grpc as grpc
+
+from api.back.cluster.triton_process import Ports
+
+TIMEOUT_SECONDS = 30.0
+Outputs = dict[str, list[Any]]
+
+
+class Failed(Exception):
+    """The error that ended a request."""
+
+
+@dataclass
+class Stream:
+    """One request under way on a stream of its own."""
+
+    client: Any
+    arrived: queue.Queue[tuple[Any, Any]] = field(default_factory=queue.Queue)
+
+    def responses(self) -> list[Outputs]:
+        """Wait for all; raises Failed where the request fails."""
+        found: list[Outputs] = []
+        while True:
+            result, error = self.arrived.get(timeout=TIMEOUT_SECONDS)
+            if error is not None:
+                raise Failed(str(error))
+            response = result.get_response()
+            if response.outputs:
+                found.append({item.name: result.as_numpy(item.name).tolist() for item in response.outputs})
+            if response.parameters["triton_final_response"].bool_param:
+                return found
+
+    def cancel(self) -> None:
+        self.client.stop_stream(cancel_requests=True)
+
+
+@dataclass
+class Server:
+    client: Any
+    ports: Ports
+    repository: Path
+
+    @contextmanager
+    def stream(
+        self,
+        text: str | bytes,
+        parameters: Mapping[str, Any] | str | None = None,
+        *,
+        outputs: tuple[str, ...] = (),
+        **flags_and_operation: bool | str,
+    ) -> Iterator[Stream]:
+        inputs = [text_input("text_input", text)]
+        if parameters is not None:
+            sent = parameters if isinstance(parameters, str) else json.dumps(parameters)
+            inputs.append(text_input("sampling_parameters", sent))
+        for name, value in flags_and_operation.items():
+            inputs.append(flag_input(name, value) if isinstance(value, bool) else text_input(name, value))
+        with grpc.InferenceServerClient(f"127.0.0.1:{self.ports.grpc}") as client:
+            stream = Stream(client)
+            client.start_stream(lambda result, error: stream.arrived.put((result, error)))
+            wanted = [grpc.InferRequestedOutput(name) for name in outputs] or None
+            client.async_stream_infer("lm", inputs, outputs=wanted, enable_empty_final_response=True)
+            yield stream
+
+    def ask(self, text: str | bytes, *arguments: Any, **options: Any) -> list[Outputs]:
+        with self.stream(text, *arguments, **options) as stream:
+            return stream.responses()
+
+    def details(self, text: str | bytes, *arguments: Any, **options: Any) -> dict[str, Any]:
+        (response,) = self.ask(text, *arguments, outputs=("details",), **options)
+        details: dict[str, Any] = json.loads(response["details"][0])
+        return details
+
+    def metrics(self) -> dict[str, float]:
+        """The engine's, by name, with the reason behind a colon where there is one."""
+        text = httpx.get(f"http://127.0.0.1:{self.ports.metrics}/metrics", trust_env=False).text
+        found = {}
+        for line in text.splitlines():
+            if line.startswith("lmaas_engine_"):
+                name, _, rest = line.removeprefix("lmaas_engine_").partition("{")
+                labels, _, value = rest.partition("} ")
+                assert 'model="lm"' in labels
+                assert 'version="1"' in labels
+                reason = labels.partition('reason="')[2].partition('"')[0]
+                found[f"{name}:{reason}" if reason else name] = float(value)
+        return found
+
+
+def text_input(name: str, value: str | bytes, shape: tuple[int, ...] = (1,)) -> Any:
+    tensor = grpc.InferInput(name, list(shape), "BYTES")
+    content = value.encode() if isinstance(value, str) else value
+    tensor.set_data_from_numpy(np.array([content], np.object_).reshape(shape))
+    return tensor
+
+
+def flag_input(name: str, value: bool) -> Any:
+    tensor = grpc.InferInput(name, [1], "BOOL")
+    tensor.set_data_from_numpy(np.array([value]))
+    return tensor

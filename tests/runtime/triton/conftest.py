@@ -1,0 +1,60 @@
+"""A real Triton over two tiny models, started once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as grpc
+
+from api.back.cluster.installation import Installation
+from api.back.cluster.triton_process import Ports, TritonProcess, assemble_backends
+from api.back.settings import BackSettings
+from runtime.contract import BACKEND_NAME, Variant
+from tests.runtime.engines import version_folder
+from tests.runtime.triton.clients import Server
+
+
+@pytest.fixture(scope="session")
+def classifier_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from export.pipeline import export_checkpoint
+    from tests.export.checkpoints import save_classifier
+
+    folder = tmp_path_factory.mktemp("classifier")
+    (folder / "checkpoint").mkdir()
+    save_classifier(folder / "checkpoint")
+    artifact = folder / "artifact"
+    export_checkpoint(folder / "checkpoint", artifact, name="tiny-head", variants=[Variant.FP32])
+    return artifact
+
+
+def lay_out(repository: Path, name: str, artifact: Path, **settings: int) -> Path:
+    """One version of one model, as the Cluster Manager lays it out."""
+    folder = version_folder(artifact, repository / name / "1", "fp32", **settings)
+    (repository / name / "config.pbtxt").write_text(f'backend: "{BACKEND_NAME}"\n')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(
+    lm_artifact: Path, classifier_artifact: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    settings = BackSettings(home=tmp_path_factory.mktemp("triton"))
+    settings.logs.mkdir(parents=True)
+    lay_out(settings.repository, "lm", lm_artifact, num_slots=2, prefill_chunk=16)
+    lay_out(settings.repository, "head", classifier_artifact)
+    installation = Installation.find()
+    assemble_backends(settings, installation)
+    ports = Ports.choose(settings)
+    loop = asyncio.new_event_loop()
+    process = loop.run_until_complete(TritonProcess.start(settings, installation, ports))
+    try:
+        with grpc.InferenceServerClient(f"127.0.0.1:{ports.grpc}") as client:
+            client.load_model("lm")
+            client.load_model("head")
+            yield Server(client, ports, settings.repository)
+    finally:
+        loop.run_until_complete(process.stop())
+        loop.close()

@@ -1,0 +1,56 @@
+"""Head models in a real Triton: ordinary batched models."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
+
+from tests.runtime.triton.clients import Server, text_input
+
+
+def classify(server: Server, *texts: str | bytes, pair: str | None = None) -> Any:
+    inputs = [grpc.InferInput("text", [len(texts), 1], "BYTES")]
+    contents = [text.encode() if isinstance(text, str) else text for text in texts]
+    inputs[0].set_data_from_numpy(np.array(contents, np.object_).reshape(-1, 1))
+    if pair is not None:
+        inputs.append(text_input("text_pair", pair, (1, 1)))
+    return server.client.infer("head", inputs)
+
+
+def test_a_batch_is_answered_row_by_row(server: Server) -> None:
+    texts = ["the cat sat", "it rains", "a"]
+    result = classify(server, *texts)
+    scores = result.as_numpy("scores")
+    assert scores.shape == (3, 3)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+    assert result.as_numpy("label").shape == (3, 1)
+    for text, row in zip(texts, scores, strict=True):
+        np.testing.assert_allclose(classify(server, text).as_numpy("scores")[0], row, atol=1e-5)
+
+
+def test_requests_with_and_without_a_pair_go_together(server: Server) -> None:
+    pairs = ["it rains", None] * 8
+    expected = {pair: classify(server, "the cat", pair=pair).as_numpy("scores") for pair in pairs[:2]}
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(lambda pair: classify(server, "the cat", pair=pair), pairs))
+    for pair, result in zip(pairs, results, strict=True):
+        np.testing.assert_allclose(result.as_numpy("scores"), expected[pair], atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [b"\xff", "", "a" * 1000])
+def test_a_bad_request_fails_alone(server: Server, bad: str | bytes) -> None:
+    def attempt(text: str | bytes) -> str:
+        try:
+            return "" if classify(server, text) else "nothing"
+        except InferenceServerException as error:
+            return str(error.message())
+
+    with ThreadPoolExecutor(8) as pool:
+        good, failed = zip(*[pool.map(attempt, ["the cat", bad]) for _ in range(4)], strict=True)
+    assert good == ("",) * 4
+    assert all(message.startswith("invalid_argument [text]: ") for message in failed)
