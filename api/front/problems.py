@@ -101,7 +101,7 @@ class OpenAIError(BaseModel):
 
 def problem_of(name: str, detail: str, fields: list[dict[str, str]] | None = None) -> Problem:
     """The problem document for an error by its class's name, as task records keep it."""
-    kind = PROBLEMS.get(name, PROBLEMS["ServerFault"])
+    kind = PROBLEMS[name]
     items = [ProblemField(**item) for item in fields] if fields else None
     return Problem(
         type=f"/docs#{kind.slug}", title=kind.title, status=kind.status, detail=detail, errors=items
@@ -110,13 +110,13 @@ def problem_of(name: str, detail: str, fields: list[dict[str, str]] | None = Non
 
 def problem_json(error: ApiError, request: Request) -> tuple[int, dict[str, Any]]:
     """Status and body for an error, in the shape of the route that it came up on."""
-    name = type(error).__name__
+    name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in PROBLEMS)
     fields = None
     if isinstance(error, InvalidInput):
         fields = [{"field": item.field, "message": item.message} for item in error.errors]
     problem = problem_of(name, error.detail, fields)
     if request.url.path in OPENAI_ROUTES:
-        kind = PROBLEMS.get(name, PROBLEMS["ServerFault"])
+        kind = PROBLEMS[name]
         body = OpenAIErrorBody(
             message=error.detail,
             type=kind.openai_type,

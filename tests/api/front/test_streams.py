@@ -148,7 +148,7 @@ def test_a_caller_who_leaves_before_the_first_text(
         (record,) = back.tasks.records.values()
         assert (record.state.value, record.error) == (
             "cancelled",
-            {"error": "CallerLeft", "detail": "the caller left"},
+            {"error": "Cancelled", "detail": "the caller left"},
         )
 
     run(test)
