@@ -22,6 +22,11 @@ class Activation(str, Enum):
     GELU = "gelu"
     RELU = "relu"
 
+    @property
+    def lowest(self) -> float:
+        """No value of the function lies below this."""
+        return 0.0 if self is Activation.RELU else -0.171
+
 
 class Head(str, Enum):
     """What stands on the body; the value is the name in `architectures`."""

@@ -23,18 +23,30 @@ class EightBitWeights:
     def __init__(self, graph: GraphBuilder) -> None:
         self._graph = graph
         self._zeros = ""
+        self._shifts: dict[str, NDArray[np.float64]] = {}
 
     def rows_change(self) -> None:
         self._zeros = ""
 
-    def linear(self, path: str, x: str, weight: Floats, bias: Floats | None) -> str:
+    def linear(
+        self, path: str, x: str, weight: Floats, bias: Floats | None = None, lowest: float | None = None
+    ) -> str:
         quantized, scales = quantize_rows(weight.T)
         data = self._graph.weight(f"{path}.weight", np.ascontiguousarray(quantized.T))
         scale = self._graph.weight(f"{path}.scales", scales)
-        product = self._product(path, x, data, scale, weight.shape[0], None)
+        if lowest is None:
+            product = self._product(path, x, data, scale, weight.shape[0], None)
+        else:
+            product = self._product_above(path, x, lowest, data, scale, weight.shape[0])
+            self._shifts[path] = quantized.sum(axis=1, dtype=np.int64) * scales * np.float32(lowest)
         if bias is None:
             return product
-        return self._graph.node("Add", f"{path}.add", [product, self._graph.weight(f"{path}.bias", bias)])
+        return self._graph.node("Add", f"{path}.add", [product, self.fused_bias(path, bias)])
+
+    def fused_bias(self, path: str, bias: Floats) -> str:
+        """With what `linear` added to `x` taken off again."""
+        shifted = bias + self._shifts.get(path, 0)
+        return self._graph.weight(f"{path}.bias", shifted.astype(np.float32))
 
     # ids --+-- Gather rows ----+
     #       +-- Gather scales --+-- DequantizeLinear -- [tokens, hidden]
@@ -77,6 +89,25 @@ class EightBitWeights:
         product = graph.microsoft("MatMulIntegerToFloat", path, [rounded, data, one, scales, zero])
         outputs = [output] if output else None
         return graph.node("Mul", f"{path}.scaled", [product, row_scales], outputs=outputs)
+
+    # x -- Sub lowest --+-- ReduceMax -- Mul 1/255 --+---------------------------+
+    #                   |                            |                           |
+    #                   +----------------------------+-- QuantizeLinear -- product -- Mul -- out
+    def _product_above(self, path: str, x: str, lowest: float, data: str, scales: str, width: int) -> str:
+        """For activations with a floor all 256 steps lie above it: after GELU that halves the error."""
+        graph = self._graph
+        floor = graph.weight("quantize.lowest", np.array(lowest, np.float32))
+        lifted = graph.node("Sub", f"{path}.lifted", [x, floor])
+        largest = graph.node("ReduceMax", f"{path}.max", [lifted, graph.integers(1)])
+        step = graph.weight("quantize.step_above", np.array(1 / 255, np.float32))
+        row_scales = graph.node("Mul", f"{path}.row_scales", [largest, step])
+        inputs, eight = [lifted, row_scales], TensorProto.UINT8
+        rounded = graph.node(
+            "QuantizeLinear", f"{path}.rounded", inputs, axis=1, block_size=width, output_dtype=eight
+        )
+        one = graph.weight("quantize.one", np.array(1, np.float32))
+        product = graph.microsoft("MatMulIntegerToFloat", path, [rounded, data, one, scales])
+        return graph.node("Mul", f"{path}.scaled", [product, row_scales])
 
     def _zero_points(self, path: str, like: str) -> str:
         """`[rows, 1]` uint8, all ZERO_POINT; made once for all products of as many rows."""

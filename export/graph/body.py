@@ -82,13 +82,16 @@ class Body:
             context = self._graph.node("Gather", f"{path}.attn.rows", [context, rows])
             residual = self._graph.node("Gather", f"{path}.residual.rows", [residual, rows])
             self._weights.rows_change()
-        projected = self._weights.linear(f"{path}.attn.c_proj", context, out_weight, None)
-        normed, residual = self._skip_norm(f"{path}.ln_2", projected, residual, f"{path}.attn.c_proj.bias")
+        projected = self._weights.linear(f"{path}.attn.c_proj", context, out_weight)
+        normed, residual = self._skip_norm(
+            f"{path}.ln_2", projected, residual, self._fused_bias(f"{path}.attn.c_proj")
+        )
         active = self._activate(f"{path}.mlp", self._linear(f"{path}.mlp.c_fc", normed))
-        down = self._linear(f"{path}.mlp.c_proj", active)
+        down = self._linear(f"{path}.mlp.c_proj", active, self._config.activation.lowest)
         last = layer == self._config.num_layers - 1
         norm = "ln_f" if last else f"h.{layer + 1}.ln_1"
-        return self._skip_norm(norm, down, residual, f"{path}.mlp.c_proj.bias", output, keep_sum=not last)
+        down_bias = self._fused_bias(f"{path}.mlp.c_proj")
+        return self._skip_norm(norm, down, residual, down_bias, output, keep_sum=not last)
 
     # packed -- [batch, sequence, 3 * width] --+
     # past ------------------------------------+-- GroupQueryAttention -- [batch * sequence, width]
@@ -113,9 +116,12 @@ class Body:
         )
         return self._graph.node("Reshape", f"{path}.flat", [context, self._graph.integers(-1, width)])
 
-    def _linear(self, path: str, x: str) -> str:
+    def _linear(self, path: str, x: str, lowest: float | None = None) -> str:
         """A projection whose bias the next operator adds."""
-        return self._weights.linear(path, x, self._checkpoint.weight(f"{path}.weight"), None)
+        return self._weights.linear(path, x, self._checkpoint.weight(f"{path}.weight"), lowest=lowest)
+
+    def _fused_bias(self, path: str) -> str:
+        return self._weights.fused_bias(path, self._checkpoint.weight(f"{path}.bias"))
 
     def _attention_weights(self, layer: int) -> tuple[Floats, Floats, Floats]:
         """c_attn's weight and bias and c_proj's weight, each head padded with zeros to the kernel's step."""
@@ -146,7 +152,7 @@ class Body:
     ) -> tuple[str, str]:
         inputs = [x, skip, self._parameter(f"{path}.weight"), self._parameter(f"{path}.bias")]
         if bias is not None:
-            inputs.append(self._parameter(bias))
+            inputs.append(bias)
         outputs = [output or f"{path}.out"]
         if keep_sum:
             outputs += ["", "", f"{path}.sum"]
@@ -158,7 +164,7 @@ class Body:
 
     def _activate(self, path: str, x: str) -> str:
         """The bias of c_fc, then the activation; one kernel where onnxruntime has one."""
-        bias = self._parameter(f"{path}.c_fc.bias")
+        bias = self._fused_bias(f"{path}.c_fc")
         name = f"{path}.act"
         if self._config.activation in (Activation.GELU_NEW, Activation.GELU_TANH):
             return self._graph.microsoft("FastGelu", name, [x, bias])

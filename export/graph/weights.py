@@ -18,8 +18,13 @@ class Weights(Protocol):
     def rows_change(self) -> None:
         """From here on activations have another number of rows."""
 
-    def linear(self, path: str, x: str, weight: Floats, bias: Floats | None) -> str:
-        """`x @ weight (+ bias)`; `weight` is `[in, out]`."""
+    def linear(
+        self, path: str, x: str, weight: Floats, bias: Floats | None = None, lowest: float | None = None
+    ) -> str:
+        """`x @ weight (+ bias)`; `weight` is `[in, out]`, and no value of `x` lies below `lowest`."""
+
+    def fused_bias(self, path: str, bias: Floats) -> str:
+        """The bias of the product `path` where the operator after it adds it; call it after `linear`."""
 
     def embedding(self, path: str, ids: str, table: Floats) -> str:
         """Rows of `table` `[vocab, hidden]`."""
@@ -40,11 +45,16 @@ class FullWeights:
     def rows_change(self) -> None:
         """Nothing here depends on their number."""
 
-    def linear(self, path: str, x: str, weight: Floats, bias: Floats | None) -> str:
+    def linear(
+        self, path: str, x: str, weight: Floats, bias: Floats | None = None, lowest: float | None = None
+    ) -> str:
         product = self._graph.node("MatMul", path, [x, self._graph.weight(f"{path}.weight", weight)])
         if bias is None:
             return product
         return self._graph.node("Add", f"{path}.add", [product, self._graph.weight(f"{path}.bias", bias)])
+
+    def fused_bias(self, path: str, bias: Floats) -> str:
+        return self._graph.weight(f"{path}.bias", bias)
 
     def embedding(self, path: str, ids: str, table: Floats) -> str:
         return self._graph.node("Gather", path, [self._graph.weight(f"{path}.weight", table), ids])
