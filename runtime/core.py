@@ -82,6 +82,7 @@ class EngineCore:
         self._num_added += 1
         self._live[live.request.request_id] = live
         if live.request.deadline is not None:
+            self._forget_deadlines()
             heapq.heappush(self._deadlines, (live.request.deadline, self._num_added, live))
         self.scheduler.add(live.sequences)
         if not live.sequences:
@@ -215,6 +216,12 @@ class EngineCore:
                 self.abort(
                     live.request.request_id, Fault(FaultCode.DEADLINE_EXCEEDED, message, "deadline_ms")
                 )
+
+    def _forget_deadlines(self) -> None:
+        """Drop those of requests that are over, when they are most: a heap gives up only its first."""
+        if len(self._deadlines) > 2 * len(self._live) + 16:
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].closed]
+            heapq.heapify(self._deadlines)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         """Fail the requests of a step that raised, and those only."""

@@ -38,6 +38,7 @@ class LmAdapter:
         self._metrics = EngineMetrics(labels)
         self._numbers = itertools.count()
         self._responses: dict[str, LmResponses] = {}  # of requests under way
+        self._metrics_due = 0.0  # on the monotonic clock, seconds
         self._closing = threading.Event()
         self._watch = threading.Thread(target=self._run_watch, name="lmaas-watch", daemon=True)
         self._watch.start()
@@ -75,20 +76,19 @@ class LmAdapter:
             raise
 
     def _run_watch(self) -> None:
-        metrics_due = time.monotonic()
         while not self._closing.wait(CANCEL_POLL_SECONDS):
-            try:
-                self._abort_cancelled()
-                if time.monotonic() >= metrics_due:
-                    metrics_due = time.monotonic() + METRICS_SECONDS
-                    self._metrics.report(self._engine.stats())
-            except Exception:  # Triton refuses for a moment: that must not end the watch for good
-                logger.exception("cancelled requests or metrics could not be looked after")
+            self._look_around()
 
-    def _abort_cancelled(self) -> None:
-        for request_id, responses in list(self._responses.items()):
-            if responses.is_cancelled():
-                self._engine.abort(request_id)
+    def _look_around(self) -> None:
+        try:
+            for request_id, responses in list(self._responses.items()):
+                if responses.is_cancelled():
+                    self._engine.abort(request_id)
+            if time.monotonic() >= self._metrics_due:
+                self._metrics_due = time.monotonic() + METRICS_SECONDS
+                self._metrics.report(self._engine.stats())
+        except Exception:  # Triton refuses for a moment: that must not end the watch for good
+            logger.exception("cancelled requests or metrics could not be looked after")
 
 
 class LmResponses:

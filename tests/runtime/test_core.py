@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,16 @@ def test_a_late_stop_is_no_error(bench: Bench) -> None:
     bench.core.abort("a", CANCELLED)
     assert not bench.core.has_work
     assert bench.core.counters.finished[FinishReason.CANCELLED] == 0
+
+
+def test_requests_that_are_over_are_not_kept_for_their_deadline(bench: Bench) -> None:
+    lives = [
+        weakref.ref(bench.add(str(number), "a", max_tokens=1, deadline_ms=60_000)) for number in range(60)
+    ]
+    bench.run()
+    bench.add("last", "a", max_tokens=1, deadline_ms=60_000)
+    gc.collect()
+    assert [live() for live in lives] == [None] * 60
 
 
 texts = st.sampled_from(["a", "the", "the cat", "the cat sat on the mat", "the dog ran home", "it rains"])
