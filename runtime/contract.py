@@ -1,6 +1,6 @@
 """The names that every folder shares: kinds, variants, tensors, finish reasons, faults and the manifest.
 
-Standard library only, so that the façade, the exporter and the engine can all read it without pulling each other in.
+Standard library only, so that façade, exporter and engine can read it without pulling each other in.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class FaultCode(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A failed request in one line of text: `code: message`, or `code [field]: message` where a field is to blame.
+    """A failed request in one line: `code: message`, or `code [field]: message` with the field to blame.
 
     Triton carries only text with a streamed error, so the code has to travel inside it.
     """
@@ -92,7 +92,7 @@ class Fault:
 
 
 class LmTensors:
-    """Triton tensors of kind `lm`: those of Triton's vLLM backend, then `operation` and `details`, which are ours."""
+    """Triton tensors of kind `lm`: those of its vLLM backend, then `operation` and `details`, which are ours."""
 
     TEXT_INPUT = "text_input"  # BYTES [1]
     STREAM = "stream"  # BOOL [1], optional
@@ -234,8 +234,9 @@ class Manifest:
             raise ManifestError(f"{MANIFEST_FILE}: not JSON ({error})") from None
         manifest = _read(cls, data, "manifest")
         if manifest.schema_version != MANIFEST_SCHEMA_VERSION:
+            found = manifest.schema_version
             raise ManifestError(
-                f"manifest.schema_version: {manifest.schema_version}, but this build reads {MANIFEST_SCHEMA_VERSION}"
+                f"manifest.schema_version: {found}, but this build reads {MANIFEST_SCHEMA_VERSION}"
             )
         return manifest
 
@@ -261,7 +262,7 @@ Record = TypeVar("Record")
 
 
 def _read(record: type[Record], data: Any, where: str) -> Record:
-    """Build the dataclass `record` from parsed JSON; unknown, missing and ill-typed fields raise ManifestError."""
+    """Build the dataclass `record` from parsed JSON; raises ManifestError naming the field at fault."""
     if not isinstance(data, dict):
         raise ManifestError(f"{where}: an object is needed, not {type(data).__name__}")
     hints = typing.get_type_hints(record)
@@ -289,8 +290,10 @@ def _value(hint: Any, data: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(data, dict):
             raise ManifestError(f"{where}: an object is needed, not {type(data).__name__}")
+        key_hint, item_hint = arguments
         return {
-            _value(arguments[0], key, where): _value(arguments[1], item, f"{where}.{key}") for key, item in data.items()
+            _value(key_hint, key, where): _value(item_hint, item, f"{where}.{key}")
+            for key, item in data.items()
         }
     if dataclasses.is_dataclass(hint):
         return _read(typing.cast("type[Any]", hint), data, where)
