@@ -92,7 +92,7 @@ class Fault:
 
 
 class LmTensors:
-    """Triton tensors of kind `lm`: those of its vLLM backend, then `operation` and `details`, which are ours."""
+    """Triton tensors of kind `lm`: those of its vLLM backend, then `operation` and `details`, ours."""
 
     TEXT_INPUT = "text_input"  # BYTES [1]
     STREAM = "stream"  # BOOL [1], optional
