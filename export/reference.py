@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from export.config import Head, ModelConfig
+from export.errors import CheckpointError
 from export.quality import head_card, language_card
 from export.session import Floats, HeadSession, LanguageSession
 from runtime.contract import Architecture, GoldenPrompt, Kind
@@ -51,10 +52,17 @@ def generate(
         if step:
             logits = session.decode(chosen[-1], lengths)
             lengths = lengths + 1
+        _require_finite(logits)
         # Adding Gumbel noise and taking the maximum samples from the softmax.
         noise = random.gumbel(size=logits.shape) if seed is not None else 0.0
         chosen.append(np.argmax(logits + noise, axis=1))
     return [[int(token) for token in row] for row in np.stack(chosen, axis=1)]
+
+
+def _require_finite(logits: Floats) -> None:
+    """Each weight may be a number and their products none."""
+    if not np.isfinite(logits).all():
+        raise CheckpointError("the model answers NaN or infinity: its weights are too large to compute with")
 
 
 class Reference(Protocol):
@@ -134,6 +142,9 @@ class HeadReference:
         # A context too short for every sentence leaves one token to compare by.
         self.rows = [ids for ids in tokenized.values() if ids] or [[config.eos_token_id]]
         self._answers = HeadSession(graph).run(self.rows)
+        for answer in self._answers:
+            if answer is not None:
+                _require_finite(answer)
 
     def golden(self) -> tuple[GoldenPrompt, ...]:
         """Empty for a model with slots alone, which has no label scores."""

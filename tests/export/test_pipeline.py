@@ -22,7 +22,7 @@ from export.pipeline import export_checkpoint
 from export.progress import Progress
 from runtime.contract import Kind, Manifest, Variant
 from tests import oracle
-from tests.export.checkpoints import open_session, save_lm, tiny_tokenizer
+from tests.export.checkpoints import open_session, save_classifier, save_lm, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = (Variant.FP32, Variant.INT8)
@@ -122,6 +122,24 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"h\.1\.mlp\.c_fc\.weight: holds NaN"):
         export_checkpoint(tmp_path / "checkpoint", tmp_path / "out", name="x", variants=VARIANTS)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_weights_too_large_to_compute_with(tmp_path: Path) -> None:
+    model = save_lm(tmp_path / "checkpoint")
+    model.transformer.h[1].mlp.c_fc.weight.data.mul_(1e38)
+    model.transformer.h[1].mlp.c_proj.weight.data.mul_(1e38)
+    model.save_pretrained(tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="answers NaN or infinity"):
+        export_checkpoint(tmp_path / "checkpoint", tmp_path / "out", name="x", variants=VARIANTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("context", [2, 3, 9])
+@pytest.mark.parametrize("save", [save_lm, save_classifier])
+def test_shortest_contexts(save: Callable[..., object], context: int, tmp_path: Path) -> None:
+    save(tmp_path / "checkpoint", n_positions=context)
+    manifest = export_checkpoint(tmp_path / "checkpoint", tmp_path / "out", name="x", variants=VARIANTS)
+    assert manifest.variants[Variant.INT8].quality is not None
 
 
 @pytest.mark.parametrize("stage", ["build int8", "golden", "finish"])
