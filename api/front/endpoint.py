@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from api.errors import ApiError, ServerFault
 from api.front.body import read_json, read_query
 from api.front.calls import CallerLeft
-from api.front.problems import WrongMethod, problem_response
+from api.front.problems import CrossSite, WrongMethod, problem_response
 from api.front.validation import validate
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,15 @@ class Endpoint:
         return await self.call(request, None)
 
 
+def check_site(request: Request) -> None:
+    """Forms and some fetches need no CORS permission, so a page anywhere could post to a server on localhost.
+
+    Browsers say where a request comes from (W3C "Fetch Metadata Request Headers"); other clients do not.
+    """
+    if request.method not in ("GET", "HEAD") and request.headers.get("sec-fetch-site") == "cross-site":
+        raise CrossSite("requests that change something are not taken from the pages of other sites")
+
+
 class PathApp:
     """All endpoints of one path, as an ASGI application: methods, errors, answers."""
 
@@ -78,6 +87,7 @@ class PathApp:
             refusal = WrongMethod(f"{request.method} is not possible here; possible: {self._allow}")
             return problem_response(refusal, request, {"Allow": self._allow})
         try:
+            check_site(request)
             return await endpoint.respond(request)
         except CallerLeft:
             raise

@@ -47,6 +47,7 @@ PROBLEMS: dict[str, ProblemType] = {
     "Cancelled": _caller("cancelled", "The task was cancelled", 409, "cancelled"),
     "ServerFault": ProblemType("server-fault", "A defect of the server", 500, "server_error"),
     "BadRequest": _caller("bad-request", "The request cannot be read", 400),
+    "CrossSite": _caller("cross-site", "Another site's page must not change anything", 403, "forbidden"),
     "WrongMethod": _caller("wrong-method", "The route does not know this method", 405, "method_not_allowed"),
     "WrongMediaType": _caller("wrong-media-type", "The body has another type", 415, "unsupported_media_type"),
     "WrongRange": _caller("wrong-range", "The range is outside the file", 416),
@@ -55,6 +56,10 @@ PROBLEMS: dict[str, ProblemType] = {
 
 class BadRequest(ApiError):
     """A request that cannot be read: malformed JSON, a broken multipart body."""
+
+
+class CrossSite(ApiError):
+    """A browser sent it for the page of another site, which the user did not ask to change anything here."""
 
 
 class WrongMethod(ApiError):

@@ -147,8 +147,8 @@ def _limits(schema: Document) -> str:
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
     if low is not None and high is not None:
-        return f", {'above ' if 'exclusiveMinimum' in schema else ''}{low:g} to {high:g}"
-    return f", at least {low:g}" if low is not None else ""
+        return f", {'above ' if 'exclusiveMinimum' in schema else ''}{low} to {high}"
+    return f", at least {low}" if low is not None else ""
 
 
 def _resolve(document: Document, schema: Document) -> Document:

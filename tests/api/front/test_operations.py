@@ -125,6 +125,15 @@ def test_methods(client: TestClient) -> None:
     assert (options.status_code, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS, POST")
 
 
+def test_pages_of_other_sites_change_nothing(client: TestClient, back: FakeBack) -> None:
+    other, own = {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-origin"}
+    answer = client.delete("/v1/models/mini-lm", headers=other)
+    assert (answer.status_code, answer.json()["type"]) == (403, "/docs#cross-site")
+    assert client.post("/v1/generate", json={"prompt": "a"}, headers=other).status_code == 403
+    assert client.get("/v1/models/mini-lm", headers=other).status_code == 200
+    assert client.delete("/v1/models/mini-lm", headers=own).status_code == 204
+
+
 def test_unknown_routes_get_a_hint(client: TestClient) -> None:
     problem = client.get("/v1/generat").json()
     assert problem["status"] == 404
