@@ -23,7 +23,7 @@ class Call:
         self, app: ASGIApp, method: str, path: str, *, headers: Mapping[str, str], chunks: Iterable[bytes]
     ) -> None:
         self.messages: list[Message] = []
-        self.hold: asyncio.Event | None = None  # when set, the next send waits for it: a slow reader
+        self.hold: asyncio.Event | None = None  # body messages wait for it: a slow reader
         self._incoming: asyncio.Queue[Message] = asyncio.Queue()
         self._changed = asyncio.Event()
         parts = list(chunks)
@@ -55,7 +55,7 @@ class Call:
     async def _send(self, message: Message) -> None:
         self.messages.append(message)
         self._changed.set()
-        if self.hold is not None:
+        if self.hold is not None and message["type"] == "http.response.body":
             await self.hold.wait()
 
     def leave(self) -> None:

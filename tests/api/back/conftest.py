@@ -1,4 +1,4 @@
-"""Archives of tiny checkpoints, and stores on a real SQLite file and a real folder of blobs."""
+"""Archives of tiny checkpoints, stores on real SQLite and real blobs, a real Triton over three versions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from api.back.backend import Backend
 from api.back.settings import BackSettings
 from export.archive import pack_folder
 from tests.api.back.stores import Stores, open_stores
@@ -51,4 +52,33 @@ def settings(tmp_path: Path) -> BackSettings:
 @pytest.fixture
 async def stores(settings: BackSettings) -> AsyncIterator[Stores]:
     async with open_stores(settings) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def converted_home(
+    archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
+) -> Path:
+    """A home with tiny/1, tiny/2 and head/1 ready; it is copied, never opened again."""
+    root = tmp_path_factory.mktemp("converted")
+    async with open_stores(BackSettings(home=root / "home")) as stores:
+        for name, archive in (("tiny", "lm"), ("tiny", "other-lm"), ("head", "classifier")):
+            upload = Path(shutil.copy(archives[archive], root / "upload"))
+            version, _ = await stores.models.add_upload(name, upload, archive)
+            await stores.converter.convert(version)
+    return root / "home"
+
+
+@pytest.fixture(scope="module")
+def cluster_settings(converted_home: Path, tmp_path_factory: pytest.TempPathFactory) -> BackSettings:
+    home = tmp_path_factory.mktemp("cluster") / "home"
+    shutil.copytree(converted_home, home)
+    return BackSettings(
+        home=home, num_slots=4, engine_threads=1, probe_interval_seconds=1.0, drain_seconds=2.0
+    )
+
+
+@pytest.fixture(scope="module")
+async def backend(cluster_settings: BackSettings, anyio_backend: str) -> AsyncIterator[Backend]:
+    async with Backend.open(cluster_settings) as opened:
         yield opened
