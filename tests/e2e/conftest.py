@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.appliance import Appliance, running
+from tests.e2e.appliance import MAX_UNPACKED_BYTES, Appliance, running
 
 
 @pytest.fixture(scope="session")
 def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
-    with running(tmp_path_factory.mktemp("appliance") / "home") as started:
+    home = tmp_path_factory.mktemp("appliance") / "home"
+    with running(home, max_unpacked_bytes=str(MAX_UNPACKED_BYTES)) as started:
         yield started

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.appliance import Appliance
+from tests.e2e.appliance import MAX_UNPACKED_BYTES, Appliance
 from tests.e2e.test_lifecycle import upload
 
 FIELDS: list[tuple[str, dict[str, Any], str]] = [
@@ -96,7 +96,7 @@ def zip_bomb() -> bytes:
         zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("config.json", "w", force_zip64=True) as member,
     ):
-        for _ in range(2**10 * 9):
+        for _ in range(MAX_UNPACKED_BYTES // 2**20 + 1):
             member.write(block)
     return buffer.getvalue()
 
