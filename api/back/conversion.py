@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import os
-import resource
+import re
 import shutil
 import sys
 import uuid
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from api.back.cluster.installation import ROOT
+from api.back.guard import guarded
 from api.back.settings import BackSettings
 from api.back.store.models import ModelStore
 from api.back.store.records import VersionRecord, VersionState
-from api.back.tether import tethered
 from api.errors import ApiError, InvalidInput, ServerFault
 from runtime.contract import Manifest
 
@@ -28,6 +28,8 @@ NICE = 10  # requests come first
 MAX_LINE = 1024 * 1024  # bytes of one progress line
 ERROR_TAIL = 2000  # bytes of stderr that are logged
 INPUT_AT_FAULT = 2  # the exporter's exit status for that
+SIGNALLED = 128  # what a guard adds to a signal's number
+OUT_OF_MEMORY = re.compile(r"MemoryError|bad_alloc|[Cc]annot allocate memory|Failed to allocate")
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[dict[str, Any]], None]
@@ -84,8 +86,8 @@ class Converter:
         command += ["--name", model, "--variants", variants, "--json-progress"]
         inherited = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ}
         child = await asyncio.create_subprocess_exec(
-            *tethered(command),
-            stdin=asyncio.subprocess.DEVNULL,
+            *guarded(command, nice=NICE, data_bytes=self._settings.convert_memory_bytes),
+            stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
             limit=MAX_LINE,
@@ -94,7 +96,6 @@ class Converter:
             start_new_session=True,
         )
         try:
-            self._bound(child.pid)
             failure, complaint = await asyncio.gather(_follow(child, progress), _tail(child))
             status = await child.wait()
         finally:
@@ -105,18 +106,12 @@ class Converter:
             logger.error("the exporter ended with status %d: %s", status, complaint)
             raise ServerFault(self._explain(status, complaint))
 
-    def _bound(self, pid: int) -> None:
-        """Limit data rather than address space: mapped libraries and files are not its own memory."""
-        limit = self._settings.convert_memory_bytes
-        with suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
-            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-            os.setpriority(os.PRIO_PROCESS, pid, NICE)
-
     def _explain(self, status: int, complaint: str) -> str:
-        if "MemoryError" in complaint or "bad_alloc" in complaint or "allocate memory" in complaint:
-            return f"the conversion needs more than {self._settings.convert_memory_bytes} bytes of memory"
-        return f"the exporter failed with status {status}; the server's log says why"
+        limit = f"{self._settings.convert_memory_bytes} bytes of memory"
+        if OUT_OF_MEMORY.search(complaint):
+            return f"the conversion needs more than {limit}"
+        how = f"died of signal {status - SIGNALLED}" if status > SIGNALLED else f"failed with status {status}"
+        return f"the exporter {how}; it may use at most {limit}, and the server's log says more"
 
     @asynccontextmanager
     async def _staging(self) -> AsyncIterator[Path]:

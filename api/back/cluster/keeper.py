@@ -32,7 +32,7 @@ LIVE_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
 STABLE_SECONDS = 60.0  # a deployment that was well for as long owes nothing to its last death
 QUICK_RELOADS = 3  # deaths in a row that are healed without delay
-WORK_SECONDS = 0.5  # in which an engine at work takes a step
+WORK_SECONDS = 1.5  # in which an engine at work reports a step: it does so each second
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Keeper:
                 await asyncio.sleep(_backoff(deaths - QUICK_RELOADS))
 
     async def _refused(self, server: ModelServer, error: Exception, refusals: int) -> None:
-        """It does not load. A new server is tried, once where Triton itself is well: the others pay for it."""
+        """It does not load. A new server is tried, only once where Triton is well: the others pay for it."""
         triton_is_well = await server.live(LIVE_SECONDS)
         if not triton_is_well or (isinstance(error, Unresponsive) and refusals == 1):
             await self._supervisor.restart(server, f"{self._live.name}: {error}")

@@ -24,6 +24,12 @@ REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")  # Triton puts it before so
 ABSENT = re.compile(
     r"not healthy|Stub process|not at ready state|is not found|unknown model|unloading|shutting down"
 )
+# load failed for model 'm': version 1 is at UNAVAILABLE state: Internal: why\n\nAt:\n  file(1): function\n;
+REFUSED = re.compile(
+    r"(load failed for model|failed to load) '[^']*'[:,] (version \d+ is at UNAVAILABLE state: )?"
+    r"(Internal: )?(?P<reason>.*?)(\n\nAt:\n|;?\s*$)",
+    re.DOTALL,
+)
 MAX_ERROR = 500  # characters of a foreign error that are passed on
 
 
@@ -68,6 +74,14 @@ def read_head(response: Any) -> HeadAnswer:
         label=_texts(outputs[HeadTensors.LABEL])[0].decode(),
         slots=None if slots is None else json.loads(_texts(slots)[0]),
     )
+
+
+def read_load_error(error: grpc.aio.AioRpcError) -> ApiError:
+    """Why a model does not load; the backend's traceback, which Triton appends, stays in the log."""
+    refusal = REFUSED.search(error.details() or "")
+    if refusal is None:
+        return read_rpc_error(error)
+    return ServerFault(refusal["reason"][:MAX_ERROR])
 
 
 def read_error(text: str) -> ApiError:

@@ -36,7 +36,7 @@ class LiveRepository:
         self._root.mkdir(parents=True)
 
     async def lay_out(self, version: VersionRecord, manifest: Manifest, variant: Variant) -> None:
-        """Put one variant of a version in place; its files are links to blobs where that is possible."""
+        """Put one variant of a version in place; its files are links to blobs where these are files."""
         building = self._settings.staging.absolute() / f"live-{uuid.uuid4().hex}"
         (building / variant.value).mkdir(parents=True)
         wanted = [

@@ -18,6 +18,7 @@ from api.back.cluster.messages import (
     read_details,
     read_error,
     read_head,
+    read_load_error,
     read_rpc_error,
 )
 from api.back.cluster.records import HeadAnswer
@@ -25,7 +26,12 @@ from api.errors import ApiError, Unavailable
 from runtime.contract import Operation
 
 Held = tuple[str, int]  # a model and a version, as a server holds it
-UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A restarted Triton has its predecessor's address; without this it would inherit a broken connection.
+    ("grpc.use_local_subchannel_pool", 1),
+]
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +56,7 @@ class ModelServer:
         self.address = address
         self.loaded: set[Held] = set()  # what was loaded here at least once
         self.gone = asyncio.Event()
-        self._channel = grpc.aio.insecure_channel(address, options=UNLIMITED)
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._flights: set[_Flight] = set()
 
@@ -64,26 +70,33 @@ class ModelServer:
         `timeout` is in seconds. Raises ServerFault with Triton's reason, Unavailable, DeadlineExceeded.
         """
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
-        await self._control(self._stub.RepositoryModelLoad(request, timeout=timeout))
+        try:
+            await self._control(self._stub.RepositoryModelLoad(request, timeout=timeout, wait_for_ready=True))
+        except grpc.aio.AioRpcError as error:
+            raise read_load_error(error) from None
 
     async def unload(self, model: str, timeout: float) -> None:
         """Unload all versions of a model. Triton lets running requests end; it does not wait here."""
         request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
-        await self._control(self._stub.RepositoryModelUnload(request, timeout=timeout))
+        try:
+            await self._control(
+                self._stub.RepositoryModelUnload(request, timeout=timeout, wait_for_ready=True)
+            )
+        except grpc.aio.AioRpcError as error:
+            raise read_rpc_error(error) from None
 
     async def live(self, timeout: float) -> bool:
         """Whether the server itself answers, whatever its models do."""
+        request = service_pb2.ServerLiveRequest()
         try:
-            await self._control(self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout))
-        except ApiError:
+            await self._control(self._stub.ServerLive(request, timeout=timeout, wait_for_ready=True))
+        except (grpc.aio.AioRpcError, Unavailable):
             return False
         return True
 
     async def _control(self, call: Any) -> None:
         try:
             await call
-        except grpc.aio.AioRpcError as error:
-            raise read_rpc_error(error) from None
         except asyncio.CancelledError:
             if not self.gone.is_set():
                 raise

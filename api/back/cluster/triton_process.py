@@ -21,8 +21,8 @@ import httpx
 import psutil
 
 from api.back.cluster.installation import BACKENDS, ROOT, Installation
+from api.back.guard import guarded
 from api.back.settings import BackSettings
-from api.back.tether import tethered
 from api.errors import ServerFault
 
 HOST = "127.0.0.1"
@@ -64,7 +64,8 @@ class TritonProcess:
     """A Triton that became ready; its models are loaded through its gRPC port."""
 
     def __init__(self, process: Process, ports: Ports, settings: BackSettings) -> None:
-        self._process = process
+        self._process = process  # the guard, which leads the group of all
+        self.pid = process.pid  # of tritonserver, once it is ready
         self.ports = ports
         self._settings = settings
 
@@ -75,8 +76,8 @@ class TritonProcess:
         with log:
             begin = log.tell()
             process = await asyncio.create_subprocess_exec(
-                *tethered(_command(settings, installation, ports)),
-                stdin=asyncio.subprocess.DEVNULL,
+                *guarded(_command(settings, installation, ports)),
+                stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env=_environment(installation),
@@ -85,21 +86,18 @@ class TritonProcess:
         triton = cls(process, ports, settings)
         try:
             await triton._wait_ready(begin)
+            triton.pid = await asyncio.to_thread(_only_child, process.pid)
         except BaseException:
             await triton.kill()
             raise
         return triton
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
     def running(self) -> bool:
         return self._process.returncode is None
 
     async def wait(self) -> int:
-        """Return when the server is gone: its exit status, negative for a signal."""
+        """Return when the server is gone: its exit status, 128 and the number for a signal."""
         return await self._process.wait()
 
     async def stop(self) -> None:
@@ -112,11 +110,8 @@ class TritonProcess:
 
     async def kill(self) -> None:
         """End the server and every stub at once; return when all are gone."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        await asyncio.to_thread(_kill_group, self._process.pid)
         await self._process.wait()
-        if not await asyncio.to_thread(_await_group_end, self.pid):
-            logger.error("processes of the group %d outlived SIGKILL by %s s", self.pid, GONE_SECONDS)
         await asyncio.to_thread(_remove_shared_memory, self._settings)
 
     async def _wait_ready(self, begin: int) -> None:
@@ -201,7 +196,7 @@ def end_leftovers(settings: BackSettings) -> None:
                 logger.warning("ending process %d, left over from an earlier run", process.pid)
                 process.kill()
                 found.append(process)
-    psutil.wait_procs(found, timeout=GONE_SECONDS)
+    _await_end(found)
     _remove_shared_memory(settings)
 
 
@@ -215,7 +210,7 @@ def _command(settings: BackSettings, installation: Installation, ports: Ports) -
         f"--http-port={ports.http}",
         f"--grpc-port={ports.grpc}",
         f"--metrics-port={ports.metrics}",
-        f"--backend-config=python,shm-region-prefix-name={_shared_memory_prefix(settings)}",
+        f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(settings)}",
         f"--exit-timeout-secs={max(1, round(STOP_SECONDS))}",
         f"--log-info={settings.log_level in ('debug', 'info')}".lower(),
         f"--log-warning={settings.log_level != 'error'}".lower(),
@@ -235,14 +230,22 @@ def _environment(installation: Installation) -> dict[str, str]:
     }
 
 
-def _shared_memory_prefix(settings: BackSettings) -> str:
+def shared_memory_prefix(settings: BackSettings) -> str:
     """Distinct for each home, and the same in each run, so that leftovers are found."""
     return f"lmaas-{hashlib.sha256(str(settings.home.absolute()).encode()).hexdigest()[:12]}-"
 
 
 def _remove_shared_memory(settings: BackSettings) -> None:
-    for path in SHARED_MEMORY.glob(f"{_shared_memory_prefix(settings)}*"):
+    for path in SHARED_MEMORY.glob(f"{shared_memory_prefix(settings)}*"):
         path.unlink(missing_ok=True)
+
+
+def _only_child(guard: int) -> int:
+    """Raises ServerFault where it died meanwhile."""
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(guard).children():
+            return int(child.pid)
+    raise ServerFault("Triton died as soon as it was ready")
 
 
 def _open_log(settings: BackSettings) -> BinaryIO:
@@ -255,19 +258,31 @@ def _open_log(settings: BackSettings) -> BinaryIO:
     return log
 
 
-def _await_group_end(group: int) -> bool:
-    """Whether all processes of a group ended within `GONE_SECONDS`."""
+def _kill_group(group: int) -> None:
+    members = [process for process in psutil.process_iter() if _group_of(process) == group]
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+    _await_end(members)
+
+
+def _group_of(process: psutil.Process) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getpgid(process.pid)
+    return None
+
+
+def _await_end(processes: list[psutil.Process]) -> None:
+    """Wait for processes that were killed; `GONE_SECONDS` at most."""
     end = time.monotonic() + GONE_SECONDS
-    while _group_alive(group):
+    while left := [process.pid for process in processes if _alive(process)]:
         if time.monotonic() > end:
-            return False
+            logger.error("the processes %s outlived SIGKILL by %s s", left, GONE_SECONDS)
+            return
         time.sleep(POLL_SECONDS)
-    return True
 
 
-def _group_alive(group: int) -> bool:
-    for process in psutil.process_iter():
-        with suppress(ProcessLookupError, psutil.NoSuchProcess):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                return True
+def _alive(process: psutil.Process) -> bool:
+    """A zombie is none of ours any more: in a container there may be no one who reaps it."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -63,9 +61,12 @@ class BlobStore:
         return bytes(content)
 
     async def place(self, sha256: str, path: Path) -> None:
-        """Lay the blob at `path`, a file that nobody may change: a hard link where that is possible."""
+        """Lay the blob at `path`, a file that nobody may change: a symbolic link where the blob is a file.
+
+        A hard link would change the blob's ctime, and Triton takes that for a new version of the model.
+        """
         if self._folder is not None:
-            await asyncio.to_thread(_link_or_copy, self._folder / _key(sha256), path)
+            await asyncio.to_thread(path.symlink_to, self._folder / _key(sha256))
         else:
             await asyncio.to_thread(self._download, sha256, path)
 
@@ -101,12 +102,3 @@ def hash_file(path: Path) -> StoredFile:
 
 def _key(sha256: str) -> str:
     return f"{sha256[:2]}/{sha256}"
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)

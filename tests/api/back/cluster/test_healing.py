@@ -1,0 +1,115 @@
+"""Triton, or one of its stubs, is killed or hangs: all heals by itself, and says so meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from api.back.backend import Backend
+from api.back.cluster.records import ServerState
+from api.back.settings import BackSettings
+from api.back.store.records import DeploymentState
+from api.errors import ApiError, Unavailable
+from runtime.contract import Kind
+from tests.api.back.cluster.requests import complete, language_model, processes, stub_pids, until
+
+pytestmark = pytest.mark.anyio
+HEAL_SECONDS = 10.0
+Victim = Callable[[Backend, BackSettings], int]
+
+
+@pytest.fixture(scope="module")
+async def patient(backend: Backend) -> Backend:
+    for model, version in (("tiny", 1), ("tiny", 2), ("head", 1)):
+        await backend.cluster.deploy(model, version, "auto")
+    return backend
+
+
+def triton(backend: Backend, settings: BackSettings) -> int:
+    pid = backend.cluster.servers()[0].pid
+    assert pid is not None
+    return pid
+
+
+def stub(backend: Backend, settings: BackSettings) -> int:
+    return stub_pids(settings, "tiny", 1)[0]
+
+
+async def ask_until_it_fails(backend: Backend) -> ApiError:
+    """Requests without end; the one that meets the death of the server gets exactly one error."""
+    try:
+        while True:
+            await complete(backend, language_model(backend, 1), max_tokens=80)
+    except ApiError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("victim", "sign"),
+    [(triton, signal.SIGKILL), (stub, signal.SIGKILL), (stub, signal.SIGSTOP)],
+    ids=["triton killed", "stub killed", "stub hangs"],
+)
+async def test_it_heals(
+    patient: Backend, cluster_settings: BackSettings, victim: Victim, sign: signal.Signals
+) -> None:
+    await until(lambda: patient.cluster.readiness().ready, "ready")
+    expected = await complete(patient, language_model(patient, 1))
+    others = stub_pids(cluster_settings, "tiny", 2) + stub_pids(cluster_settings, "head", 1)
+    errors: list[ApiError] = []
+
+    async def ask() -> None:
+        errors.append(await ask_until_it_fails(patient))
+
+    with anyio.fail_after(HEAL_SECONDS):
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(ask)
+            await anyio.lowlevel.checkpoint()  # the requests are on their way
+            os.kill(victim(patient, cluster_settings), sign)
+            await until(lambda: not patient.cluster.readiness().ready, "unready")
+            assert any("tiny/1" in reason for reason in patient.cluster.readiness().reasons)
+            with pytest.raises(Unavailable) as caught:
+                language_model(patient, 1)
+            assert caught.value.retry_after > 0
+        await until(lambda: patient.cluster.readiness().ready, "healed")
+    assert [type(error) for error in errors] == [Unavailable] * 3
+    assert await complete(patient, language_model(patient, 1)) == expected
+    if victim is stub:  # the neighbours felt nothing
+        assert stub_pids(cluster_settings, "tiny", 2) + stub_pids(cluster_settings, "head", 1) == others
+    assert len(processes(cluster_settings)) == 1 + 1 + 3  # the guard, Triton and its stubs
+    assert patient.cluster.servers()[0].state is ServerState.READY
+
+
+async def test_the_others_answer_while_one_is_dead(patient: Backend, cluster_settings: BackSettings) -> None:
+    await until(lambda: patient.cluster.readiness().ready, "ready")
+    os.kill(stub(patient, cluster_settings), signal.SIGKILL)
+    answered = 0
+    while patient.cluster.readiness().ready or (not patient.cluster.readiness().ready and answered < 20):
+        head = patient.cluster.choose("head", None, Kind.CLASSIFIER)
+        await patient.cluster.classify(head, "the cat")
+        await complete(patient, language_model(patient, 2))
+        answered += 1
+    states = {(record.model, record.version): record.state for record in patient.cluster.deployments()}
+    assert states["tiny", 2] is states["head", 1] is DeploymentState.READY
+    await until(lambda: patient.cluster.readiness().ready, "healed")
+
+
+async def test_a_crash_loop_backs_off_and_shows(patient: Backend, cluster_settings: BackSettings) -> None:
+    waited = 0.0
+    for _ in range(2):
+        await until(lambda: patient.cluster.servers()[0].pid is not None, "running")
+        restarts = patient.cluster.servers()[0].restarts
+        os.kill(triton(patient, cluster_settings), signal.SIGKILL)
+        await until(lambda: patient.cluster.servers()[0].state is ServerState.RESTARTING, "restarting")
+        await anyio.lowlevel.checkpoint()
+        waited = max(
+            waited,
+            await until(lambda: patient.cluster.servers()[0].restarts > restarts, "restarted"),  # noqa: B023
+        )
+    assert waited > 0.9
+    await until(lambda: patient.cluster.readiness().ready, "healed", 20)

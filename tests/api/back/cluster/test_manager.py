@@ -1,0 +1,214 @@
+"""Deploying into a real Triton with the real `lmaas` backend."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from api.back.backend import Backend
+from api.back.cluster import placement
+from api.back.cluster.records import ServerState
+from api.back.settings import BackSettings
+from api.back.store.records import DeploymentState
+from api.errors import Conflict, InvalidInput, NotFound, Unavailable
+from runtime.contract import Kind, Operation, Variant
+from tests.api.back.cluster.requests import POLL_SECONDS, complete, language_model, stub_pids, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def deployed(backend: Backend, model: str = "tiny", version: int = 1, precision: str = "auto") -> str:
+    """The id of the deployment of a version, which is made where there is none."""
+    for record in backend.cluster.deployments():
+        if (record.model, record.version) == (model, version):
+            return record.id
+    return (await backend.cluster.deploy(model, version, precision)).id
+
+
+async def test_a_language_model_answers(backend: Backend) -> None:
+    record = await backend.cluster.deploy("tiny", 1, "auto")
+    assert (record.variant, record.state) == (Variant.INT8, DeploymentState.READY)
+    assert await backend.deployments.list() == [record]
+    target = language_model(backend)
+    assert (target.model, target.version, target.kind) == ("tiny", 1, Kind.LM)
+    assert target.context_length == 96
+    streamed = await complete(backend, target)
+    assert streamed
+    assert await complete(backend, target, stream=False) == streamed
+
+
+async def test_every_operation_has_its_details(backend: Backend) -> None:
+    await deployed(backend)
+    wanted: dict[Operation, dict[str, Any]] = {
+        Operation.SCORE: {"continuations": [" sat", " ran home"]},
+        Operation.NEXT: {"top_k": 3},
+        Operation.EMBED: {},
+    }
+    found = {}
+    for operation, parameters in wanted.items():
+        answer = backend.cluster.generate(
+            language_model(backend),
+            text="the dog",
+            parameters=parameters,
+            operation=operation,
+            stream=False,
+        )
+        (found[operation],) = [details async for details in answer]
+    assert len(found[Operation.SCORE]["scores"]) == 2
+    assert len(found[Operation.NEXT]["candidates"]) == 3
+    assert len(found[Operation.EMBED]["embedding"]) == 64
+
+
+async def test_a_classifier_answers(backend: Backend) -> None:
+    await deployed(backend, "head")
+    target = backend.cluster.choose(None, None, Kind.CLASSIFIER, fallback=Kind.LM)
+    assert target.labels == ("bad", "fair", "good")
+    alone = await backend.cluster.classify(target, "the cat")
+    pair = await backend.cluster.classify(target, "the cat", "the dog")
+    assert sum(alone.scores) == pytest.approx(1, abs=1e-4)
+    assert alone.label == target.labels[alone.scores.index(max(alone.scores))]
+    assert alone.slots is None
+    assert pair.scores != alone.scores
+
+
+async def test_what_the_engine_refuses_names_the_field(backend: Backend) -> None:
+    await deployed(backend)
+    for field in ("max_tokens", "nonsense"):
+        parameters: dict[str, Any] = {field: 1000}
+        with pytest.raises(InvalidInput) as caught:
+            await complete(backend, language_model(backend), **parameters)
+        assert caught.value.errors[0].field == field
+
+
+async def test_a_second_version_does_not_disturb_the_first(
+    backend: Backend, cluster_settings: BackSettings
+) -> None:
+    await deployed(backend)
+    before = stub_pids(cluster_settings, "tiny", 1)
+    expected = await complete(backend, language_model(backend, 1))
+    answers = []
+
+    async with anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            while True:
+                answers.append(await complete(backend, language_model(backend, 1)))
+
+        group.start_soon(ask)
+        second = await backend.cluster.deploy("tiny", "latest", "fp32", traffic_weight=0)
+        group.cancel_scope.cancel()
+    assert len(answers) > 3
+    assert set(answers) == {expected}
+    assert second.version == 2
+    assert stub_pids(cluster_settings, "tiny", 1) == before
+    assert await complete(backend, language_model(backend, "latest")) != expected
+    assert language_model(backend).version == 1  # all traffic, for the other has weight 0
+    await backend.cluster.adjust(second.id, traffic_weight=100)
+    assert {language_model(backend).version for _ in range(2)} == {1, 2}
+
+    await backend.cluster.undeploy(second.id)
+    assert stub_pids(cluster_settings, "tiny", 2) == []
+    assert stub_pids(cluster_settings, "tiny", 1) == before
+    assert await complete(backend, language_model(backend)) == expected
+    with pytest.raises(NotFound, match="version 2 is not deployed"):
+        language_model(backend, 2)
+
+
+async def test_closing_the_answer_cancels_in_the_engine(backend: Backend) -> None:
+    await deployed(backend)
+    answer = backend.cluster.generate(
+        language_model(backend),
+        text="the",
+        parameters={"max_tokens": 90, "ignore_eos": True, "n": 16},
+        operation=Operation.GENERATE,
+        stream=True,
+    )
+    cancelled = re.compile(r'finished_total\{.*reason="cancelled".*version="1".*\} [1-9]')
+    assert not cancelled.search(await backend.cluster.engine_metrics())
+    await answer.__anext__()
+    assert backend.cluster.servers()[0].outstanding == 1
+    await answer.aclose()
+    assert backend.cluster.servers()[0].outstanding == 0
+    begin = time.monotonic()
+    while not cancelled.search(await backend.cluster.engine_metrics()):
+        assert time.monotonic() - begin < 5
+        await anyio.sleep(POLL_SECONDS)
+
+
+async def test_undeploying_takes_everything_away(backend: Backend, cluster_settings: BackSettings) -> None:
+    deployment = await deployed(backend)
+    target = language_model(backend)
+    await backend.cluster.undeploy(deployment)
+    assert not (cluster_settings.repository / "tiny").exists()
+    assert stub_pids(cluster_settings, "tiny", 1) == []
+    assert [record.model for record in await backend.deployments.list()] == ["head"]
+    with pytest.raises(NotFound, match="'tiny' is not deployed"):
+        language_model(backend)
+    with pytest.raises(Unavailable, match="undeployed"):
+        await complete(backend, target)
+    with pytest.raises(NotFound):
+        await backend.cluster.undeploy(deployment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (("tiny", 1, "fp16"), InvalidInput, "needs a GPU"),
+        (("tiny", 1, "bf16"), InvalidInput, "not one of auto"),
+        (("tiny", 1, "auto", 2), InvalidInput, "1 server"),
+        (("tiny", 1, "auto", 1, 101), InvalidInput, "0..100"),
+        (("tiny", 9, "auto"), NotFound, "no version 9"),
+        (("other", "latest", "auto"), NotFound, "'other'"),
+        (("head", 1, "auto"), Conflict, "deployed already"),
+    ],
+)
+async def test_what_cannot_be_deployed_is_refused(
+    backend: Backend, arguments: tuple[Any, ...], error: type[Exception], text: str
+) -> None:
+    await deployed(backend, "head")
+    with pytest.raises(error, match=text):
+        await backend.cluster.deploy(*arguments)
+    assert [record.model for record in backend.cluster.deployments()].count("tiny") <= 1
+
+
+async def test_a_deployment_beyond_the_memory_is_refused(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "available_memory", lambda: 10 * 1024**2)
+    with pytest.raises(Conflict, match="10 MiB are free"):
+        await backend.cluster.deploy("tiny", 2, "fp32")
+
+
+async def test_a_version_that_does_not_load_says_why_and_leaves_nothing(
+    backend: Backend, cluster_settings: BackSettings
+) -> None:
+    version = await backend.models.version("tiny", 2)
+    graph = version.files["fp32/model.onnx"]
+    blob = cluster_settings.blobs / graph.sha256[:2] / graph.sha256
+    content = blob.read_bytes()
+    blob.write_bytes(content[: len(content) // 2])
+    try:
+        with pytest.raises(Exception, match="tiny/2 does not load") as caught:
+            await backend.cluster.deploy("tiny", 2, "fp32")
+    finally:
+        blob.write_bytes(content)
+    assert "Traceback" not in str(caught.value)
+    assert all(record.version == 1 for record in backend.cluster.deployments())
+    assert not (cluster_settings.repository / "tiny" / "2").exists()
+
+
+async def test_the_pool_and_its_readiness_show(backend: Backend) -> None:
+    await deployed(backend)
+    await until(lambda: backend.cluster.readiness().ready, "readiness")
+    readiness = backend.cluster.readiness()
+    assert readiness.reasons == []
+    assert all(age is not None and age < 5 for age in readiness.probes.values())
+    (server,) = backend.cluster.servers()
+    assert server.state is ServerState.READY
+    assert set(server.models) == {"head/1", "tiny/1"}
+    assert (server.restarts, server.backoff) == (0, 0)
+    assert server.last_probe is not None

@@ -1,0 +1,74 @@
+"""What a machine can lack, each in one line with its remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.back.cluster.installation import Installation
+from api.back.cluster.preflight import MIB, Machine, find_problems
+from api.back.settings import BackSettings
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    return Machine.look()
+
+
+def lacking(machine: Machine, **parts: Any) -> Machine:
+    return dataclasses.replace(machine, installation=dataclasses.replace(machine.installation, **parts))
+
+
+def test_this_machine_lacks_nothing(tmp_path: Path) -> None:
+    assert find_problems(BackSettings(home=tmp_path)) == []
+
+
+@pytest.mark.parametrize(("system", "processor"), [("Darwin", "arm64"), ("Linux", "aarch64")])
+def test_another_system_is_the_only_problem(
+    machine: Machine, tmp_path: Path, system: str, processor: str
+) -> None:
+    other = dataclasses.replace(machine, system=system, processor=processor, memory=0)
+    (problem,) = find_problems(BackSettings(home=tmp_path), other)
+    assert f"{system} on {processor}" in problem
+    assert "Linux on x86_64" in problem
+
+
+def test_missing_parts_name_their_remedy(machine: Machine, tmp_path: Path) -> None:
+    settings = BackSettings(home=tmp_path)
+    bare = dataclasses.replace(machine, installation=Installation(None, None, None, (), None))
+    assert find_problems(settings, bare) == [
+        "the package nvidia-pytriton, which carries Triton, is not installed: pip install 'lmaas[serve]'"
+    ]
+    (problem,) = find_problems(settings, lacking(machine, libpython=None))
+    assert f"apt-get install libpython{machine.python}" in problem
+    (problem,) = find_problems(settings, dataclasses.replace(lacking(machine, stub=None), python="3.14"))
+    assert problem.startswith("Triton has no Python backend for Python 3.14: use Python 3.10")
+
+
+def test_scarce_memory_says_both_figures(machine: Machine, tmp_path: Path) -> None:
+    poor = dataclasses.replace(machine, memory=300 * MIB, shared_memory=2 * MIB)
+    memory, shared = find_problems(BackSettings(home=tmp_path), poor)
+    assert memory.startswith("300 MiB of memory are free, at least 1024 MiB are needed")
+    assert shared.startswith("/dev/shm has 2 MiB free")
+    assert "--shm-size" in shared
+
+
+def test_a_taken_port_names_its_setting(machine: Machine, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (problem,) = find_problems(BackSettings(home=tmp_path, triton_metrics_port=port), machine)
+    assert problem == (
+        f"port {port} is taken: set LMAAS_TRITON_METRICS_PORT to a free one, or to 0 to have one chosen"
+    )
+
+
+def test_a_home_that_cannot_be_written_is_named(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (problem,) = find_problems(BackSettings(home=tmp_path / "file" / "home"), machine)
+    assert "set LMAAS_HOME" in problem

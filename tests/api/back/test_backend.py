@@ -1,0 +1,115 @@
+"""Opening and closing the whole back layer, and what a killed one leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from api.back.backend import Backend
+from api.back.cluster.triton_process import SHARED_MEMORY, shared_memory_prefix
+from api.back.settings import BackSettings
+from api.errors import ServerFault
+from tests.api.back.cluster.requests import complete, language_model, processes, until
+
+pytestmark = pytest.mark.anyio
+ROOT = Path(__file__).parents[3]
+START_SECONDS = 8.0
+STOP_SECONDS = 5.0
+FACADE = """
+import asyncio, pathlib, sys
+from api.back.backend import Backend
+from api.back.settings import BackSettings
+
+async def main():
+    async with Backend.open(BackSettings(home=pathlib.Path(sys.argv[1]))) as backend:
+        while not backend.cluster.readiness().ready:
+            await asyncio.sleep(0.01)
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def shared_memory(settings: BackSettings) -> list[Path]:
+    return list(SHARED_MEMORY.glob(f"{shared_memory_prefix(settings)}*"))
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_a_second_start_brings_the_deployments_back(cluster_settings: BackSettings) -> None:
+    async with Backend.open(cluster_settings) as backend:
+        for model, version in (("tiny", 1), ("tiny", 2), ("head", 1)):
+            await backend.cluster.deploy(model, version, "auto")
+        expected = await complete(backend, language_model(backend, 1))
+        ids = [record.id for record in backend.cluster.deployments()]
+    assert processes(cluster_settings) == []
+
+    begin = time.monotonic()
+    async with Backend.open(cluster_settings) as backend:
+        assert [record.id for record in backend.cluster.deployments()] == ids
+        await until(lambda: backend.cluster.readiness().ready, "ready")
+        assert time.monotonic() - begin < START_SECONDS
+        assert await complete(backend, language_model(backend, 1)) == expected
+        begin = time.monotonic()
+    assert time.monotonic() - begin < STOP_SECONDS
+    assert processes(cluster_settings) == []
+
+
+async def start_facade(settings: BackSettings) -> asyncio.subprocess.Process:
+    facade = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FACADE, str(settings.home), stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert facade.stdout is not None
+    assert await facade.stdout.readline() == b"ready\n"
+    return facade
+
+
+async def test_a_killed_facade_takes_triton_along(cluster_settings: BackSettings) -> None:
+    facade = await start_facade(cluster_settings)
+    left = processes(cluster_settings)
+    assert len(left) == 1 + 1 + 3  # the guard, Triton and its stubs
+    with pytest.raises(ServerFault, match=f"in use by process {facade.pid}"):
+        async with Backend.open(cluster_settings):
+            pass
+    facade.kill()
+    await facade.communicate()
+    await until(lambda: not any(map(alive, left)), "the end of all", 5)
+
+
+async def test_a_start_ends_what_was_left_behind(cluster_settings: BackSettings) -> None:
+    facade = await start_facade(cluster_settings)
+    left = processes(cluster_settings)
+    guard = next(process for process in left if "guard.py" in " ".join(process.cmdline()))
+    guard.suspend()  # so that it cannot do its duty
+    facade.kill()
+    await facade.communicate()
+    assert all(map(alive, left))
+    async with Backend.open(cluster_settings) as backend:
+        assert not any(map(alive, left))
+        await until(lambda: backend.cluster.readiness().ready, "ready")
+    assert processes(cluster_settings) == []
+    assert shared_memory(cluster_settings) == []
+
+
+async def test_what_the_machine_lacks_stops_the_start(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        settings = BackSettings(home=tmp_path / "home", triton_grpc_port=port)
+        with pytest.raises(ServerFault, match=f"port {port} is taken"):
+            async with Backend.open(settings):
+                pass
