@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import stat
 import struct
 import tarfile
@@ -26,8 +27,14 @@ _CHUNK_BYTES = 1 << 20
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 # Protocol 2 and later begin with PROTO and the number; torch.save writes a zip around such a stream.
 _PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
-_READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError)
+# NotImplementedError: a method of zip that zipfile lacks. RecursionError: tarfile nests as headers follow.
+_READ_ERRORS = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
+    *(ValueError, NotImplementedError, RecursionError),
+)
 _MAX_TAR_HEADER_BYTES = 1 << 16
+_MAX_PART_BYTES = 255  # of a file's or folder's own name, on Linux
+_HEADER_BYTES = 4096  # that a member may take beside its content: headers, padding, its entry in a directory
 _TAR_HEADERS = (*b"xgXLK",)  # types of tar headers that describe the member after them
 
 Content = Literal["checkpoint", "artifact"]
@@ -94,6 +101,7 @@ def _walk(path: Path, into: Path | None, limits: ArchiveLimits) -> ArchiveSummar
             if count > limits.max_members:
                 raise ArchiveError(f"archive: more than {limits.max_members} members", field="file")
             _check_path(member, seen, limits)
+            seen |= dict.fromkeys(map(str, member.path.parents), True)
             seen[str(member.path)] = member.is_folder
             if not member.is_folder:
                 total += _copy(member, into, limits.max_unpacked_bytes - total, limits)
@@ -111,7 +119,7 @@ def _members(path: Path, limits: ArchiveLimits) -> Iterator[Iterator[_Member]]:
             start = file.read(4)
             file.seek(0)
             if start[:2] == b"PK":
-                with zipfile.ZipFile(file) as archive:
+                with _ZipSource(path, limits) as source, zipfile.ZipFile(source) as archive:
                     yield _zip_members(archive, limits)
             elif start[:2] == b"\x1f\x8b":
                 bounded = _Bounded(gzip.GzipFile(fileobj=file), limits)
@@ -130,13 +138,25 @@ def _members(path: Path, limits: ArchiveLimits) -> Iterator[Iterator[_Member]]:
         raise _unsound(error) from None
 
 
+class _ZipSource(io.FileIO):
+    """A zip file whose directory, which zipfile reads into memory at once, is bounded."""
+
+    def __init__(self, path: Path, limits: ArchiveLimits) -> None:
+        super().__init__(path)
+        self._most = max(_CHUNK_BYTES, limits.max_members * _HEADER_BYTES)
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > self._most:
+            raise ArchiveError(f"archive: a zip directory of {size} bytes", field="file")
+        return super().read(size) or b""
+
+
 class _Bounded(io.RawIOBase):
     """A decompressed stream that ends in an error beyond the limit, whatever tar headers declare."""
 
     def __init__(self, stream: gzip.GzipFile, limits: ArchiveLimits) -> None:
         self._stream = stream
-        # Each member may add a header, its padding and extended headers.
-        self._left = limits.max_unpacked_bytes + (limits.max_members + 16) * 4096
+        self._left = limits.max_unpacked_bytes + (limits.max_members + 16) * _HEADER_BYTES
         self._limit = limits.max_unpacked_bytes
 
     def read(self, size: int = -1) -> bytes:
@@ -203,7 +223,11 @@ def _check_path(member: _Member, seen: dict[str, bool], limits: ArchiveLimits) -
         raise _refused(
             name, f"a bad name (empty, longer than {limits.max_name_bytes} bytes, or with \\ or NUL)"
         )
-    if path.is_absolute() or ":" in path.parts[0:1].__str__():
+    if any(len(part.encode(errors="replace")) > _MAX_PART_BYTES for part in path.parts):
+        raise _refused(name, f"a bad name (a part longer than {_MAX_PART_BYTES} bytes)")
+    if not path.parts and not member.is_folder:
+        raise _refused(name, "a file in place of the archive's own folder")
+    if path.is_absolute() or any(":" in part for part in path.parts[:1]):
         raise _refused(name, "an absolute path")
     if ".." in path.parts:
         raise _refused(name, "a path with ..")

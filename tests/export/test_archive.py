@@ -91,6 +91,31 @@ def tar_with_huge_header() -> bytes:
     return info.tobuf()
 
 
+def tar_of_headers(count: int) -> bytes:
+    """Headers that each describe the member after them, which is another header."""
+    record = b"11 path=ab\n"
+    header = special("x", tarfile.XHDTYPE)
+    header.size = len(record)
+    return count * (header.tobuf() + record.ljust(tarfile.BLOCKSIZE, b"\0")) + tar_of(SOUND, mode="w")
+
+
+def patched_zip(local: int, central: int, value: int) -> bytes:
+    """A 16-bit field of every member's headers overwritten, at its offset in each."""
+    data = bytearray(zip_of(SOUND))
+    for mark, offset in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
+        place = data.find(mark)
+        while place >= 0:
+            data[place + offset : place + offset + 2] = struct.pack("<H", value)
+            place = data.find(mark, place + 4)
+    return bytes(data)
+
+
+def zip_with_huge_directory() -> bytes:
+    """Its end says that all the bytes before it are the directory."""
+    directory = zip_of(SOUND)[:-22].ljust(2 << 20, b"\0")
+    return directory + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 3, 3, len(directory), 0, 0)
+
+
 REFUSED: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "not a sound"),
     "text": (b"hello there" * 100, "not a sound"),
@@ -101,6 +126,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "truncated tar": (tar_of(SOUND, mode="w")[:1100], "not a sound"),
     "truncated zip": (zip_of(SOUND)[:-30], "not a sound"),
     "zip with a wrong checksum": (stored_zip().replace(b"checked", b"chucked"), "not a sound"),
+    "zip of an unknown method": (patched_zip(8, 10, 99), "not a sound"),
+    "zip of a later version": (patched_zip(4, 6, 99), "not a sound"),
+    "patched zip": (patched_zip(6, 8, 0x20), "not a sound"),
+    "huge zip directory": (zip_with_huge_directory(), "a zip directory of"),
+    "headers without end": (tar_of_headers(1000), "not a sound"),
     "encrypted zip": (encrypted_zip(), "encrypted"),
     "no checkpoint": (tar_of({"readme.md": b"hi"}), "no checkpoint"),
     "no checkpoint but a hidden one": (tar_of({"__MACOSX/config.json": b"{}"}), "no checkpoint"),
@@ -116,6 +146,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "drive letter": (tar_of({"C:evil": b""}), "an absolute path"),
     "backslash": (tar_of({"m\\evil": b""}), "a bad name"),
     "long name": (tar_of({"m/" + "x" * 600: b""}), "a bad name"),
+    "long file name": (tar_of({"m/" + "x" * 300: b""}), "a bad name"),
+    "file in place of the folder": (tar_of({".": b"x", **SOUND}), "a file in place of"),
+    "file in place of a folder": (tar_of({**SOUND, "m": b"x"}), "there twice"),
     "too deep": (tar_of({"a/b/c/d/e": b""}), "deeper than 4"),
     "symbolic link": (tar_of(SOUND, special("m/link", tarfile.SYMTYPE)), "a link"),
     "hard link": (tar_of(SOUND, special("m/link", tarfile.LNKTYPE)), "a link"),
