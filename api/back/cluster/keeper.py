@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 
 from api.back.cluster.live import LiveDeployment
 from api.back.cluster.messages import RETRY_SECONDS
@@ -127,20 +129,32 @@ class Keeper:
 
     async def _watch(self, server: ModelServer) -> str:
         """Return when the deployment, or its server, is not well, with the reason."""
-        live, allowed = self._live, self._settings.probe_timeout_seconds
-        while True:
-            live.suspect.clear()
-            await _first(live.suspect, server.gone, timeout=self._settings.probe_interval_seconds)
-            if server.gone.is_set():
-                return "its server is gone"
-            began = time.monotonic()
-            try:
-                await asyncio.wait_for(self._probe(server), allowed)
-            except (asyncio.TimeoutError, Overloaded):
-                if not live.good_since(began) and not await self._works():
-                    return f"no answer to a probe within {allowed:g} s"
-            except ApiError as error:
-                return error.detail
+        process = self._supervisor.process
+        pids = [] if process is None else await asyncio.to_thread(process.stub_pids, *self._live.held)
+        with _deaths(pids) as died:
+            while True:
+                self._live.suspect.clear()
+                await _first(
+                    died, server.gone, self._live.suspect, timeout=self._settings.probe_interval_seconds
+                )
+                if server.gone.is_set():
+                    return "its server is gone"
+                if died.is_set():
+                    return "its process died"
+                if (reason := await self._check(server)) is not None:
+                    return reason
+
+    async def _check(self, server: ModelServer) -> str | None:
+        """What a probe finds wrong."""
+        began, allowed = time.monotonic(), self._settings.probe_timeout_seconds
+        try:
+            await asyncio.wait_for(self._probe(server), allowed)
+        except (asyncio.TimeoutError, Overloaded):
+            if not self._live.good_since(began) and not await self._works():
+                return f"no answer to a probe within {allowed:g} s"
+        except ApiError as error:
+            return error.detail
+        return None
 
     async def _works(self) -> bool:
         """Whether the engine's own counters move: while it is full it answers no probe, yet it is well."""
@@ -174,6 +188,20 @@ class Keeper:
 def _backoff(times: int) -> float:
     """Seconds before another try: 1, 2, 4 ..."""
     return min(MAX_BACKOFF_SECONDS, 2.0 ** (times - 1))
+
+
+@contextmanager
+def _deaths(pids: list[int]) -> Iterator[asyncio.Event]:
+    """An event that comes with the end of any of these processes, which the kernel tells at once."""
+    loop, died = asyncio.get_running_loop(), asyncio.Event()
+    with ExitStack() as stack:
+        for pid in pids:
+            with suppress(OSError):  # gone already, or a kernel without pidfd: the probe finds out
+                descriptor = os.pidfd_open(pid)
+                stack.callback(os.close, descriptor)
+                loop.add_reader(descriptor, died.set)
+                stack.callback(loop.remove_reader, descriptor)
+        yield died
 
 
 async def _first(*events: asyncio.Event, timeout: float) -> None:

@@ -16,7 +16,7 @@ from api.back.backend import Backend
 from api.back.cluster.triton_process import SHARED_MEMORY, shared_memory_prefix
 from api.back.settings import BackSettings
 from api.errors import ServerFault
-from tests.api.back.cluster.requests import complete, language_model, processes, until
+from tests.api.back.cluster.requests import complete, deploy_all, language_model, processes, until
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[3]
@@ -49,23 +49,27 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-async def test_a_second_start_brings_the_deployments_back(cluster_settings: BackSettings) -> None:
+@pytest.fixture(scope="module")
+async def deployed(cluster_settings: BackSettings, anyio_backend: str) -> tuple[BackSettings, str]:
+    """A home whose database says that three versions are deployed, and what tiny/1 answers."""
     async with Backend.open(cluster_settings) as backend:
-        for model, version in (("tiny", 1), ("tiny", 2), ("head", 1)):
-            await backend.cluster.deploy(model, version, "auto")
+        await deploy_all(backend)
         expected = await complete(backend, language_model(backend, 1))
-        ids = [record.id for record in backend.cluster.deployments()]
     assert processes(cluster_settings) == []
+    return cluster_settings, expected
 
+
+async def test_a_second_start_brings_the_deployments_back(deployed: tuple[BackSettings, str]) -> None:
+    settings, expected = deployed
     begin = time.monotonic()
-    async with Backend.open(cluster_settings) as backend:
-        assert [record.id for record in backend.cluster.deployments()] == ids
+    async with Backend.open(settings) as backend:
+        assert len(backend.cluster.deployments()) == 3
         await until(lambda: backend.cluster.readiness().ready, "ready")
         assert time.monotonic() - begin < START_SECONDS
         assert await complete(backend, language_model(backend, 1)) == expected
         begin = time.monotonic()
     assert time.monotonic() - begin < STOP_SECONDS
-    assert processes(cluster_settings) == []
+    assert processes(settings) == []
 
 
 async def start_facade(settings: BackSettings) -> asyncio.subprocess.Process:
@@ -77,31 +81,33 @@ async def start_facade(settings: BackSettings) -> asyncio.subprocess.Process:
     return facade
 
 
-async def test_a_killed_facade_takes_triton_along(cluster_settings: BackSettings) -> None:
-    facade = await start_facade(cluster_settings)
-    left = processes(cluster_settings)
+async def test_a_killed_facade_takes_triton_along(deployed: tuple[BackSettings, str]) -> None:
+    settings, _ = deployed
+    facade = await start_facade(settings)
+    left = processes(settings)
     assert len(left) == 1 + 1 + 3  # the guard, Triton and its stubs
     with pytest.raises(ServerFault, match=f"in use by process {facade.pid}"):
-        async with Backend.open(cluster_settings):
+        async with Backend.open(settings):
             pass
     facade.kill()
     await facade.communicate()
     await until(lambda: not any(map(alive, left)), "the end of all", 5)
 
 
-async def test_a_start_ends_what_was_left_behind(cluster_settings: BackSettings) -> None:
-    facade = await start_facade(cluster_settings)
-    left = processes(cluster_settings)
+async def test_a_start_ends_what_was_left_behind(deployed: tuple[BackSettings, str]) -> None:
+    settings, _ = deployed
+    facade = await start_facade(settings)
+    left = processes(settings)
     guard = next(process for process in left if "guard.py" in " ".join(process.cmdline()))
     guard.suspend()  # so that it cannot do its duty
     facade.kill()
     await facade.communicate()
     assert all(map(alive, left))
-    async with Backend.open(cluster_settings) as backend:
+    async with Backend.open(settings) as backend:
         assert not any(map(alive, left))
         await until(lambda: backend.cluster.readiness().ready, "ready")
-    assert processes(cluster_settings) == []
-    assert shared_memory(cluster_settings) == []
+    assert processes(settings) == []
+    assert shared_memory(settings) == []
 
 
 async def test_what_the_machine_lacks_stops_the_start(tmp_path: Path) -> None:

@@ -17,6 +17,13 @@ from runtime.contract import Kind, Operation
 POLL_SECONDS = 0.01
 
 
+async def deploy_all(backend: Backend) -> None:
+    """tiny/1, tiny/2 and head/1, side by side."""
+    async with anyio.create_task_group() as group:
+        for model, version in (("tiny", 1), ("tiny", 2), ("head", 1)):
+            group.start_soon(backend.cluster.deploy, model, version, "auto")
+
+
 async def complete(backend: Backend, target: Target, *, stream: bool = True, **parameters: Any) -> str:
     """The text of a greedy completion of 8 tokens."""
     chosen = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **parameters}

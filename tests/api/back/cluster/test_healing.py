@@ -16,7 +16,7 @@ from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
 from api.errors import ApiError, Unavailable
 from runtime.contract import Kind
-from tests.api.back.cluster.requests import complete, language_model, processes, stub_pids, until
+from tests.api.back.cluster.requests import complete, deploy_all, language_model, processes, stub_pids, until
 
 pytestmark = pytest.mark.anyio
 HEAL_SECONDS = 10.0
@@ -25,8 +25,7 @@ Victim = Callable[[Backend, BackSettings], int]
 
 @pytest.fixture(scope="module")
 async def patient(backend: Backend) -> Backend:
-    for model, version in (("tiny", 1), ("tiny", 2), ("head", 1)):
-        await backend.cluster.deploy(model, version, "auto")
+    await deploy_all(backend)
     return backend
 
 
