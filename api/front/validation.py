@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from api.errors import FieldError, InvalidInput
 
 LONGEST_SHOWN = 60  # characters of a value that a message repeats
+MOST_ERRORS = 64  # that one answer tells of; a body has room for a hundred thousand
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -45,7 +46,8 @@ def validate(model: type[Model], value: Any, *, strict: bool = True) -> Model:
     try:
         return model.model_validate(value, strict=strict)
     except ValidationError as error:
-        raise InvalidInput([_field_error(item, value, model) for item in error.errors()]) from None
+        told = error.errors()[:MOST_ERRORS]
+        raise InvalidInput([_field_error(item, value, model) for item in told]) from None
 
 
 def _field_error(item: Mapping[str, Any], value: Any, model: type[BaseModel]) -> FieldError:

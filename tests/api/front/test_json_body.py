@@ -60,5 +60,12 @@ def test_many_shallow_objects_are_fine() -> None:
     assert parse_json(json.dumps(value).encode()) == value
 
 
+def test_a_name_that_comes_twice_among_many_is_found_at_once() -> None:
+    names = [*range(50_000), 49_999]  # compared with each other, they would take minutes
+    body = "{" + ",".join(f'"{name}":0' for name in names) + "}"
+    with pytest.raises(MalformedJson, match="'49999' comes twice"):
+        parse_json(body.encode())
+
+
 def test_surrogate_pairs_are_text() -> None:
     assert parse_json(b'"\\ud83d\\ude00"') == "\U0001f600"
