@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -55,9 +56,12 @@ async def _read(request: Request, limit: int) -> bytes:
 
 
 def read_query(request: Request) -> dict[str, Any]:
-    """Query parameters; one that is repeated becomes a list."""
+    """Query parameters; one that is repeated becomes a list. Raises InvalidInput."""
     query: dict[str, Any] = {}
-    for name, value in request.query_params.multi_items():
+    # Starlette's own reading puts U+FFFD in place of what is not UTF-8; Latin-1 keeps every byte.
+    given = request.scope["query_string"].decode("latin-1")
+    for name, latin in parse_qsl(given, keep_blank_values=True, encoding="latin-1"):
+        value = _text_of(name, latin)
         if name in query:
             before = query[name]
             query[name] = [*before, value] if isinstance(before, list) else [before, value]
@@ -66,12 +70,20 @@ def read_query(request: Request) -> dict[str, Any]:
     return query
 
 
+def _text_of(name: str, latin: str) -> str:
+    try:
+        return latin.encode("latin-1").decode()
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise InvalidInput.of(name, f"is not UTF-8: byte 0x{byte:02x} at {error.start}") from None
+
+
 def with_deadline(request: Request, parameters: TaskParameters) -> TaskParameters:
     """The parameters with the nearer of their own deadline and the header's. Raises InvalidInput."""
     given = request.headers.get(DEADLINE_HEADER)
     if given is None:
         return parameters
-    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= 86_400_000):
+    if not (given.isascii() and given.isdigit() and len(given) < 10 and 1 <= int(given) <= 86_400_000):
         raise InvalidInput.of(DEADLINE_HEADER, f"must be 1 to 86400000 milliseconds, not {shown(given)}")
     nearer = min(int(given), parameters.deadline_ms or int(given))
     return parameters.model_copy(update={"deadline_ms": nearer})

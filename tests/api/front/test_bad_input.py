@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.config import Settings
+from api.front.validation import MOST_ERRORS
 from tests.api.conftest import serving_client
 from tests.api.fakes import FakeBack
 
@@ -203,6 +204,25 @@ def test_queries_are_checked_like_bodies(client: TestClient, query: dict[str, An
     assert answer.json()["errors"][0]["field"] == field
 
 
+@pytest.mark.parametrize("query", ["prompt=a%ffb", "prompt=%C3", "prompt=a&model=%e2%82"])
+def test_queries_that_are_not_utf_8_are_refused(client: TestClient, query: str) -> None:
+    answer = client.get(f"{GENERATE}?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == query.rpartition("&")[2].partition("=")[0]
+    assert "not UTF-8: byte 0x" in answer.json()["detail"]
+
+
+def test_text_in_a_query_may_be_any(client: TestClient, back: FakeBack) -> None:
+    assert client.get(GENERATE, params={"prompt": "naïve 😀 + %ff"}).status_code == 200
+    assert back.cluster.requests[-1][0] == "naïve 😀 + %ff"
+
+
+def test_a_body_full_of_faults_gets_a_short_answer(client: TestClient) -> None:
+    answer = client.post(GENERATE, json={f"field{number}": 0 for number in range(5000)})
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == MOST_ERRORS
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
@@ -241,7 +261,7 @@ def test_neutral_values_of_unsupported_fields_pass(client: TestClient) -> None:
     assert client.post("/v1/completions", json=body).status_code == 200
 
 
-@pytest.mark.parametrize("given", ["0", "-5", "soon", "1.5", "99999999999", "१०"])
+@pytest.mark.parametrize("given", ["0", "-5", "soon", "1.5", "99999999999", "010000000000", "१०"])
 def test_a_deadline_header_that_is_none(client: TestClient, given: str) -> None:
     answer = client.post(GENERATE, json={"prompt": "a"}, headers={b"X-Deadline-Ms": given.encode()})
     assert answer.status_code == 422
