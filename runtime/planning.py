@@ -27,13 +27,9 @@ class Planner:
         """Tokenize and check; raises RequestFault where the request is empty or too long."""
         if request.operation is Operation.SCORE:
             return self._score(request, sink)
-        prompt = self._encode(request.text, "text_input")
+        prompt = self._prompt(request.text)
         if not prompt:
             raise RequestFault.invalid("text_input", "the text is empty; at least one token is needed")
-        if len(prompt) > self._context_length:
-            raise RequestFault.invalid(
-                "text_input", f"{len(prompt)} tokens, but the context holds {self._context_length}"
-            )
         if request.operation is Operation.GENERATE:
             return self._generate(request, sink, prompt)
         live = LiveRequest(request, sink, prompt)
@@ -86,7 +82,7 @@ class Planner:
         """As EleutherAI's lm-evaluation-harness encodes a pair (`TemplateLM._encode_pair`)."""
         context = request.text.rstrip()
         moved = request.text[len(context) :]
-        prompt = self._encode(context, "text_input") or [self._eos_token_id]
+        prompt = self._prompt(context) or [self._eos_token_id]
         live = LiveRequest(request, sink, prompt)
         for index, continuation in enumerate(request.continuations):
             tokens = self._encode(context + moved + continuation, "continuations")
@@ -102,6 +98,14 @@ class Planner:
             begin = min(len(prompt), len(tokens) - 1)
             live.sequences.append(Sequence(live, index, Operation.SCORE, tokens, first_wanted=begin - 1))
         return live
+
+    def _prompt(self, text: str) -> list[int]:
+        prompt = self._encode(text, "text_input")
+        if len(prompt) > self._context_length:
+            raise RequestFault.invalid(
+                "text_input", f"{len(prompt)} tokens, but the context holds {self._context_length}"
+            )
+        return prompt
 
     def _encode(self, text: str, field: str) -> list[int]:
         if len(text) > self._most_characters:  # cannot fit, however it is cut: not worth the tokenizer's time

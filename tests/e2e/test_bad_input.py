@@ -31,7 +31,11 @@ FIELDS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/classify", {"input": "word " * 3000}, "input"),
     ("/v1/classify", {"input": ["a", 1]}, "input"),
     ("/v1/infer", {"premise": "a"}, "hypothesis"),
+    ("/v1/infer", {"premise": "a", "hypothesis": "word " * 3000}, "hypothesis"),
     ("/v1/nlu", {"input": None}, "input"),
+    ("/v1/classify", {"input": "word " * 3000, "labels": ["a", "b"]}, "input"),
+    ("/v1/classify", {"input": "a", "labels": ["a", "word " * 3000]}, "labels"),
+    ("/v1/score", {"prompt": "word " * 3000, "continuations": ["a"]}, "prompt"),
     ("/v1/score", {"prompt": "a", "continuations": []}, "continuations"),
     ("/v1/tasks", {"type": "divine", "parameters": {}}, "type"),
 ]

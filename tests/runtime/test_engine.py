@@ -199,6 +199,9 @@ def test_what_cannot_be_run_is_refused_with_its_numbers(
 def test_a_score_beyond_the_context_is_refused(engine: Engine) -> None:
     with pytest.raises(RequestFault, match="number 1 and the prompt have 98 tokens"):
         ask(engine, "a" * 50, Operation.SCORE, continuations=["a", "a" * 48])
+    with pytest.raises(RequestFault, match="97 tokens, but the context holds 96") as raised:
+        ask(engine, "a" * 97, Operation.SCORE, continuations=["a"])
+    assert raised.value.fault.field == "text_input"
 
 
 def test_a_full_queue_refuses_and_recovers(open_engine: OpenEngine) -> None:

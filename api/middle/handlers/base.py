@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -71,13 +71,13 @@ def with_deadline(parameters: Mapping[str, Any], job: Job) -> dict[str, Any]:
 
 
 @contextmanager
-def blame(field: str) -> Iterator[None]:
-    """Where the engine finds fault with a text, name the caller's field in place of the tensor."""
+def blame(field: str, names: Collection[str] = TEXTS) -> Iterator[None]:
+    """Where the engine finds fault with one of its `names`, name the caller's field in its place."""
     try:
         yield
     except InvalidInput as error:
         raise InvalidInput(
-            [FieldError(field if item.field in TEXTS else item.field, item.message) for item in error.errors]
+            [FieldError(field if item.field in names else item.field, item.message) for item in error.errors]
         ) from None
 
 

@@ -23,7 +23,7 @@ from api.middle.schemas.labels import (
     Slot,
     TextPair,
 )
-from runtime.contract import Kind
+from runtime.contract import HeadTensors, Kind
 
 ENTAILMENT = "entailment"
 # What the language model is asked, after Brown et al. 2020, appendix G ("ANLI"), and what its answers mean.
@@ -104,22 +104,24 @@ class InferHandler(ZeroShotHandler[InferParameters, InferAnswer]):
 
         async def one(item: tuple[int, TextPair]) -> InferResult:
             number, pair = item
-            field = "premise" if parameters.pairs is None else f"pairs.{number}"
-            return await self._judge(target, pair, job, field)
+            where = "" if parameters.pairs is None else f"pairs.{number}."
+            return await self._judge(target, pair, job, f"{where}premise", f"{where}hypothesis")
 
         items = list(enumerate(parameters.texts()))
         return InferAnswer(**origin(target), results=await map_bounded(one, items, self.fan_out))
 
-    async def _judge(self, target: Target, pair: TextPair, job: Job, field: str) -> InferResult:
+    async def _judge(
+        self, target: Target, pair: TextPair, job: Job, premise_field: str, hypothesis_field: str
+    ) -> InferResult:
         if target.kind is Kind.CLASSIFIER:
-            with blame(field):
+            with blame(premise_field), blame(hypothesis_field, [HeadTensors.TEXT_PAIR]):
                 head = await self.cluster.classify(target, pair.premise, pair.hypothesis)
             labels = [label.lower() for label in target.labels]
             scores = ranked(labels, head.scores)
             return InferResult(label=head.label.lower(), scores=scores, method="head")
         before, between = INFER_TEMPLATE.split("{premise}")[1].split("{hypothesis}")
         question = Question(pair.premise + before + pair.hypothesis + between, before + between)
-        words = await self.score_labels(target, question, list(INFER_WORDS), job, field=field)
+        words = await self.score_labels(target, question, list(INFER_WORDS), job, field=premise_field)
         scores = ranked([INFER_WORDS[word.label] for word in words], [word.score for word in words])
         return InferResult(label=scores[0].label, scores=scores, method="zero-shot")
 

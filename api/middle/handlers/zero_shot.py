@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api.back.cluster.records import Target
-from api.middle.handlers.base import ModelHandler, Parameters, Result
+from api.middle.handlers.base import ModelHandler, Parameters, Result, blame
 from api.middle.handlers.score import softmax
 from api.middle.job import Job
 from api.middle.schemas.labels import LabelScore
 from runtime.contract import Operation
 
+CONTINUATIONS = "continuations"  # the engine's name for what it scores
 KEPT_PRIORS = 256  # label sets whose scores without text are remembered, per handler
 
 
@@ -56,7 +57,7 @@ class ZeroShotHandler(ModelHandler[Parameters, Result]):
         """The labels with their probabilities, highest first."""
         continuations = tuple(label + question.suffix for label in labels)
         prior = await self._prior(target, question.neutral_prompt, continuations, job)
-        posterior = await self._logprobs(target, question.prompt, continuations, job, field)
+        posterior = await self._logprobs(target, question.prompt, continuations, job, (field, field))
         scores = [after - before for after, before in zip(posterior, prior, strict=True)]
         shares = [_logistic(score) for score in scores] if multi_label else softmax(scores)
         return ranked(labels, shares)
@@ -66,7 +67,8 @@ class ZeroShotHandler(ModelHandler[Parameters, Result]):
     ) -> list[float]:
         key = (target.deployment_id, prompt, continuations)
         if key not in self._priors:
-            self._priors[key] = await self._logprobs(target, prompt, continuations, job, "labels")
+            fields = ("template", "labels")
+            self._priors[key] = await self._logprobs(target, prompt, continuations, job, fields)
             if len(self._priors) > KEPT_PRIORS:
                 self._priors.popitem(last=False)
         else:
@@ -74,10 +76,17 @@ class ZeroShotHandler(ModelHandler[Parameters, Result]):
         return self._priors[key]
 
     async def _logprobs(
-        self, target: Target, prompt: str, continuations: tuple[str, ...], job: Job, field: str
+        self,
+        target: Target,
+        prompt: str,
+        continuations: tuple[str, ...],
+        job: Job,
+        fields: tuple[str, str],
     ) -> list[float]:
-        sent = {"continuations": list(continuations)}
-        details = await self.ask(target, prompt, sent, Operation.SCORE, job, field=field)
+        """`fields` are the caller's, to blame for the prompt and for the continuations."""
+        sent = {CONTINUATIONS: list(continuations)}
+        with blame(fields[1], [CONTINUATIONS]):
+            details = await self.ask(target, prompt, sent, Operation.SCORE, job, field=fields[0])
         return [score["logprob"] for score in details["scores"]]
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
 import pytest
 from starlette.testclient import TestClient
 
+from api.errors import InvalidInput
 from runtime.contract import Operation
 from tests.api.fakes import FakeBack
+from tests.api.replies import refusing, scripted
 
 
 def test_every_answer_says_who_answered(client: TestClient) -> None:
@@ -120,6 +125,51 @@ def test_infer_and_nlu_without_heads_ask_the_language_model(client: TestClient, 
     result = answer["results"][0]
     assert (answer["model"], result["method"], result["slots"]) == ("mini-lm", "zero-shot", [])
     assert result["intent"] == result["intents"][0]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "body", "field"),
+    [
+        ("text", {"premise": "a", "hypothesis": "b"}, "premise"),
+        ("text_pair", {"premise": "a", "hypothesis": "b"}, "hypothesis"),
+        ("text_pair", {"pairs": [{"premise": "a", "hypothesis": "b"}]}, "pairs.0.hypothesis"),
+    ],
+)
+def test_a_head_blames_the_callers_field(
+    client: TestClient, back: FakeBack, tensor: str, body: dict[str, Any], field: str
+) -> None:
+    back.cluster.classify_error = InvalidInput.of(tensor, "600 tokens, but this model reads at most 512")
+    answer = client.post("/v1/infer", json=body)
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize(
+    ("at_fault", "blamed", "field"),
+    [
+        ("", "text_input", "template"),
+        ("", "continuations", "labels"),
+        ("it", "text_input", "input"),
+        ("it", "continuations", "input"),
+    ],
+)
+def test_zero_shot_blames_the_callers_field(
+    client: TestClient, back: FakeBack, at_fault: str, blamed: str, field: str
+) -> None:
+    refuse = refusing(InvalidInput.of(blamed, "600 tokens, but the context holds 512"))
+
+    def reply(
+        text: str, parameters: Mapping[str, Any], operation: Operation
+    ) -> AsyncIterator[dict[str, Any]]:
+        found: AsyncIterator[dict[str, Any]] = (refuse if at_fault in text else scripted)(
+            text, parameters, operation
+        )
+        return found
+
+    back.cluster.reply = reply
+    answer = client.post("/v1/classify", json={"input": "it rains", "labels": ["a", "b"]})
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
 
 
 def test_nlu(client: TestClient) -> None:
