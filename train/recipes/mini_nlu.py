@@ -22,11 +22,11 @@ from train.tokenizer import END_OF_TEXT_ID, train_tokenizer
 log = logging.getLogger(__name__)
 
 VOCABULARY = 4096
-LAYERS = 2
-WIDTH = 256
+LAYERS = 4
+WIDTH = 192
 DROPOUT = 0.1
 FROM_BODY = False
-RUN = JointRun(epochs=10, batch=128, language_loss=0.0)
+RUN = JointRun(epochs=9, batch=64, matrix_rate=3e-3, other_rate=2e-3, language_loss=0.0)
 
 EXAMPLES = (
     "Play some jazz by Miles Davis on Spotify.",
