@@ -161,6 +161,8 @@ class EngineCore:
         sequence.computed += batch.count
         self.counters.prompt_tokens += batch.count
         is_last = sequence.computed == sequence.end
+        if not np.isfinite(rows).all():
+            raise RequestFault.of(FaultCode.INTERNAL, "the model's outputs are not finite numbers")
         if sequence.operation is Operation.EMBED:
             self._embed(sequence, rows)
         elif sequence.operation is Operation.NEXT and is_last:

@@ -70,12 +70,11 @@ class Delivery:
         taken = live.assembly.take()
         if taken is None:
             return
-        answer, live.answered = taken
-        try:
-            live.sink.send(answer, final=live.answered)
-        finally:
-            if live.answered:
-                self._answered(live)
+        answer, final = taken
+        live.sink.send(answer, final=final)  # where it raises, nothing was sent: the request fails instead
+        if final:
+            live.answered = True
+            self._answered(live)
 
     def _fail(self, live: LiveRequest, fault: Fault) -> None:
         live.answered = True

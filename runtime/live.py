@@ -23,7 +23,10 @@ from runtime.sequence import Sequence
 
 
 class Sink(Protocol):
-    """Where the answers of one request go. One thread calls; the end is a `send(final=True)` or a `fail`."""
+    """Where the answers of one request go. One thread calls; the end is a `send(final=True)` or a `fail`.
+
+    A `send` that raises has sent nothing; a `fail` follows.
+    """
 
     def send(self, answer: Answer, *, final: bool) -> None: ...
 

@@ -71,7 +71,7 @@ class LmAdapter:
         self._responses[request_id] = responses
         try:
             self._engine.submit(parsed, responses)
-        except RequestFault:
+        except Exception:
             del self._responses[request_id]
             raise
 

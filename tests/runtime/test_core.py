@@ -38,15 +38,19 @@ CANCELLED = Fault(FaultCode.CANCELLED, "cancelled by the test")
 
 
 class FailingSession(LmSession):
-    """Raises instead of running, as often as `failures` says."""
+    """Raises instead of running, as often as `failures` says; puts `spoiled` into what it answers."""
 
     failures = 0
+    spoiled: float | None = None
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         if self.failures:
             self.failures -= 1
             raise RuntimeError("injected")
-        return super().run(batch)
+        rows = super().run(batch)
+        if self.spoiled is not None:
+            rows[:, 1] = self.spoiled
+        return rows
 
 
 class Bench:
@@ -134,6 +138,19 @@ def test_a_failing_step_fails_the_requests_in_it_and_no_other(
     assert "injected" in caplog.text
     codes = {event.fault.code for event in events if isinstance(event, FaultEvent)}
     assert codes == {FaultCode.INTERNAL}
+
+
+@pytest.mark.parametrize("spoiled", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("operation", list(Operation))
+def test_outputs_that_are_no_numbers_fail_the_request(
+    bench: Bench, operation: Operation, spoiled: float
+) -> None:
+    parameters = {"continuations": ["the"]} if operation is Operation.SCORE else {}
+    bench.session.spoiled = spoiled
+    bench.add("a", "the cat sat", operation, **parameters)
+    (event,) = bench.run()
+    assert isinstance(event, FaultEvent)
+    assert (event.fault.code, "not finite" in event.fault.message) == (FaultCode.INTERNAL, True)
 
 
 def test_after_a_failed_step_answers_are_right(bench: Bench) -> None:

@@ -278,6 +278,18 @@ def test_a_broken_sink_harms_nobody_else(open_engine: OpenEngine, caplog: pytest
     assert "could not be answered" in caplog.text
 
 
+def test_an_answer_that_cannot_be_sent_becomes_a_fault(open_engine: OpenEngine) -> None:
+    engine = open_engine()
+
+    def burst(answer: Answer) -> None:
+        raise ValueError("out of range float values are not JSON compliant")
+
+    fault = submit(engine, "a", {"max_tokens": 2}, sink=Collector(burst)).wait().fault
+    assert fault is not None
+    assert fault.code is FaultCode.INTERNAL
+    assert engine.drain(30)
+
+
 def test_drain_waits_and_then_refuses(open_engine: OpenEngine) -> None:
     engine = open_engine()
     sinks = [submit(engine, "a", {"max_tokens": 50, "ignore_eos": True}) for _ in range(4)]
