@@ -51,6 +51,7 @@ class Appliance:
         self._service: Service | None = None
         self._step = "starting"
         self._owner: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
 
     @property
@@ -70,11 +71,13 @@ class Appliance:
         self._owner = asyncio.create_task(self._own())
 
     async def drain(self) -> None:
-        """Take no more tasks, give those that run their time, end the rest. A second call does nothing."""
+        """Take no more tasks, give those that run their time, end the rest; a second call waits as well."""
         if self.phase is Phase.SERVING and self._service is not None:
             self.phase = Phase.STOPPING
             self._report(Progress("stopping", "ending running tasks"))
-            await self._service.drain(self._settings.drain_seconds)
+            self._draining = asyncio.create_task(self._service.drain(self._settings.drain_seconds))
+        if self._draining is not None:
+            await asyncio.shield(self._draining)
 
     async def stop(self) -> None:
         """Drain, and close everything that was opened."""

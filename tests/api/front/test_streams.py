@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -206,6 +207,28 @@ def test_streams_end_with_an_error_when_the_server_stops(
         await call.done()
         name, data = events(call.body)[-1]
         assert (name, data["detail"]) == ("error", "the server is stopping")
+
+    run(test)
+
+
+def test_the_back_layer_stays_open_while_queued_work_drains(app: Starlette, back: FakeBack, run: Run) -> None:
+    async def test() -> None:
+        gate = Gate()
+        back.cluster.reply = gate.reply
+        async with running(app):
+            call = Call.json(app, "/v1/tasks", {"type": "generate", "parameters": {"prompt": "a"}})
+            await call.done()
+            task_id = json.loads(call.body)["id"]
+            await until(lambda: back.cluster.running)
+            # As a server does it: no connection is open, so the lifespan ends while the drain goes on.
+            draining = asyncio.ensure_future(app.state.appliance.drain())
+            stopping = asyncio.ensure_future(app.state.appliance.stop())
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert back.closed == 0
+            gate.open(3)
+            await asyncio.gather(draining, stopping)
+        assert back.tasks.states(task_id)[-1] == "done"
 
     run(test)
 
