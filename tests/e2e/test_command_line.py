@@ -13,10 +13,14 @@ import pytest
 from tests.e2e.appliance import ROOT, Appliance
 
 
+def foreign_variables() -> dict[str, str]:
+    """The environment without this project's own variables."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("LMAAS_")}
+
+
 def lmaas(*arguments: str, url: str | None = None, status: int = 0) -> str:
     """Run `lmaas`; returns what it printed (standard error where it was to fail)."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LMAAS_")}
-    environment |= {"COLUMNS": "200"} | ({"LMAAS_URL": url} if url else {})
+    environment = {**foreign_variables(), "COLUMNS": "200"} | ({"LMAAS_URL": url} if url else {})
     ended = subprocess.run(
         [sys.executable, "-m", "lmaas", *arguments],
         cwd=ROOT,
@@ -88,7 +92,7 @@ def test_a_server_that_is_not_there() -> None:
 
 
 def test_an_unknown_setting_stops_the_start() -> None:
-    environment = {**os.environ, "LMAAS_PROT": "8080"}
+    environment = {**foreign_variables(), "LMAAS_PROT": "8080"}
     ended = subprocess.run(
         [sys.executable, "-m", "lmaas", "up"],
         cwd=ROOT,

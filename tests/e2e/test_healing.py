@@ -55,6 +55,7 @@ def test_heals_within_ten_seconds(patient: Appliance, victim: Callable[[Applianc
             assert answer.headers["content-type"] == "application/problem+json"
         assert time.monotonic() - begin < HEAL_SECONDS, f"not healed: {patient.log.read_text()[-4000:]}"
         time.sleep(0.05)
+    assert time.monotonic() - begin < HEAL_SECONDS
     assert refusals > 0
     assert answer.json()["choices"] == before["choices"]
     for name, body in [("classify", {"input": "good"}), ("nlu", {"input": "play a song"})]:
