@@ -17,7 +17,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    # What a model or a caller wrote is text: brackets and colons in it are no markup.
+    console = Console(markup=False, emoji=False, highlight=False)
     if not rows:
         console.print(empty)
         return

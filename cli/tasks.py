@@ -107,9 +107,14 @@ def nlu(
         print_json(answer)
         return
     for result in answer["results"]:
-        print(f"{result['intent']['label']}  {result['intent']['score']:.3f}")
-        rows = [
-            (slot["name"], slot["value"], f"{slot['start']}-{slot['end']}", f"{slot['score']:.3f}")
-            for slot in result["slots"]
-        ]
-        print_table(("slot", "value", "characters", "score"), rows, "no slots")
+        print_understood(result)
+
+
+def print_understood(result: dict[str, Any]) -> None:
+    if (intent := result["intent"]) is not None:  # a model may tag slots alone
+        print(f"{intent['label']}  {intent['score']:.3f}")
+    rows = [
+        (slot["name"], slot["value"], f"{slot['start']}-{slot['end']}", f"{slot['score']:.3f}")
+        for slot in result["slots"]
+    ]
+    print_table(("slot", "value", "characters", "score"), rows, "no slots")
