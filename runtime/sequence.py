@@ -71,10 +71,6 @@ class Sequence:
         return len(self.tokens) - (self.operation is Operation.SCORE)
 
     @property
-    def num_generated(self) -> int:
-        return len(self.tokens) - self.num_prompt
-
-    @property
     def is_decoding(self) -> bool:
         """It generates, and only its newest token is still to be run."""
         return self.operation is Operation.GENERATE and len(self.tokens) - self.computed == 1
