@@ -141,7 +141,9 @@ class TaskManager:
         """End a job, whether it runs or waits."""
         job.abort(reason)
         if job.runner is None and job.outcome is None:
-            self._queued -= 1 if job.record.asynchronous else 0
+            if job.record.asynchronous:
+                self._queued -= 1
+                self.metrics.queued.set(self._queued)
             self._close(job, failure(reason))
 
     def active(self, task_id: str) -> Job | None:
