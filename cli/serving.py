@@ -12,6 +12,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import psutil
+
 from api.app import create_app
 from api.back.cluster.preflight import find_problems
 from api.config import Settings
@@ -28,63 +30,68 @@ CURL_BODY = '{"prompt": "Once upon a time", "max_tokens": 40}'
 
 def serve(settings: Settings) -> int:
     """Serve until Ctrl-C; returns the exit status. What the machine lacks is said before anything starts."""
-    problems = [*find_problems(settings.back), *_port_problem(settings)]
+    problems = find_problems(settings.back)
+    try:
+        listener = _listen(settings)
+    except OSError as error:
+        problems.append(_address_problem(settings, error))
     if problems:
         for problem in problems:
             print(f"lmaas: {problem}", file=sys.stderr)
         return 1
     configure_logging(settings)
     logging.getLogger("api.middle.startup").setLevel(logging.WARNING)  # the narrator tells these lines
-    narrator = Narrator(settings)
+    narrator = Narrator(f"http://{settings.host}:{listener.getsockname()[1]}")
     app = create_app(settings, on_progress=narrator.tell)
     narrator.appliance = app.state.appliance
     server = Server(app, settings)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything has ended
-        asyncio.run(server.serve())
+        asyncio.run(server.serve(sockets=[listener]))
     if server.failure:
         print(f"lmaas: {server.failure}", file=sys.stderr)
         return 1
     return 0
 
 
-def _port_problem(settings: Settings) -> list[str]:
-    """A line where the API's own address cannot be had."""
-    address = f"{settings.host}:{settings.port}"
+def _listen(settings: Settings) -> socket.socket:
+    """The API's own address, taken. Raises OSError."""
+    family, kind, protocol, _, where = socket.getaddrinfo(
+        settings.host, settings.port, type=socket.SOCK_STREAM
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(where)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return [
-                f"{address} is taken: end what listens there, or choose another port (lmaas up --port 8081)"
-            ]
-        return [
-            f"cannot listen on {address} ({error.strerror or error}): choose another with --host and --port"
-        ]
-    return []
+        listener.bind(where)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _address_problem(settings: Settings, error: OSError) -> str:
+    address = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{address} is taken: end what listens there, or choose another port (lmaas up --port 8081)"
+    return f"cannot listen on {address} ({error.strerror or error}): choose another with --host and --port"
 
 
 class Narrator:
     """Tells the bring-up line by line, and at its end where everything is."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, url: str) -> None:
         self.appliance: Appliance | None = None
-        self._settings = settings
-        self._begin = time.monotonic()
+        self._url = url
+        self._begin: float = psutil.Process().create_time()  # imports count: the user waits for them too
 
     def tell(self, progress: Progress) -> None:
-        seconds = time.monotonic() - self._begin
+        seconds = time.time() - self._begin
         if progress.stage != "failed":
             print(f"  {seconds:5.1f} s  {progress.message}", flush=True)
         if progress.stage == "ready" and self.appliance is not None:
             print(self._banner(self.appliance.service.backend.cluster.deployments()), flush=True)
 
     def _banner(self, deployments: list[DeploymentRecord]) -> str:
-        url = f"http://{self._settings.host}:{self._settings.port}"
+        url = self._url
         models = "\n".join(
             f"    {record.model:<16} version {record.version}, {record.variant.value}, {record.state.value}"
             for record in deployments
