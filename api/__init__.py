@@ -1,1 +1,1 @@
-"""The façade: front (HTTP), middle (tasks), back (models and servers). Imports run front -> middle -> back."""
+"""The façade: front (HTTP), middle (tasks), back (models, servers). Imports run front -> middle -> back."""
