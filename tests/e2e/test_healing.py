@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -62,8 +63,24 @@ def test_heals_within_ten_seconds(patient: Appliance, victim: Callable[[Applianc
         assert patient.post(f"/v1/{name}", body)["results"]
 
 
+def queue_tasks(appliance: Appliance, count: int) -> list[dict[str, Any]]:
+    tasks = []
+    for seed in range(count):
+        parameters = {**BODY, "max_tokens": 200, "ignore_eos": True, "temperature": 1, "seed": seed}
+        tasks.append(appliance.post("/v1/tasks", {"type": "generate", "parameters": parameters}))
+    return tasks
+
+
+def test_queued_tasks_outlive_the_process_of_their_model(patient: Appliance) -> None:
+    patient.wait_until_ready()
+    tasks = queue_tasks(patient, 8)
+    os.kill(stub_of_mini_lm(patient).pid, signal.SIGKILL)
+    assert {patient.finished_task(task)["state"] for task in tasks} == {"done"}
+
+
 def test_ctrl_c_ends_every_process_in_time_and_the_next_start_is_quick(patient: Appliance) -> None:
     patient.wait_until_ready()
+    tasks = queue_tasks(patient, 64)
     children = patient.processes()
     assert any(child.name() == "tritonserver" for child in children)
     patient.stop()
@@ -71,3 +88,4 @@ def test_ctrl_c_ends_every_process_in_time_and_the_next_start_is_quick(patient: 
     assert not psutil.wait_procs(children, timeout=1)[1]
     with running(patient.home) as again:
         assert again.post("/v1/generate", BODY)["choices"]
+        assert {again.finished_task(task)["state"] for task in tasks} == {"done"}

@@ -49,9 +49,11 @@ class EchoHandler(Handler[EchoParameters, Echo]):
         self.gate = asyncio.Event()
         self.error: BaseException | None = None
         self.running = 0
+        self.begun = 0
 
     async def run(self, parameters: EchoParameters, job: Job) -> Echo:
         self.running += 1
+        self.begun += 1
         try:
             await self.gate.wait()
             if self.error is not None:
@@ -280,6 +282,45 @@ def test_a_stop_fails_requests_and_leaves_the_queue_for_the_next_start(run: Run)
         with pytest.raises(Unavailable):
             await desk.enqueue()
         assert await Desk(desk.store).tasks.recover() == 3
+
+    run(test)
+
+
+def test_a_queued_task_waits_for_a_model_server_that_is_away(run: Run) -> None:
+    async def test() -> None:
+        desk = Desk()
+        desk.dispatcher.start()
+        desk.handler.error = Unavailable("m/1 is loading", retry_after=0.001)
+        desk.handler.gate.set()
+        job = await desk.enqueue(text="hello")
+        await until(lambda: desk.handler.begun >= 3)
+        request = desk.start()
+        with pytest.raises(Unavailable):  # its caller can do that
+            await request.answer()
+        desk.handler.error = None
+        assert await job.answer() == Echo(text="hello")
+        assert outcome(desk, job) == ["queued", "running", "done"]
+        await desk.dispatcher.stop()
+
+    run(test)
+
+
+@pytest.mark.parametrize(("told", "retry_after"), [(True, 0.001), (False, 3600.0)])
+def test_a_queued_task_does_not_wait_in_vain(run: Run, told: bool, retry_after: float) -> None:
+    async def test() -> None:
+        desk = Desk()
+        desk.dispatcher.start()
+        desk.handler.error = Unavailable("m/1 died", retry_after=retry_after)
+        job = await desk.enqueue()
+        await until(lambda: desk.handler.running)
+        if told:
+            job.emit("output", {"text": "half an ans"})
+        desk.handler.gate.set()
+        with pytest.raises(Unavailable):
+            await job.answer()
+        assert desk.handler.begun == 1
+        assert outcome(desk, job)[-1] == "failed"
+        await desk.dispatcher.stop()
 
     run(test)
 
