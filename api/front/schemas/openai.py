@@ -75,7 +75,11 @@ class CompletionRequest(Schema):
     def parameters(self) -> dict[str, Any]:
         """The same request as parameters of task `generate`; null means the default, as with OpenAI."""
         shared = GenerateParameters.model_fields.keys() & type(self).model_fields.keys()
-        given = {name: getattr(self, name) for name in shared}
+        given = {
+            name: field.get_default() if getattr(self, name) is None else getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if name in shared
+        }
         if self.seed is not None:
             given["seed"] = self.seed % 2**63
         if self.stop in ("", []):

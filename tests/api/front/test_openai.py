@@ -56,8 +56,9 @@ def test_stream(client: TestClient, include_usage: bool) -> None:
         assert all("usage" not in chunk for chunk in chunks)
 
 
-def test_the_default_is_openai_s_16_tokens(client: TestClient) -> None:
-    client.post(COMPLETIONS, json={"prompt": "a"})
+@pytest.mark.parametrize("given", [{}, {"max_tokens": None}])
+def test_the_default_is_openai_s_16_tokens(client: TestClient, given: dict[str, None]) -> None:
+    client.post(COMPLETIONS, json={"prompt": "a", **given})
     task = client.get("/v1/tasks").json()["data"][0]
     assert task["parameters"]["max_tokens"] == 16
 
