@@ -121,7 +121,8 @@ class InferHandler(ZeroShotHandler[InferParameters, InferAnswer]):
             return InferResult(label=head.label.lower(), scores=scores, method="head")
         before, between = INFER_TEMPLATE.split("{premise}")[1].split("{hypothesis}")
         question = Question(pair.premise + before + pair.hypothesis + between, before + between)
-        words = await self.score_labels(target, question, list(INFER_WORDS), job, field=premise_field)
+        longer = hypothesis_field if len(pair.hypothesis) > len(pair.premise) else premise_field
+        words = await self.score_labels(target, question, list(INFER_WORDS), job, field=longer)
         scores = ranked([INFER_WORDS[word.label] for word in words], [word.score for word in words])
         return InferResult(label=scores[0].label, scores=scores, method="zero-shot")
 

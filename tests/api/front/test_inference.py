@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -127,6 +127,16 @@ def test_infer_and_nlu_without_heads_ask_the_language_model(client: TestClient, 
     assert result["intent"] == result["intents"][0]
 
 
+def refusing_some(error: Exception, at_fault: Callable[[str], bool]) -> Any:
+    """A reply that fails for the texts that are at fault."""
+    refuse = refusing(error)
+
+    def reply(text: str, parameters: Mapping[str, Any], operation: Operation) -> Any:
+        return (refuse if at_fault(text) else scripted)(text, parameters, operation)
+
+    return reply
+
+
 @pytest.mark.parametrize(
     ("tensor", "body", "field"),
     [
@@ -156,20 +166,24 @@ def test_a_head_blames_the_callers_field(
 def test_zero_shot_blames_the_callers_field(
     client: TestClient, back: FakeBack, at_fault: str, blamed: str, field: str
 ) -> None:
-    refuse = refusing(InvalidInput.of(blamed, "600 tokens, but the context holds 512"))
-
-    def reply(
-        text: str, parameters: Mapping[str, Any], operation: Operation
-    ) -> AsyncIterator[dict[str, Any]]:
-        found: AsyncIterator[dict[str, Any]] = (refuse if at_fault in text else scripted)(
-            text, parameters, operation
-        )
-        return found
-
-    back.cluster.reply = reply
+    error = InvalidInput.of(blamed, "600 tokens, but the context holds 512")
+    back.cluster.reply = refusing_some(error, lambda text: at_fault in text)
     answer = client.post("/v1/classify", json={"input": "it rains", "labels": ["a", "b"]})
     assert answer.status_code == 422
     assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize(("premise", "hypothesis"), [("a", "b" * 900), ("a" * 900, "b")])
+def test_zero_shot_inference_blames_the_longer_text(
+    client: TestClient, back: FakeBack, premise: str, hypothesis: str
+) -> None:
+    del back.cluster.live["d-mini-nli"]
+    error = InvalidInput.of("text_input", "600 tokens, but the context holds 512")
+    back.cluster.reply = refusing_some(error, lambda text: len(text) > 900)
+    pair = {"premise": premise, "hypothesis": hypothesis}
+    answer = client.post("/v1/infer", json={"pairs": [pair]})
+    longer = "hypothesis" if len(hypothesis) > len(premise) else "premise"
+    assert [error["field"] for error in answer.json()["errors"]] == [f"pairs.0.{longer}"]
 
 
 def test_nlu(client: TestClient) -> None:
