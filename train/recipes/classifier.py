@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
+from torch import Tensor
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from train.checkpoint import save_checkpoint
@@ -28,7 +29,8 @@ class Plan:
     held_out: str
     augment: Augment
     template: Callable[[Tokenizer], None]
-    run: HeadRun
+    # Runs from the same start; their weights are averaged.
+    runs: tuple[HeadRun, ...]
     vocabulary: int = 4096
     layers: int = 2
     width: int = 256
@@ -49,10 +51,12 @@ class Plan:
     def recipe(self) -> str:
         """The run in words, for the card."""
         start = "From the first layers of mini-lm" if self.from_body else "From random weights"
-        run = self.run
+        run = self.runs[0]
+        epochs = " and ".join(str(each.epochs) for each in self.runs)
+        mean = "; the weights of the runs are averaged" if len(self.runs) > 1 else ""
         return (
-            f"{start}: {run.epochs} epochs in batches of {run.batch}, Muon for the matrices and AdamW "
-            f"for the rest, label smoothing {run.label_smoothing}, dropout {self.dropout}, "
+            f"{start}: {epochs} epochs in batches of {run.batch}{mean}. Muon for the matrices and AdamW for "
+            f"the rest, label smoothing {run.label_smoothing}, dropout {self.dropout}, "
             f"{run.token_dropout:.0%} of the tokens blanked, weight decay {run.weight_decay}."
         )
 
@@ -68,7 +72,7 @@ def make_tokenizer(plan: Plan, examples: Sequence[Example]) -> Tokenizer:
 
 def make_model(plan: Plan, tokenizer: Tokenizer, body: Path) -> GPT2ForSequenceClassification:
     """The untrained classifier; with `from_body` it starts from the embeddings and blocks at `body`."""
-    torch.manual_seed(plan.run.seed)
+    torch.manual_seed(plan.runs[0].seed)
     config = make_config(tokenizer.get_vocab_size(), plan.layers, plan.width, END_OF_TEXT_ID)
     config.num_labels = len(plan.labels)
     config.id2label = dict(enumerate(plan.labels))
@@ -83,14 +87,23 @@ def make_model(plan: Plan, tokenizer: Tokenizer, body: Path) -> GPT2ForSequenceC
 
 
 def train_plan(plan: Plan, data: Path, out: Path) -> None:
-    """Train with the plan's run and save the epoch that is best on the held-out split."""
+    """Do the plan's runs, each ending with its epoch that is best on the held-out split; save their mean."""
     examples = plan.read(data, "train")
     tokenizer = make_tokenizer(plan, examples)
-    model = make_model(plan, tokenizer, out.parent / "mini-lm")
     held_out = plan.read(data, plan.held_out)
-    best = train_classifier(model, tokenizer, examples, held_out, plan.run, plan.augment)
-    log.info("%s: %s accuracy %.4f", plan.name, plan.held_out, best)
+    states = []
+    for run in plan.runs:
+        model = make_model(plan, tokenizer, out.parent / "mini-lm")
+        best = train_classifier(model, tokenizer, examples, held_out, run, plan.augment)
+        log.info("%s, %d epochs: %s accuracy %.4f", plan.name, run.epochs, plan.held_out, best)
+        states.append(model.state_dict())
+    model.load_state_dict(mean_state(states))
     save_checkpoint(out, model, model.config, tokenizer, architectures=["GPT2ForSequenceClassification"])
+
+
+def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The average of models that share their start (Wortsman et al., Model soups, 2022)."""
+    return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
 
 
 @dataclass(frozen=True)

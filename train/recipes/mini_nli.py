@@ -20,7 +20,8 @@ PLAN = Plan(
     held_out="valid",
     augment=as_statement,
     template=read_hypothesis_first,
-    run=HeadRun(epochs=5, batch=128, language_loss=0.0, token_dropout=0.05),
+    runs=(HeadRun(epochs=5, batch=128, language_loss=0.0, token_dropout=0.05, weight_decay=0.2),),
+    dropout=0.15,
 )
 
 
@@ -82,7 +83,11 @@ def make_card(figures: list[Figure]) -> Card:
     )
 
 
-START = ""
+START = (
+    "Best accuracy on valid of five epochs, which chose between them. From random weights, premise "
+    "before hypothesis: 62.0 %; hypothesis, premise, hypothesis: 63.2 %; the same from mini-lm's first "
+    "layers: 62.1 %. 128 wide, 3 layers, 8192 tokens, from random weights: 61.0 %."
+)
 
 RECIPE = Recipe(PLAN.name, train, describe)
 

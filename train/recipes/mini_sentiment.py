@@ -20,7 +20,10 @@ PLAN = Plan(
     held_out="dev",
     augment=as_review,
     template=end_with_end_of_text,
-    run=HeadRun(epochs=3, batch=128, language_loss=0.0, weight_decay=0.3, token_dropout=0.1),
+    runs=tuple(
+        HeadRun(epochs, batch=128, language_loss=0.0, weight_decay=0.3, token_dropout=0.1)
+        for epochs in (3, 1)
+    ),
     vocabulary=12000,
     layers=3,
     width=128,
@@ -81,7 +84,13 @@ def make_card(figures: list[Figure]) -> Card:
     )
 
 
-START = ""
+START = (
+    "Accuracy on dev of the runs that chose between recipes. Three epochs: 81.7 %, one epoch: 80.6 %, "
+    "both averaged: 82.3 %. Two epochs at half of the rates: 81.2 %; two epochs, dropout 0.3, 20 % "
+    "blanked: 79.9 %. 256 wide, 2 layers, 4096 tokens, nothing blanked: 77.2 % after one epoch, not "
+    "taken further. A start from mini-lm's body was not measured: it is 256 wide, and reviews gain more "
+    "from whole words. For comparison, a logistic regression on words and word pairs: 81.8 %."
+)
 
 RECIPE = Recipe(PLAN.name, train, describe)
 
