@@ -160,13 +160,14 @@ def make_card(figures: list[Figure], samples: str) -> Card:
         "matrices and AdamW for the rest, warm-up, cosine decay and a linear cool-down to zero over the "
         f"last {SCHEDULE.cooldown} steps, dropout 0.1, bf16 autocast. The novels leave the mixture at "
         f"{LAST_MIX_FROM:.0%} of the run; fairy tales then have half of it. The step with the best "
-        "perplexity on val is kept.",
+        "perplexity on val is kept. The bundled weights were interrupted at step 750 and taken up again "
+        "from the fp16 checkpoint with fresh optimiser state; the command below does the run in one go.",
         command="python -m train.recipes.mini_lm --data DATA --out models/mini-lm",
         figures=figures,
         sections={"Samples": samples},
         limits=(
             "It knows the world of old tales and toddlers' stories only; it states no facts.",
-            "Longer texts lose their thread after a few sentences.",
+            "Sentences are English but lose their thread; greedy decoding falls into loops.",
             "The old books carry the views of their time.",
         ),
     )
