@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from tokenizers import Tokenizer
 
+from export.config import MAX_CONTEXT_LENGTH, MAX_HEADS, MAX_HIDDEN_SIZE, MAX_LAYERS, MAX_VOCAB_SIZE
 from export.errors import ArtifactError
 from export.files import file_entry
 from export.graph.builder import DATA_SUFFIX, MICROSOFT
@@ -40,6 +41,17 @@ MICROSOFT_OPERATORS = frozenset(
     ("BiasGelu", "FastGelu", "GroupQueryAttention", "MatMulIntegerToFloat", "SkipLayerNormalization")
 )
 _OPERATORS = {"": STANDARD_OPERATORS, "ai.onnx": STANDARD_OPERATORS, MICROSOFT: MICROSOFT_OPERATORS}
+
+
+# A server sizes its cache and its tables by these before it has run the graph once.
+_LIMITS = {
+    "num_layers": MAX_LAYERS,
+    "num_heads": MAX_HEADS,
+    "head_size": MAX_HIDDEN_SIZE,
+    "hidden_size": MAX_HIDDEN_SIZE,
+    "vocab_size": MAX_VOCAB_SIZE,
+    "context_length": MAX_CONTEXT_LENGTH,
+}
 
 
 def import_artifact(
@@ -75,6 +87,7 @@ def _read_manifest(source: Path) -> Manifest:
         raise ArtifactError(f"{MANIFEST_FILE}: not UTF-8 ({error.reason})", field=MANIFEST_FILE) from None
     if manifest.tokenizer.path != TOKENIZER_FILE:
         raise _wrong("tokenizer.path", f"{manifest.tokenizer.path!r}, but it must be {TOKENIZER_FILE}")
+    _check_architecture(manifest.architecture)
     if not manifest.variants:
         raise _wrong("variants", "none")
     for variant, entry in manifest.variants.items():
@@ -85,6 +98,17 @@ def _read_manifest(source: Path) -> Manifest:
                 f"variants.{variant.value}.files", f"{paths}, but they must be {allowed[0]} and its data"
             )
     return manifest
+
+
+def _check_architecture(architecture: Architecture) -> None:
+    for name, most in _LIMITS.items():
+        value = getattr(architecture, name)
+        if not 1 <= value <= most:
+            raise _wrong(f"architecture.{name}", f"{value}, but it goes from 1 to {most}")
+    for name in ("eos_token_id", "pad_token_id"):
+        value = getattr(architecture, name)
+        if not 0 <= value < architecture.vocab_size:
+            raise _wrong(f"architecture.{name}", f"{value} is no token of {architecture.vocab_size}")
 
 
 def _check_file(source: Path, expected: FileEntry) -> None:
@@ -130,6 +154,8 @@ def _check_graph(source: Path, files: tuple[FileEntry, ...], manifest: Manifest)
     for tensor in model.graph.initializer:
         _check_external(path, tensor, files[1:])
     _check_names(path, model.graph, manifest)
+    if manifest.kind is Kind.LM:
+        _check_sizes(path, model.graph, manifest.architecture)
     try:
         onnx.checker.check_model(str(source / path))
     except (onnx.checker.ValidationError, ValueError) as error:
@@ -160,6 +186,25 @@ def _check_names(path: str, graph: onnx.GraphProto, manifest: Manifest) -> None:
             raise ArtifactError(
                 f"{path}: {what} {name[:80]!r} is {problem} for kind {manifest.kind.value}", field=path
             )
+
+
+def _check_sizes(path: str, graph: onnx.GraphProto, architecture: Architecture) -> None:
+    """The sizes that the graph of a language model declares are those of the manifest."""
+    expected = {
+        LmGraph.LOGITS: {1: architecture.vocab_size},
+        LmGraph.HIDDEN: {1: architecture.hidden_size},
+    }
+    cache = {1: architecture.num_heads, 3: architecture.head_size}
+    for layer in range(architecture.num_layers):
+        expected |= {LmGraph.past_key(layer): cache, LmGraph.past_value(layer): cache}
+    for value in (*graph.input, *graph.output):
+        found = [item.dim_value for item in value.type.tensor_type.shape.dim]
+        for axis, size in expected.get(value.name, {}).items():
+            if len(found) <= axis or found[axis] != size:
+                raise ArtifactError(
+                    f"{path}: {value.name} has the shape {found}, but the manifest wants {size} at {axis}",
+                    field=path,
+                )
 
 
 def _expected_names(manifest: Manifest) -> tuple[set[str], set[str]]:

@@ -13,6 +13,11 @@ from runtime.contract import Kind
 
 CONFIG_FILE = "config.json"
 GPT2_EOS = 50256  # transformers leaves keys out of config.json that have GPT2Config's default
+MAX_LAYERS = 1024
+MAX_HEADS = 1024
+MAX_HIDDEN_SIZE = 65_536
+MAX_VOCAB_SIZE = 4_000_000
+MAX_CONTEXT_LENGTH = 1 << 20
 _PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
@@ -122,11 +127,11 @@ def read_config(folder: Path) -> ModelConfig:
     read = _Reader(data)
     head = _read_head(read)
     _refuse_unsupported(read)
-    hidden_size = read.integer("n_embd", 768, 1, 65536)
-    num_heads = read.integer("n_head", 12, 1, 1024)
+    hidden_size = read.integer("n_embd", 768, 1, MAX_HIDDEN_SIZE)
+    num_heads = read.integer("n_head", 12, 1, MAX_HEADS)
     if hidden_size % num_heads:
         raise refused("n_head", num_heads, f"n_embd {hidden_size} is not a multiple of it")
-    vocab_size = read.integer("vocab_size", 50257, 1, 4_000_000)
+    vocab_size = read.integer("vocab_size", 50257, 1, MAX_VOCAB_SIZE)
     eos_token_id = read.integer("eos_token_id", GPT2_EOS, 0, vocab_size - 1)
     try:
         activation = Activation(read.get("activation_function", "gelu_new"))
@@ -138,12 +143,12 @@ def read_config(folder: Path) -> ModelConfig:
     labels = () if head in (Head.LM, Head.TOKEN) else _read_labels(read)
     return ModelConfig(
         head=head,
-        num_layers=read.integer("n_layer", 12, 1, 1024),
+        num_layers=read.integer("n_layer", 12, 1, MAX_LAYERS),
         num_heads=num_heads,
         hidden_size=hidden_size,
         inner_size=read.integer("n_inner", 4 * hidden_size, 1, 1 << 20),
         vocab_size=vocab_size,
-        context_length=read.integer("n_positions", read.get("n_ctx", 1024), 2, 1 << 20),
+        context_length=read.integer("n_positions", read.get("n_ctx", 1024), 2, MAX_CONTEXT_LENGTH),
         activation=activation,
         layer_norm_epsilon=read.number("layer_norm_epsilon", 1e-5, 0.0, 1.0),
         scale_attention=read.boolean("scale_attn_weights", True),

@@ -80,6 +80,17 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "size": (lambda data: data["tokenizer"].update(size=7), "size is"),
     "checksum": (lambda data: data["tokenizer"].update(sha256="0" * 64), "sha256 is"),
     "vocabulary": (lambda data: data["architecture"].update(vocab_size=9), "the tokenizer has larger ids"),
+    "huge vocabulary": (
+        lambda data: data["architecture"].update(vocab_size=10**12),
+        "architecture.vocab_size: 1000000000000, but it goes from 1 to 4000000",
+    ),
+    "no context": (lambda data: data["architecture"].update(context_length=0), "architecture.context_length"),
+    "end of text": (lambda data: data["architecture"].update(eos_token_id=10**6), "is no token of"),
+    "another vocabulary": (
+        lambda data: data["architecture"].update(vocab_size=data["architecture"]["vocab_size"] + 1),
+        "logits has the shape",
+    ),
+    "another cache": (lambda data: data["architecture"].update(head_size=9), "past_key.0 has the shape"),
     "layers": (lambda data: data["architecture"].update(num_layers=3), "'past_key.2' is missing"),
     "another kind": (lambda data: data.update(kind="nlu"), "for kind nlu"),
 }
