@@ -137,10 +137,10 @@ RECIPE_TEXT = (
     "best sum of intent accuracy and slot F1 on valid is kept."
 )
 START = (
-    "Figures on valid, which chose between them. 2 layers, 256 wide, ten epochs of batches of 128: "
-    "intent 98.0 %, slot F1 88.0 %; this shape: above. Without the echo, after two of nine epochs, slot "
-    "F1 was 74.3 % against 74.9 % with it; that run was not taken further, and neither was a start from "
-    "mini-lm's body."
+    "Figures on valid, which chose between them. This shape after the first nine epochs: intent 98.6 %, slot "
+    "F1 88.4 %. 2 layers, 256 wide, ten epochs in batches of 128: 98.0 % and 88.0 %. Without the echo, after "
+    "two of nine epochs, slot F1 was 74.3 % against 74.9 % with it; that run was not taken further. A start "
+    "from mini-lm's body was not measured."
 )
 
 RECIPE = Recipe("mini-nlu", train, describe)
