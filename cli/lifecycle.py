@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -15,6 +16,11 @@ models = typer.Typer(help="List, show, upload, download and delete models.", no_
 
 Name = Annotated[str, typer.Argument(help="The model's name.")]
 ModelVersion = Annotated[str, typer.Option("--version", help="A version number or an alias.")]
+
+
+def model_path(name: str, version: str | None = None) -> str:
+    path = f"/v1/models/{quote(name, safe='')}"
+    return path if version is None else f"{path}/versions/{quote(version, safe='')}"
 
 
 @models.command("ls")
@@ -42,7 +48,7 @@ def show_model(
 ) -> None:
     """Show one version: state, variants, sizes, quality."""
     with connect(url) as client:
-        answer = client.call("GET", f"/v1/models/{name}/versions/{version}")
+        answer = client.call("GET", model_path(name, version))
     if as_json:
         print_json(answer)
         return
@@ -108,7 +114,7 @@ def pull_model(
     """Download a version's artifact."""
     target = output or Path(f"{name}.tar.gz")
     with connect(url) as client:
-        written = client.download(f"/v1/models/{name}/versions/{version}/archive", str(target))
+        written = client.download(f"{model_path(name, version)}/archive", str(target))
     print(f"{target} ({size(written)})")
 
 
@@ -119,9 +125,8 @@ def remove_model(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Undeploy and delete a model, or one version of it."""
-    path = f"/v1/models/{name}" + (f"/versions/{version}" if version else "")
     with connect(url) as client:
-        client.call("DELETE", path)
+        client.call("DELETE", model_path(name, version))
     print(f"{name}{f' version {version}' if version else ''} deleted")
 
 
@@ -133,7 +138,7 @@ def deploy(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Load a version into the model server."""
-    body = {"model": model, "version": int(version) if version.isdigit() else version, "precision": precision}
+    body = {"model": model, "version": version, "precision": precision}
     with connect(url) as client:
         record = client.call("POST", "/v1/deployments", json=body)
     if as_json:

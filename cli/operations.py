@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -22,7 +23,7 @@ def tasks(
     with connect(url) as client:
         if task_id:
             method = "DELETE" if cancel else "GET"
-            print_json(client.call(method, f"/v1/tasks/{task_id}"))
+            print_json(client.call(method, f"/v1/tasks/{quote(task_id, safe='')}"))
             return
         if cancel:
             raise typer.BadParameter("name the task to cancel", param_hint="--cancel")

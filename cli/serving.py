@@ -41,7 +41,7 @@ def serve(settings: Settings) -> int:
         return 1
     configure_logging(settings)
     logging.getLogger("api.middle.startup").setLevel(logging.WARNING)  # the narrator tells these lines
-    narrator = Narrator(f"http://{settings.host}:{listener.getsockname()[1]}")
+    narrator = Narrator(_url(*listener.getsockname()[:2]))
     app = create_app(settings, on_progress=narrator.tell)
     narrator.appliance = app.state.appliance
     server = Server(app, settings)
@@ -75,6 +75,12 @@ def _address_problem(settings: Settings, error: OSError) -> str:
     return f"cannot listen on {address} ({error.strerror or error}): choose another with --host and --port"
 
 
+def _url(host: str, port: int) -> str:
+    """Where a client on this machine reaches a server that listens on `host`."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
 class Narrator:
     """Tells the bring-up line by line, and at its end where everything is."""
 
@@ -91,13 +97,14 @@ class Narrator:
             print(self._banner(self.appliance.service.backend.cluster.deployments()), flush=True)
 
     def _banner(self, deployments: list[DeploymentRecord]) -> str:
-        url = self._url
         models = "\n".join(
             f"    {record.model:<16} version {record.version}, {record.variant.value}, {record.state.value}"
             for record in deployments
         )
-        curl = f"curl -s {url}/v1/generate -H 'content-type: application/json' -d {shlex.quote(CURL_BODY)}"
+        curl = (
+            f"curl -s {self._url}/v1/generate -H 'content-type: application/json' -d {shlex.quote(CURL_BODY)}"
+        )
         return (
-            f"\nLMaaS is ready.\n\n  API      {url}\n  docs     {url}/docs\n  metrics  {url}/metrics\n"
+            f"\nLMaaS is ready.\n\n  API      {self._url}\n  docs     {self._url}/docs\n  metrics  {self._url}/metrics\n"
             f"\n  models\n{models or '    none yet: lmaas models push NAME FOLDER --deploy'}\n\n  {curl}\n"
         )

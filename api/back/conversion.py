@@ -123,12 +123,19 @@ class Converter:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
 
+async def _events(lines: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    try:
+        async for line in lines:
+            yield json.loads(line)
+    except ValueError as error:  # not JSON, or a line beyond MAX_LINE
+        raise ServerFault(f"the exporter's report cannot be read: {error}") from None
+
+
 async def _follow(child: Process, progress: Progress) -> str | None:
     """Pass progress on; return the exporter's message where it found the input at fault."""
     failure = None
     assert child.stdout is not None
-    async for line in child.stdout:
-        event = json.loads(line)
+    async for event in _events(child.stdout):
         if event["event"] == "progress":
             progress({name: event[name] for name in ("stage", "done", "total")})
         elif event["event"] == "error":

@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The data folder: LMAAS_DATA, by default `../shared/data` beside the repository."""
-    folder = Path(os.environ.get("LMAAS_DATA", ROOT.parent / "shared" / "data"))
+    """The data folder: TRAINING_DATA, by default `../shared/data` beside the repository."""
+    folder = Path(os.environ.get("TRAINING_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no data folder at {folder}; set LMAAS_DATA")
+        pytest.skip(f"no data folder at {folder}; set TRAINING_DATA")
     return folder
 
 

@@ -102,7 +102,7 @@ class Supervisor:
             self.restarts += 1
             try:
                 await self._start()
-            except ServerFault as error:
+            except (ServerFault, OSError) as error:  # OSError: no disk, memory or descriptors for it now
                 logger.error("Triton does not start: %s", error)
                 self._process = None
                 self.ports = Ports.choose(self._settings)  # one may have been taken meanwhile

@@ -80,6 +80,7 @@ class TritonProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
+                cwd=ROOT,  # where the stub looks for `runtime`; it does not read PYTHONPATH
                 env=_environment(installation),
                 start_new_session=True,
             )
@@ -224,7 +225,6 @@ def _environment(installation: Installation) -> dict[str, str]:
     return {
         **inherited,
         "PATH": os.pathsep.join([scripts, "/usr/local/bin", "/usr/bin", "/bin"]),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")]),
         "PYTHONUNBUFFERED": "1",
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, installation.libraries)),
     }

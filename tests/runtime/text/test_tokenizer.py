@@ -16,7 +16,7 @@ from runtime.text import Tokenizer
 from tests.runtime.text.conftest import END_OF_TEXT, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
-DATA = Path(os.environ.get("LMAAS_DATA", ROOT / "../shared/data"))
+DATA = Path(os.environ.get("TRAINING_DATA", ROOT / "../shared/data"))
 
 
 def saved(tokenizer: tokenizers.Tokenizer, folder: Path) -> Path:
@@ -30,7 +30,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """GPT-2's own vocabulary, put together here so that the test stands apart from `export`."""
     folder = DATA / "gpt2_tokenizer"
     if not folder.is_dir():
-        pytest.skip("LMAAS_DATA names no folder with gpt2_tokenizer")
+        pytest.skip("TRAINING_DATA names no folder with gpt2_tokenizer")
     vocabulary = json.loads((folder / "encoder.json").read_text("utf-8"))
     merges = (folder / "vocab.bpe").read_text("utf-8").split("\n")[1:]
     pairs = [(left, right) for left, _, right in (line.partition(" ") for line in merges if line)]
