@@ -105,6 +105,7 @@ class Narrator:
             f"curl -s {self._url}/v1/generate -H 'content-type: application/json' -d {shlex.quote(CURL_BODY)}"
         )
         return (
-            f"\nLMaaS is ready.\n\n  API      {self._url}\n  docs     {self._url}/docs\n  metrics  {self._url}/metrics\n"
+            f"\nLMaaS is ready.\n\n  API      {self._url}\n"
+            f"  docs     {self._url}/docs\n  metrics  {self._url}/metrics\n"
             f"\n  models\n{models or '    none yet: lmaas models push NAME FOLDER --deploy'}\n\n  {curl}\n"
         )

@@ -117,7 +117,7 @@ def running(home: Path, **settings: str) -> Iterator[Appliance]:
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "lmaas", "up"],
-            cwd=ROOT,
+            cwd=home.parent,
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
