@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         default=2, description="Time between probe inferences of a deployment."
     )
     probe_timeout_seconds: Seconds = Field(default=3, description="How long a probe inference may take.")
-    drain_seconds: Seconds = Field(default=7, description="How long running requests may go on after a stop.")
+    drain_seconds: Seconds = Field(default=6, description="How long running requests may go on after a stop.")
     stream_ping_seconds: Seconds = Field(
         default=15, description="Silence after which a stream sends a keep-alive."
     )
