@@ -140,8 +140,8 @@ START = (
     "Figures on valid, which chose between them. This shape after the first nine epochs: intent 98.6 %, slot "
     "F1 88.4 %. 2 layers, 256 wide, ten epochs in batches of 128: 98.0 % and 88.0 %. Without the echo, after "
     "two of nine epochs, slot F1 was 74.3 % against 74.9 % with it; that run was not taken further. A start "
-    "from mini-lm's body was not measured. The second cycle was decided on after the test split had been looked "
-    "at once (slot F1 88.2 % then), so the test figures are slightly optimistic."
+    "from mini-lm's body was not measured. The second cycle was decided on after the test split had been "
+    "looked at once (slot F1 88.2 % then), so the test figures are slightly optimistic."
 )
 
 RECIPE = Recipe("mini-nlu", train, describe)
