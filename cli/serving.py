@@ -97,6 +97,9 @@ class Narrator:
             print(self._banner(self.appliance.service.backend.cluster.deployments()), flush=True)
 
     def _banner(self, deployments: list[DeploymentRecord]) -> str:
+        where = f"  API      {self._url}\n  docs     {self._url}/docs\n  metrics  {self._url}/metrics\n"
+        if not deployments:
+            return f"\nLMaaS is ready.\n\n{where}\n  no models yet: lmaas models push NAME FOLDER --deploy\n"
         models = "\n".join(
             f"    {record.model:<16} version {record.version}, {record.variant.value}, {record.state.value}"
             for record in deployments
@@ -104,8 +107,4 @@ class Narrator:
         curl = (
             f"curl -s {self._url}/v1/generate -H 'content-type: application/json' -d {shlex.quote(CURL_BODY)}"
         )
-        return (
-            f"\nLMaaS is ready.\n\n  API      {self._url}\n"
-            f"  docs     {self._url}/docs\n  metrics  {self._url}/metrics\n"
-            f"\n  models\n{models or '    none yet: lmaas models push NAME FOLDER --deploy'}\n\n  {curl}\n"
-        )
+        return f"\nLMaaS is ready.\n\n{where}\n  models\n{models}\n\n  {curl}\n"
