@@ -29,7 +29,9 @@ class FieldError:
 
 
 class ApiError(Exception):
-    """The base; `str(error)` is a sentence for the caller."""
+    """The base; `str(error)` is a sentence for the caller, `errors` says which fields are to blame."""
+
+    errors: tuple[FieldError, ...] = ()
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -47,7 +49,12 @@ class InvalidInput(ApiError):
 
 
 class NotFound(ApiError):
-    pass
+    """`field` is where the request named what is not there, if it did (`model`, `version`)."""
+
+    def __init__(self, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        if field is not None:
+            self.errors = (FieldError(field, detail),)
 
 
 class Conflict(ApiError):

@@ -13,9 +13,11 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from api.errors import ApiError, InvalidInput, NotFound, RetryLater
+from api.errors import ApiError, NotFound, RetryLater
 
 OPENAI_ROUTES = ("/v1/completions", "/v1/embeddings")
+SHARED_ROUTES = "/v1/models"  # and below: OpenAI's clients and ours ask there, so the problem has both shapes
+MODEL_FIELDS = ("model", "version")
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -74,6 +76,13 @@ class WrongRange(ApiError):
     pass
 
 
+class OpenAIErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
 class ProblemField(BaseModel):
     field: str = Field(description="Path of the field, `stop.0`.")
     message: str
@@ -89,13 +98,9 @@ class Problem(BaseModel):
     instance: str | None = Field(default=None, description="The request's path.")
     request_id: str | None = None
     errors: list[ProblemField] | None = Field(default=None, description="What is wrong with which field.")
-
-
-class OpenAIErrorBody(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+    error: OpenAIErrorBody | None = Field(
+        default=None, description=f"The same for OpenAI's clients, on {SHARED_ROUTES} and below."
+    )
 
 
 class OpenAIError(BaseModel):
@@ -116,30 +121,33 @@ def problem_of(name: str, detail: str, fields: list[dict[str, str]] | None = Non
 def problem_json(error: ApiError, request: Request) -> tuple[int, dict[str, Any]]:
     """Status and body for an error, in the shape of the route that it came up on."""
     name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in PROBLEMS)
-    fields = None
-    if isinstance(error, InvalidInput):
-        fields = [{"field": item.field, "message": item.message} for item in error.errors]
+    path = request.url.path
+    if path in OPENAI_ROUTES:
+        status = 400 if PROBLEMS[name].status == 422 else PROBLEMS[name].status
+        return status, OpenAIError(error=_openai_body(name, error)).model_dump()
+    fields = [{"field": item.field, "message": item.message} for item in error.errors]
     problem = problem_of(name, error.detail, fields)
-    if request.url.path in OPENAI_ROUTES:
-        kind = PROBLEMS[name]
-        body = OpenAIErrorBody(
-            message=error.detail,
-            type=kind.openai_type,
-            param=fields[0]["field"] if fields else None,
-            code=kind.openai_code,
-        )
-        status = 400 if kind.status == 422 else kind.status
-        return status, OpenAIError(error=body).model_dump()
-    problem.instance = request.url.path
+    if path == SHARED_ROUTES or path.startswith(f"{SHARED_ROUTES}/"):
+        problem.error = _openai_body(name, error)
+    problem.instance = path
     problem.request_id = request.scope.get("state", {}).get("request_id")
     return problem.status, problem.model_dump(exclude_none=True)
+
+
+def _openai_body(name: str, error: ApiError) -> OpenAIErrorBody:
+    kind, param, code = PROBLEMS[name], None, PROBLEMS[name].openai_code
+    if error.errors:
+        param = error.errors[0].field
+        if name == "NotFound" and param in MODEL_FIELDS:
+            code = "model_not_found"
+    return OpenAIErrorBody(message=error.detail, type=kind.openai_type, param=param, code=code)
 
 
 def problem_response(
     error: ApiError, request: Request, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     status, body = problem_json(error, request)
-    media_type = "application/json" if "error" in body else MEDIA_TYPE
+    media_type = MEDIA_TYPE if "title" in body else "application/json"
     sent = dict(headers or {})
     if isinstance(error, RetryLater):
         sent["Retry-After"] = str(max(1, math.ceil(error.retry_after)))

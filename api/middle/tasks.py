@@ -251,7 +251,7 @@ def error_record(error: ApiError) -> dict[str, Any]:
     """An error as a task's record keeps it."""
     family = next(kind for kind in type(error).__mro__ if kind.__module__ == ApiError.__module__)
     kept: dict[str, Any] = {"error": family.__name__, "detail": error.detail}
-    if isinstance(error, InvalidInput):
+    if error.errors:
         kept["errors"] = [{"field": item.field, "message": item.message} for item in error.errors]
     return kept
 

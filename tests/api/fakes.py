@@ -120,7 +120,7 @@ class FakeModels(ModelStore):
 
     async def get(self, name: str) -> ModelRecord:
         if name not in self.records:
-            raise NotFound(f"no model {name!r}")
+            raise NotFound(f"no model {name!r}", "model")
         return self.records[name]
 
     async def versions(self, name: str) -> Any:
@@ -132,7 +132,7 @@ class FakeModels(ModelStore):
         number = record.aliases.get(version) if isinstance(version, str) else version
         found = self.all_versions.get((name, number or 0))
         if found is None:
-            raise NotFound(f"model {name} has no version {version!r}")
+            raise NotFound(f"model {name} has no version {version!r}", "version")
         return found
 
     async def update(
@@ -278,7 +278,7 @@ class FakeCluster(ClusterManager):
         if model is not None:
             targets = [target for target in targets if target.model == model]
             if not targets:
-                raise NotFound(f"no model {model!r} is deployed")
+                raise NotFound(f"no model {model!r} is deployed", "model")
             if targets[0].kind not in (kind, fallback):
                 raise InvalidInput.of("model", f"{model} is of kind {targets[0].kind.value}")
             return targets[0]

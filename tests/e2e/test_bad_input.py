@@ -76,7 +76,13 @@ def test_bodies_that_are_none(appliance: Appliance, content: bytes, status: int)
 def test_a_model_that_is_not_there(appliance: Appliance) -> None:
     answer = appliance.http.post("/v1/generate", json={"prompt": "a", "model": "nobody"})
     assert answer.status_code == 404
-    assert "nobody" in answer.json()["detail"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["detail"] == "model 'nobody' is not deployed"
+    assert problem["errors"] == [{"field": "model", "message": problem["detail"]}]
+    answer = appliance.http.post("/v1/completions", json={"prompt": "a", "model": "nobody"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "model")
+    assert answer.json()["error"]["code"] == "model_not_found"
 
 
 def tar_of(*members: tuple[str, bytes | None]) -> bytes:

@@ -13,18 +13,21 @@ from runtime.contract import Kind
 
 
 def choose_version(deployed: Iterable[LiveDeployment], model: str, version: int) -> LiveDeployment:
-    """The deployment of one version. Raises NotFound."""
-    for live in deployed:
+    """The deployment of one version. Raises NotFound (`model`, `version`)."""
+    of_model = [live for live in deployed if live.record.model == model]
+    for live in of_model:
         if live.held == (model, version):
             return live
-    raise NotFound(f"model {model!r} version {version} is not deployed")
+    if not of_model:
+        raise _not_deployed(model)
+    raise NotFound(f"model {model!r} version {version} is not deployed", "version")
 
 
 def choose_of_model(deployed: Iterable[LiveDeployment], model: str) -> LiveDeployment:
-    """One of a model's deployments, by traffic weight. Raises NotFound, Unavailable."""
+    """One of a model's deployments, by traffic weight. Raises NotFound (`model`), Unavailable."""
     candidates = [live for live in deployed if live.record.model == model]
     if not candidates:
-        raise NotFound(f"model {model!r} is not deployed")
+        raise _not_deployed(model)
     weighted = [live for live in candidates if live.record.traffic_weight > 0]
     if not weighted:
         raise Unavailable(f"every deployment of model {model!r} has traffic weight 0", RETRY_SECONDS)
@@ -59,6 +62,10 @@ def require_kind(live: LiveDeployment, kind: Kind, fallback: Kind | None) -> Non
         raise InvalidInput.of(
             "model", f"{live.record.model!r} is of kind {found.value}; this task needs kind {kinds}"
         )
+
+
+def _not_deployed(model: str) -> NotFound:
+    return NotFound(f"model {model!r} is not deployed", "model")
 
 
 def _take_turn(candidates: list[LiveDeployment]) -> LiveDeployment:

@@ -14,11 +14,15 @@ from api.errors import NotFound
 from runtime.contract import Kind, Manifest
 
 
+def no_model(name: str) -> NotFound:
+    return NotFound(f"model {name!r} does not exist", "model")
+
+
 async def read_model(connection: AsyncConnection, name: str) -> ModelRecord:
-    """Raises NotFound."""
+    """Raises NotFound (`model`)."""
     row = (await connection.execute(select(models).where(models.c.name == name))).one_or_none()
     if row is None:
-        raise NotFound(f"model {name!r} does not exist")
+        raise no_model(name)
     named = await read_aliases(connection, name)
     kind = await _kind(connection, name, named.get(LATEST))
     return ModelRecord(name, kind, row.description, named, row.created)

@@ -72,27 +72,35 @@ class ModelStore:
             return await catalog.read_versions(connection, name)
 
     async def version(self, name: str, version: int | str) -> VersionRecord:
-        """One version by its number, or by an alias, `latest` among them. Raises NotFound."""
+        """One version by its number, or by an alias, `latest` among them.
+
+        Raises NotFound (`model`, `version`).
+        """
         number = self.resolve(name, version)
         async with self._database.read() as connection:
             found = await catalog.read_versions(connection, name, number)
         if not found:
-            raise NotFound(f"model {name!r} has no version {number}")
+            if name not in self._aliases:
+                raise catalog.no_model(name)
+            raise NotFound(f"model {name!r} has no version {number}", "version")
         return found[0]
 
     def resolve(self, name: str, version: int | str) -> int:
-        """The number that `version` (number, text or alias) stands for; it may not exist. Raises NotFound."""
+        """The number that `version` (number, text or alias) stands for; it may not exist.
+
+        Raises NotFound (`model`, `version`).
+        """
         if isinstance(version, int):
             return version
         if NUMBER.fullmatch(version):
             return int(version)
         if name not in self._aliases:
-            raise NotFound(f"model {name!r} does not exist")
+            raise catalog.no_model(name)
         if version in self._aliases[name]:
             return self._aliases[name][version]
         if version == LATEST:
-            raise NotFound(f"model {name!r} has no version that is ready")
-        raise NotFound(f"model {name!r} has no alias {version!r}")
+            raise NotFound(f"model {name!r} has no version that is ready", "version")
+        raise NotFound(f"model {name!r} has no alias {version!r}", "version")
 
     async def update(
         self, name: str, *, description: str | None = None, aliases: Mapping[str, int | None] | None = None

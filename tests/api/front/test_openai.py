@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from base64 import b64decode
 
+import openai
 import pytest
 from starlette.testclient import TestClient
 
@@ -86,6 +87,19 @@ def test_models_are_in_both_shapes(client: TestClient) -> None:
     assert (model["kind"], model["versions"], model["serving"]) == ("classifier", [1], ["1 int8"])
 
 
+def test_openai_s_client_is_told_that_a_model_is_not_there(client: TestClient) -> None:
+    asker = openai.OpenAI(api_key="none", base_url=f"{client.base_url}/v1", http_client=client, max_retries=0)
+    assert asker.models.retrieve("mini-lm").id == "mini-lm"
+    with pytest.raises(openai.NotFoundError, match="no model 'nope'") as raised:
+        asker.models.retrieve("nope")
+    assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
+    answer = client.get("/v1/models/nope")
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["status"], problem["detail"]) == (404, "no model 'nope'")
+    assert problem["errors"] == [{"field": "model", "message": "no model 'nope'"}]
+
+
 def test_errors_have_openai_s_shape(client: TestClient) -> None:
     answer = client.post(COMPLETIONS, json={"prompt": "a", "model": "nobody"})
     assert answer.status_code == 404
@@ -94,8 +108,8 @@ def test_errors_have_openai_s_shape(client: TestClient) -> None:
         "error": {
             "message": "no model 'nobody' is deployed",
             "type": "invalid_request_error",
-            "param": None,
-            "code": "not_found",
+            "param": "model",
+            "code": "model_not_found",
         }
     }
     assert client.get(COMPLETIONS).json()["error"]["code"] == "method_not_allowed"

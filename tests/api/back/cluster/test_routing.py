@@ -18,8 +18,10 @@ from tests.api.back.cluster.live_deployments import live
 def test_a_version_is_found_or_not_deployed() -> None:
     deployed = [live("a", 1), live("a", 3)]
     assert routing.choose_version(deployed, "a", 3) is deployed[1]
-    with pytest.raises(NotFound, match="'a' version 2 is not deployed"):
-        routing.choose_version(deployed, "a", 2)
+    for model, version, said, field in (("a", 2, "'a' version 2", "version"), ("b", 1, "'b'", "model")):
+        with pytest.raises(NotFound, match=f"{said} is not deployed") as raised:
+            routing.choose_version(deployed, model, version)
+        assert [error.field for error in raised.value.errors] == [field]
 
 
 @given(weights=st.lists(st.integers(0, 100), min_size=1, max_size=4).filter(any))
@@ -40,8 +42,9 @@ def test_what_heals_gets_no_traffic() -> None:
 def test_a_model_without_traffic_or_deployment() -> None:
     with pytest.raises(Unavailable, match="weight 0"):
         routing.choose_of_model([live("a", weight=0)], "a")
-    with pytest.raises(NotFound, match="'b' is not deployed"):
+    with pytest.raises(NotFound, match="'b' is not deployed") as raised:
         routing.choose_of_model([live("a")], "b")
+    assert [error.field for error in raised.value.errors] == ["model"]
 
 
 def test_without_a_model_the_oldest_of_the_kind_serves() -> None:

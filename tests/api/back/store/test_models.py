@@ -118,8 +118,9 @@ async def test_an_alias_of_a_missing_version_changes_nothing(stores: Stores, upl
 async def test_what_is_not_there_is_not_found(stores: Stores, upload: Upload) -> None:
     await stores.models.add_upload("tiny", upload("lm"), "x")
     for name, version in (("other", 1), ("tiny", 2), ("tiny", "latest"), ("other", "latest"), ("tiny", "2")):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound) as raised:
             await stores.models.version(name, version)
+        assert [error.field for error in raised.value.errors] == ["model" if name == "other" else "version"]
     for call in (stores.models.get, stores.models.versions, stores.models.delete):
         with pytest.raises(NotFound, match="'other'"):
             await call("other")
