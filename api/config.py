@@ -65,7 +65,9 @@ class Settings(BaseSettings):
     max_queued_tasks: Count = Field(
         default=1000, description="Asynchronous tasks waiting; more are answered 429."
     )
-    task_workers: Count = Field(default=4, description="Asynchronous tasks that run at once.")
+    task_workers: Count = Field(
+        default=4, description="Asynchronous tasks that run at once."
+    )
     fan_out: Count = Field(default=16, description="Items of one list request that run at once.")
     num_slots: Count = Field(default=32, description="Sequences that one language model decodes at once.")
     max_queued: Count = Field(default=256, description="Requests that wait inside one language model.")

@@ -1,15 +1,16 @@
-"""The Job Dispatcher: hands tasks to their handlers; asynchronous ones wait in the queue."""
+"""The Job Dispatcher: hands tasks to their handlers; asynchronous ones wait in their lane's queue."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from api.errors import RetryLater
-from api.middle.handlers.base import Handler
+from api.middle.handlers.base import Handler, Lane
 from api.middle.job import Job
 from api.middle.router import Router
 from api.middle.tasks import TaskManager
@@ -18,18 +19,24 @@ PATIENCE_SECONDS = 60.0  # longer than a model server takes to heal, or to load 
 
 
 class Dispatcher:
-    def __init__(self, tasks: TaskManager, router: Router, workers: int) -> None:
+    """`workers` says how many tasks of a lane run at once."""
+
+    def __init__(self, tasks: TaskManager, router: Router, workers: Mapping[Lane, int]) -> None:
         self._tasks = tasks
         self._router = router
         self._num_workers = workers
         self._workers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to take tasks from the queue."""
-        self._workers = [asyncio.create_task(self._work()) for _ in range(self._num_workers)]
+        """Begin to take tasks from the queues."""
+        self._workers = [
+            asyncio.create_task(self._work(lane))
+            for lane, count in self._num_workers.items()
+            for _ in range(count)
+        ]
 
     async def stop(self) -> None:
-        """Take no more tasks from the queue; those that run go on."""
+        """Take no more tasks from the queues; those that run go on."""
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -45,9 +52,10 @@ class Dispatcher:
         runner.add_done_callback(lambda ended: self._tasks.settle(job, ended))
         return runner
 
-    async def _work(self) -> None:
+    async def _work(self, lane: Lane) -> None:
+        queue = self._tasks.queues[lane]
         while True:
-            job = await self._tasks.queue.get()
+            job = await queue.get()
             if job.outcome is None:
                 await asyncio.wait({self.run(job)})
 

@@ -9,6 +9,7 @@ from api.config import Settings
 from api.errors import Cancelled
 from api.middle.dispatcher import Dispatcher
 from api.middle.handlers import MODEL_TASKS
+from api.middle.handlers.base import Lane
 from api.middle.handlers.convert import ConvertHandler
 from api.middle.job import Job
 from api.middle.metrics import Metrics
@@ -35,7 +36,8 @@ class Service:
             max_in_flight=settings.max_in_flight,
             max_queued=settings.max_queued_tasks,
         )
-        return cls(backend, tasks, Dispatcher(tasks, router, settings.task_workers), settings.precision)
+        workers = {Lane.MODELS: settings.task_workers, Lane.CONVERSIONS: 1}
+        return cls(backend, tasks, Dispatcher(tasks, router, workers), settings.precision)
 
     def submit(self, task_type: str, parameters: TaskParameters, caller: str) -> Job:
         """Start a synchronous task. Raises Overloaded, Unavailable."""

@@ -26,6 +26,7 @@ from api.errors import (
     ServerFault,
     Unavailable,
 )
+from api.middle.handlers.base import Lane
 from api.middle.job import Job, Outcome, seconds_since
 from api.middle.metrics import Metrics
 from api.middle.router import Router
@@ -48,7 +49,7 @@ class TaskManager:
         self.metrics = metrics
         self.max_in_flight = max_in_flight
         self.max_queued = max_queued
-        self.queue: asyncio.Queue[Job] = asyncio.Queue()
+        self.queues: dict[Lane, asyncio.Queue[Job]] = {lane: asyncio.Queue() for lane in Lane}
         self._jobs: dict[str, Job] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._in_flight = 0  # synchronous jobs
@@ -201,7 +202,7 @@ class TaskManager:
 
     def _line_up(self, job: Job) -> Job:
         self._keep(job)
-        self.queue.put_nowait(job)
+        self.queues[self.router.handler(job.record.type).lane].put_nowait(job)
         self.metrics.queued.set(self._queued)
         return job
 

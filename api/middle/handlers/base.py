@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -23,10 +24,18 @@ Result = TypeVar("Result", bound=BaseModel)
 TEXTS = (LmTensors.TEXT_INPUT, HeadTensors.TEXT, "prompt", "request")
 
 
+class Lane(str, Enum):
+    """Asynchronous tasks wait in lanes, each with workers of its own: no lane holds up another."""
+
+    MODELS = "models"  # asks model servers
+    CONVERSIONS = "conversions"  # takes all cores, much memory and minutes
+
+
 class Handler(ABC, Generic[Parameters, Result]):
     """One task type. `run` may emit on the job; it is cancelled when caller or deadline end the task."""
 
     task_type: ClassVar[str]
+    lane: ClassVar[Lane] = Lane.MODELS
     parameters: type[Parameters]
     answer: type[Result]
 

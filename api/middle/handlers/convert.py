@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from api.back.backend import Backend
 from api.back.store.records import VersionRecord
 from api.errors import Conflict, ServerFault
-from api.middle.handlers.base import Handler
+from api.middle.handlers.base import Handler, Lane
 from api.middle.job import Job
 from api.middle.schemas.convert import ConvertAnswer, ConvertParameters
 
@@ -17,21 +16,20 @@ class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
     """Emits `progress` events {stage, done, total}."""
 
     task_type = "convert"
+    lane = Lane.CONVERSIONS
     parameters = ConvertParameters
     answer = ConvertAnswer
 
     def __init__(self, backend: Backend, precision: str) -> None:
         self._backend = backend
         self._precision = precision
-        self._one_at_a_time = asyncio.Semaphore(1)  # a conversion takes all cores and much memory
 
     async def run(self, parameters: ConvertParameters, job: Job) -> ConvertAnswer:
         def progress(event: dict[str, Any]) -> None:
             job.emit("progress", event)
 
-        async with self._one_at_a_time:
-            version = await self._backend.models.version(parameters.model, parameters.version)
-            version = await self._backend.converter.convert(version, progress)
+        version = await self._backend.models.version(parameters.model, parameters.version)
+        version = await self._backend.converter.convert(version, progress)
         deployment = None
         if parameters.deploy:
             progress({"stage": "deploying", "done": 0, "total": 1})

@@ -86,6 +86,30 @@ def test_a_conversion_under_way_is_shared(app: Starlette, back: FakeBack, run: R
     run(test)
 
 
+def test_texts_are_generated_while_conversions_wait(settings: Settings, back: FakeBack, run: Run) -> None:
+    app = create_app(settings.model_copy(update={"task_workers": 1}), open_backend=back.open)
+
+    async def test() -> None:
+        back.converter.gate = asyncio.Event()
+        async with running(app):
+            for name in (b"r", b"s", b"t"):
+                body = form(part("name", name), part("file", GZIP, "a.zip"))
+                call = Call(app, "POST", "/v1/models", headers=HEADERS, chunks=[body])
+                await call.done()
+                assert call.status == 202
+            asked = Call.json(app, "/v1/tasks", {"type": "generate", "parameters": {"prompt": "a"}})
+            await asked.done()
+            path = asked.headers["location"] + "/events"
+            followed = Call(app, "GET", path, headers={}, chunks=[b""])
+            await followed.done()
+            assert events(followed.body)[-1][0] == "done"
+            states = [record.state.value for record in back.tasks.records.values()]
+            assert states == ["running", "queued", "queued", "done"]
+            back.converter.gate.set()
+
+    run(test)
+
+
 def test_progress_is_followed_by_events(app: Starlette, back: FakeBack, run: Run) -> None:
     async def test() -> None:
         back.converter.gate = asyncio.Event()

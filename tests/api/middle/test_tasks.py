@@ -21,7 +21,7 @@ from api.errors import (
     Unavailable,
 )
 from api.middle.dispatcher import Dispatcher
-from api.middle.handlers.base import Handler
+from api.middle.handlers.base import Handler, Lane
 from api.middle.job import Job
 from api.middle.metrics import Metrics
 from api.middle.router import Router
@@ -63,24 +63,30 @@ class EchoHandler(Handler[EchoParameters, Echo]):
             self.running -= 1
 
 
+class SlowHandler(EchoHandler):
+    task_type: ClassVar[str] = "slow"
+    lane: ClassVar[Lane] = Lane.CONVERSIONS
+
+
 class Desk:
-    """A manager and a dispatcher over one slow handler."""
+    """A manager and a dispatcher over one slow handler, and another one in a lane of its own."""
 
     def __init__(self, store: FakeTasks | None = None, **limits: int) -> None:
         self.handler = EchoHandler()
         self.store = store or FakeTasks()
-        router = Router([self.handler])
+        self.slow = SlowHandler()
+        router = Router([self.handler, self.slow])
         bounds = {"max_in_flight": 4, "max_queued": 4, **limits}
         self.tasks = TaskManager(self.store, router, Metrics(), **bounds)
-        self.dispatcher = Dispatcher(self.tasks, router, 2)
+        self.dispatcher = Dispatcher(self.tasks, router, {Lane.MODELS: 2, Lane.CONVERSIONS: 1})
 
     def start(self, **parameters: Any) -> Job:
         job = self.tasks.admit("echo", EchoParameters(**parameters), "192.0.2.1")
         self.dispatcher.run(job)
         return job
 
-    async def enqueue(self, **parameters: Any) -> Job:
-        return await self.tasks.enqueue("echo", EchoParameters(**parameters), "192.0.2.1")
+    async def enqueue(self, task_type: str = "echo", **parameters: Any) -> Job:
+        return await self.tasks.enqueue(task_type, EchoParameters(**parameters), "192.0.2.1")
 
 
 def outcome(desk: Desk, job: Job) -> list[str]:
@@ -219,6 +225,24 @@ def test_workers_bound_what_runs(run: Run) -> None:
         assert desk.handler.running == 2
         desk.handler.gate.set()
         for job in jobs:
+            await job.answer()
+        await desk.dispatcher.stop()
+
+    run(test)
+
+
+def test_a_lane_that_is_full_holds_up_no_other(run: Run) -> None:
+    async def test() -> None:
+        desk = Desk(max_queued=10)
+        desk.dispatcher.start()
+        slow = [await desk.enqueue("slow") for _ in range(5)]
+        desk.handler.gate.set()
+        for _ in range(3):
+            await (await desk.enqueue()).answer()
+        assert [job.record.state.value for job in slow] == ["running"] + ["queued"] * 4
+        assert desk.slow.running == 1
+        desk.slow.gate.set()
+        for job in slow:
             await job.answer()
         await desk.dispatcher.stop()
 
