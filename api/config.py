@@ -65,8 +65,9 @@ class Settings(BaseSettings):
     max_queued_tasks: Count = Field(
         default=1000, description="Asynchronous tasks waiting; more are answered 429."
     )
-    task_workers: Count = Field(
-        default=4, description="Asynchronous tasks that run at once."
+    task_workers: Count = Field(default=4, description="Asynchronous tasks that run at once.")
+    task_retention_days: Count = Field(
+        default=7, description="How long records of finished tasks are kept, in days."
     )
     fan_out: Count = Field(default=16, description="Items of one list request that run at once.")
     num_slots: Count = Field(default=32, description="Sequences that one language model decodes at once.")
@@ -117,6 +118,7 @@ class Settings(BaseSettings):
             max_queued=self.max_queued,
             prefill_chunk=self.prefill_chunk,
             engine_threads=self.engine_threads,
+            task_retention_days=self.task_retention_days,
             probe_interval_seconds=self.probe_interval_seconds,
             probe_timeout_seconds=self.probe_timeout_seconds,
             drain_seconds=min(self.drain_seconds, 5.0),

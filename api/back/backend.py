@@ -9,6 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 from api.back.cluster.installation import Installation
 from api.back.cluster.manager import ClusterManager
@@ -49,7 +50,11 @@ class Backend:
         installation = Installation.find()
         with _only_user(settings):
             await asyncio.to_thread(_prepare_home, settings, installation)
-            async with Database.open(settings.database) as database, TaskStore.open(database) as tasks:
+            retention = timedelta(days=settings.task_retention_days)
+            async with (
+                Database.open(settings.database) as database,
+                TaskStore.open(database, retention) as tasks,
+            ):
                 models = _model_store(settings, database)
                 await models.recover()
                 deployments = DeploymentStore(database)

@@ -27,6 +27,7 @@ class BackSettings:
     max_queued: int = 256
     prefill_chunk: int = 128
     engine_threads: int = 2
+    task_retention_days: int = 7  # of finished tasks' records
     probe_interval_seconds: float = 2.0
     probe_timeout_seconds: float = 3.0
     drain_seconds: float = 5.0

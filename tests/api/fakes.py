@@ -61,9 +61,6 @@ class FakeTasks(TaskStore):
     async def add(self, record: TaskRecord) -> None:
         self.put(record)
 
-    async def update(self, record: TaskRecord) -> None:
-        self.put(record)
-
     async def get(self, task_id: str) -> TaskRecord:
         if task_id not in self.records:
             raise NotFound(f"no task {task_id}")
@@ -80,9 +77,6 @@ class FakeTasks(TaskStore):
         found = sorted(self.records.values(), key=lambda record: record.id, reverse=True)
         found = [item for item in found if type in (None, item.type) and state in (None, item.state)]
         return [item for item in found if before is None or item.id < before][:limit]
-
-    async def delete(self, task_id: str) -> None:
-        del self.records[task_id]
 
     async def unfinished(self) -> Any:
         return [record for record in self.records.values() if not record.state.finished]

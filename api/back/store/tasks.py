@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, insert, or_, select, update
+from sqlalchemy import Row, and_, delete, insert, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.back.store.database import Database
-from api.back.store.records import TaskRecord, TaskState
+from api.back.store.records import TaskRecord, TaskState, now
 from api.back.store.tables import tasks
 from api.errors import NotFound
 
@@ -22,48 +23,46 @@ MAX_WAITING = (
     20_000  # records; beyond it the oldest are given up, for memory is finite and a full disk may stay full
 )
 RETRY_SECONDS = 1.0
+SWEEP_SECONDS = 3600.0  # between two looks for records that are too old
 
 logger = logging.getLogger(__name__)
 Tasks = list[TaskRecord]  # inside the class, `list` is its own method
 
 
 class TaskStore:
-    """`add` and `update` are durable when they return; `put` never makes its caller wait for the disk."""
+    """`add` is durable when it returns; `put` never makes its caller wait for the disk.
 
-    def __init__(self, database: Database) -> None:
+    Records of tasks that finished longer than `retention` ago are deleted in the background.
+    """
+
+    def __init__(self, database: Database, retention: timedelta, clock: Callable[[], datetime] = now) -> None:
         self._database = database
+        self._retention = retention
+        self._clock = clock
         self._waiting: dict[str, TaskRecord] = {}  # put, and not yet written
         self._arrived = asyncio.Event()
         self._flushing = asyncio.Lock()
-        self._closing = False
+        self._closing = asyncio.Event()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, database: Database) -> AsyncIterator[TaskStore]:
-        """Runs the background writer; on leaving, all that was put is written."""
-        store = cls(database)
-        writer = asyncio.create_task(store._write_behind())
+    async def open(
+        cls, database: Database, retention: timedelta, clock: Callable[[], datetime] = now
+    ) -> AsyncIterator[TaskStore]:
+        """Runs the background writer and sweeper; on leaving, all that was put is written."""
+        store = cls(database, retention, clock)
+        workers = [asyncio.create_task(store._write_behind()), asyncio.create_task(store._sweep_regularly())]
         try:
             yield store
         finally:
-            store._closing = True
+            store._closing.set()
             store._arrived.set()
-            await writer
+            await asyncio.gather(*workers)
 
     async def add(self, record: TaskRecord) -> None:
         """Durable when it returns."""
         async with self._database.write() as connection:
             await connection.execute(insert(tasks).values(_row(record)))
-
-    async def update(self, record: TaskRecord) -> None:
-        """Durable when it returns. Raises NotFound."""
-        await self.flush()
-        async with self._database.write() as connection:
-            result = await connection.execute(
-                update(tasks).where(tasks.c.id == record.id).values(_row(record))
-            )
-        if result.rowcount == 0:
-            raise _missing(record.id)
 
     def put(self, record: TaskRecord) -> None:
         """Add or update: visible through this store at once, written in the background."""
@@ -106,14 +105,6 @@ class TaskStore:
         async with self._database.read() as connection:
             return [_record(row) for row in await connection.execute(query)]
 
-    async def delete(self, task_id: str) -> None:
-        """Raises NotFound."""
-        await self.flush()
-        async with self._database.write() as connection:
-            result = await connection.execute(delete(tasks).where(tasks.c.id == task_id))
-        if result.rowcount == 0:
-            raise _missing(task_id)
-
     async def unfinished(self) -> Tasks:
         """All tasks that are queued or running, oldest first: what a start has to take up or close."""
         await self.flush()
@@ -139,7 +130,7 @@ class TaskStore:
             await connection.execute(insert(tasks), rows)
 
     async def _write_behind(self) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             await self._arrived.wait()
             await asyncio.sleep(FLUSH_SECONDS)
             self._arrived.clear()
@@ -150,6 +141,36 @@ class TaskStore:
                 self._arrived.set()
                 await asyncio.sleep(RETRY_SECONDS)
         await self.flush()
+
+    async def sweep(self) -> int:
+        """Delete what is too old, a batch at a time so that other writers get their turn; returns how many.
+
+        No task finishes before it was created, so the index by age leads to all of them.
+        """
+        limit = self._clock() - self._retention
+        too_old = and_(tasks.c.created < limit, tasks.c.finished < limit)
+        query = select(tasks.c.id).where(too_old).order_by(tasks.c.created, tasks.c.id).limit(BATCH)
+        count = 0
+        while not self._closing.is_set():
+            async with self._database.read() as connection:
+                batch = (await connection.execute(query)).scalars().all()
+            if not batch:
+                break
+            async with self._database.write() as connection:
+                await connection.execute(delete(tasks).where(tasks.c.id.in_(batch)))
+            count += len(batch)
+        return count
+
+    async def _sweep_regularly(self) -> None:
+        while not self._closing.is_set():
+            try:
+                count = await self.sweep()
+                if count:
+                    logger.info("%d old task records deleted", count)
+            except SQLAlchemyError:
+                logger.exception("old task records could not be deleted; trying again later")
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), SWEEP_SECONDS)
 
 
 def _missing(task_id: str) -> NotFound:

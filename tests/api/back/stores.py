@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from api.back.conversion import Converter
 from api.back.settings import BackSettings
@@ -12,6 +13,7 @@ from api.back.store.blobs import BlobStore
 from api.back.store.database import Database
 from api.back.store.deployments import DeploymentStore
 from api.back.store.models import ModelStore
+from api.back.store.records import now
 from api.back.store.tasks import TaskStore
 from export.archive import ArchiveLimits
 
@@ -32,9 +34,13 @@ class Stores:
 
 
 @asynccontextmanager
-async def open_stores(settings: BackSettings) -> AsyncIterator[Stores]:
+async def open_stores(settings: BackSettings, clock: Callable[[], datetime] = now) -> AsyncIterator[Stores]:
     settings.home.mkdir(exist_ok=True)
-    async with Database.open(settings.database) as database, TaskStore.open(database) as tasks:
+    retention = timedelta(days=settings.task_retention_days)
+    async with (
+        Database.open(settings.database) as database,
+        TaskStore.open(database, retention, clock) as tasks,
+    ):
         blobs = BlobStore.open(settings.blobs, None)
         limits = ArchiveLimits(max_unpacked_bytes=settings.max_unpacked_bytes)
         models = ModelStore(database, blobs, max_archive_bytes=settings.max_archive_bytes, limits=limits)
