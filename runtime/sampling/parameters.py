@@ -18,6 +18,8 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256  # characters
 MAX_LOGPROBS = 20
 
+TOP_K_OFF = -1  # as vLLM writes it; here it becomes 0
+
 # As in vLLM, a temperature so small that only the largest logit could win means greedy.
 GREEDY_TEMPERATURE = 1e-5
 
@@ -78,13 +80,21 @@ _FLOATS = {
 }
 _INTEGERS = {
     "max_tokens": _Range(0, 2**31 - 1),
-    "top_k": _Range(0, 2**31 - 1),
+    "top_k": _Range(TOP_K_OFF, 2**31 - 1),
     "seed": _Range(0, 2**63 - 1),
     "n": _Range(1, 16),
     "logprobs": _Range(0, MAX_LOGPROBS),
     "deadline_ms": _Range(1, 24 * 60 * 60 * 1000),
 }
 _SWITCHES = ("echo", "ignore_eos")
+# What vLLM's clients send along and the engine does not have: only the value that changes nothing is taken.
+_NEUTRAL: dict[str, Any] = {
+    "min_tokens": 0,
+    "skip_special_tokens": True,
+    "stop_token_ids": [],
+    "include_stop_str_in_output": False,
+}
+_BEST_OF = "best_of"  # likewise; neutral is the value of n
 
 _INTEGER_TEXT = re.compile(r"[+-]?[0-9]{1,32}", re.ASCII)
 _FLOAT_TEXT = re.compile(r"[+-]?([0-9]{1,32}\.?[0-9]{0,32}|\.[0-9]{1,32})([eE][+-]?[0-9]{1,4})?", re.ASCII)
@@ -105,11 +115,17 @@ def parse_sampling_parameters(data: Mapping[str, Any]) -> SamplingParameters:
             parsed = None if value is None else _switch(key, value)
         elif key == "stop":
             parsed = None if value is None else _stop(value)
+        elif key in _NEUTRAL or key == _BEST_OF:
+            continue
         else:
             raise _unknown(key)
         if parsed is not None:
             values[key] = parsed
+    if values.get("top_k") == TOP_K_OFF:
+        values["top_k"] = 0
     parameters = SamplingParameters(**values)
+    for key, neutral in {**_NEUTRAL, _BEST_OF: parameters.n}.items():
+        _check_neutral(key, data.get(key), neutral)
     if parameters.max_tokens == 0 and not parameters.echo:
         raise RequestFault.invalid("max_tokens", "0 is allowed only with echo; ask for 1 or more")
     return parameters
@@ -151,6 +167,17 @@ def _switch(key: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise RequestFault.invalid(key, f"true or false is needed, not {shown(value)}")
     return value
+
+
+def _check_neutral(key: str, value: Any, neutral: Any) -> None:
+    """Raises RequestFault unless `value` is null or `neutral`: a number, a switch or an empty list."""
+    text = isinstance(value, str) and type(neutral) is int
+    same = value.strip() == str(neutral) if text else type(value) is type(neutral) and value == neutral
+    if value is not None and not same:
+        wanted = f"n ({neutral})" if key == _BEST_OF else str(neutral).lower()
+        raise RequestFault.invalid(
+            key, f"{shown(value)} is not supported; the only possible value is {wanted}, or leave it out"
+        )
 
 
 def _stop(value: Any) -> tuple[str, ...]:

@@ -206,7 +206,7 @@ def test_messages(data: dict[str, Any], text: str) -> None:
     assert fault_of(data).encode() == text
 
 
-@pytest.mark.parametrize("key", ["best_of", "Temperature", "max_new_tokens", "top-k"])
+@pytest.mark.parametrize("key", ["use_beam_search", "Temperature", "max_new_tokens", "top-k"])
 def test_unknown_key(key: str) -> None:
     fault = fault_of({"temperature": 1, key: 3})
     assert fault.code is FaultCode.INVALID_ARGUMENT
@@ -215,10 +215,55 @@ def test_unknown_key(key: str) -> None:
     assert fault.field == (key if key.isidentifier() else "sampling_parameters")
 
 
+@pytest.mark.parametrize("value", [-1, "-1", -1.0])
+def test_vllm_switches_top_k_off_by_minus_one(value: object) -> None:
+    assert parse_sampling_parameters({"top_k": value}) == SamplingParameters(top_k=0)
+
+
+NEUTRAL: dict[str, list[Any]] = {
+    "min_tokens": [0, "0", None],
+    "best_of": [1, "1", None],
+    "skip_special_tokens": [True, None],
+    "stop_token_ids": [[], None],
+    "include_stop_str_in_output": [False, None],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key in NEUTRAL for value in NEUTRAL[key]])
+def test_what_vllm_s_clients_send_along_may_be_neutral(key: str, value: object) -> None:
+    assert parse_sampling_parameters({key: value}) == SamplingParameters()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "only"),
+    [
+        ("min_tokens", 5, "0"),
+        ("min_tokens", False, "0"),
+        ("best_of", 3, "n (1)"),
+        ("best_of", True, "n (1)"),
+        ("skip_special_tokens", False, "true"),
+        ("skip_special_tokens", 1, "true"),
+        ("stop_token_ids", [50256], "[]"),
+        ("stop_token_ids", {}, "[]"),
+        ("include_stop_str_in_output", True, "false"),
+        ("include_stop_str_in_output", 0, "false"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(key: str, value: object, only: str) -> None:
+    fault = fault_of({key: value})
+    assert (fault.code, fault.field) == (FaultCode.INVALID_ARGUMENT, key)
+    assert f"is not supported; the only possible value is {only}," in fault.message
+
+
+def test_best_of_goes_with_n() -> None:
+    assert parse_sampling_parameters({"best_of": "3", "n": 3}).n == 3
+    assert "n (3)" in fault_of({"best_of": 1, "n": 3}).message
+
+
 @settings(deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from(sorted(SamplingParameters.__dataclass_fields__)) | st.text(),
+        st.sampled_from([*SamplingParameters.__dataclass_fields__, *NEUTRAL]) | st.text(),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
             lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
