@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -55,9 +56,40 @@ def check_site(request: Request) -> None:
     """Forms and some fetches need no CORS permission, so a page anywhere could post to a server on localhost.
 
     Browsers say where a request comes from (W3C "Fetch Metadata Request Headers"); other clients do not.
+    A site may let its own name lead to this machine ("DNS rebinding"), and is no other site then; so a server
+    on a loopback address takes changes from a browser only under a name that no site can have.
     """
-    if request.method not in ("GET", "HEAD") and request.headers.get("sec-fetch-site") == "cross-site":
+    if request.method in ("GET", "HEAD"):
+        return
+    site = request.headers.get("sec-fetch-site")
+    if site == "cross-site":
         raise CrossSite("requests that change something are not taken from the pages of other sites")
+    bound = request.app.state.settings.host.lower()
+    name = _host_name(request.headers.get("host", ""))
+    of_browser = site is not None or "origin" in request.headers
+    if of_browser and _is_loopback(bound) and name not in ("localhost", bound) and _address(name) is None:
+        raise CrossSite(
+            f"{name!r} is not a name of this server, which listens on {bound}: open it as localhost"
+            " (a proxy before it must pass that on as Host)"
+        )
+
+
+def _host_name(header: str) -> str:
+    """`Host` without its port."""
+    name = header.partition("]")[0].lstrip("[") if header.startswith("[") else header.partition(":")[0]
+    return name.lower().rstrip(".")
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
 
 
 class PathApp:

@@ -11,9 +11,11 @@ from openapi_spec_validator import validate
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from api.app import create_app
+from api.config import Settings
 from api.front.routes import ENDPOINTS
 from tests.api.asgi import Call
-from tests.api.conftest import Run, running
+from tests.api.conftest import Run, running, serving_client
 from tests.api.fakes import FakeBack
 
 
@@ -126,12 +128,46 @@ def test_methods(client: TestClient) -> None:
 
 
 def test_pages_of_other_sites_change_nothing(client: TestClient, back: FakeBack) -> None:
-    other, own = {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-origin"}
+    other = {"sec-fetch-site": "cross-site"}
+    own = {"sec-fetch-site": "same-origin", "host": "localhost:8080"}
     answer = client.delete("/v1/models/mini-lm", headers=other)
     assert (answer.status_code, answer.json()["type"]) == (403, "/docs#cross-site")
     assert client.post("/v1/generate", json={"prompt": "a"}, headers=other).status_code == 403
     assert client.get("/v1/models/mini-lm", headers=other).status_code == 200
     assert client.delete("/v1/models/mini-lm", headers=own).status_code == 204
+
+
+BROWSER = [{"sec-fetch-site": "same-origin"}, {"origin": "http://rebound.example:8080"}, {"origin": "null"}]
+
+
+@pytest.mark.parametrize("said", BROWSER)
+def test_a_name_that_a_site_could_have_changes_nothing(client: TestClient, said: dict[str, str]) -> None:
+    for host in ("rebound.example:8080", "localhost.rebound.example", "127.0.0.1.rebound.example", "x]"):
+        answer = client.delete("/v1/models/mini-lm", headers={**said, "host": host})
+        assert (answer.status_code, answer.json()["type"]) == (403, "/docs#cross-site")
+        assert client.get("/v1/models/mini-lm", headers={**said, "host": host}).status_code == 200
+    for host in ("localhost", "LOCALHOST.:8080", "127.0.0.1:8080", "192.0.2.1", "[::1]:8080", "[::1]"):
+        answer = client.post("/v1/generate", json={"prompt": "a"}, headers={**said, "host": host})
+        assert answer.status_code == 200, host
+
+
+def test_what_is_no_browser_may_use_any_name(client: TestClient) -> None:
+    headers = {"host": "lmaas.internal.example"}
+    assert client.post("/v1/generate", json={"prompt": "a"}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("bound", "status"),
+    [("0.0.0.0", 200), ("192.0.2.1", 200), ("lab.example", 200), ("localhost", 403), ("::1", 403)],
+)
+def test_only_a_server_on_loopback_minds_its_name(
+    settings: Settings, back: FakeBack, bound: str, status: int
+) -> None:
+    app = create_app(settings.model_copy(update={"host": bound}), open_backend=back.open)
+    headers = {"origin": "http://rebound.example", "host": "rebound.example"}
+    with serving_client(app) as client:
+        answer = client.post("/v1/generate", json={"prompt": "a"}, headers=headers)
+    assert answer.status_code == status
 
 
 def test_unknown_routes_get_a_hint(client: TestClient) -> None:
