@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -73,4 +74,5 @@ def run() -> Run:
         with anyio.fail_after(20):
             await test()
 
-    return lambda test: anyio.run(bounded, test)
+    # Not anyio.run: anyio's pytest plugin leaves this thread marked as running once it had an async test.
+    return lambda test: asyncio.run(bounded(test))

@@ -39,6 +39,7 @@ class Appliance:
         self.home = home
         self.log = log
         self.http = httpx.Client(base_url=url, timeout=60.0, trust_env=False)
+        self.ready_after = 0.0  # seconds from its start
 
     def ready(self) -> bool:
         """What /health/ready says; False too while nothing answers."""
@@ -124,7 +125,7 @@ def running(home: Path, **settings: str) -> Iterator[Appliance]:
         )
     appliance = Appliance(process, f"http://127.0.0.1:{port}", home, log)
     try:
-        appliance.wait_until_ready()
+        appliance.ready_after = appliance.wait_until_ready()
         yield appliance
     finally:
         try:
