@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import IO
 
 from export.errors import ArchiveError
 
@@ -37,8 +37,6 @@ _MAX_PART_BYTES = 255  # of a file's or folder's own name, on Linux
 _HEADER_BYTES = 4096  # that a member may take beside its content: headers, padding, its entry in a directory
 _TAR_HEADERS = (*b"xgXLK",)  # types of tar headers that describe the member after them
 
-Content = Literal["checkpoint", "artifact"]
-
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
@@ -49,14 +47,6 @@ class ArchiveLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class ArchiveSummary:
-    content: Content
-    root: str  # the folder within that holds config.json or manifest.json; "" for the archive itself
-    members: int
-    unpacked_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Member:
     name: str
     path: PurePosixPath
@@ -64,9 +54,9 @@ class _Member:
     data: IO[bytes]
 
 
-def vet_archive(path: Path, limits: ArchiveLimits | None = None) -> ArchiveSummary:
+def vet_archive(path: Path, limits: ArchiveLimits | None = None) -> None:
     """Read the whole archive without unpacking it; raises ArchiveError naming the member that is refused."""
-    return _walk(path, None, limits or ArchiveLimits())
+    _walk(path, None, limits or ArchiveLimits())
 
 
 def unpack_archive(path: Path, into: Path, limits: ArchiveLimits | None = None) -> Path:
@@ -74,7 +64,7 @@ def unpack_archive(path: Path, into: Path, limits: ArchiveLimits | None = None) 
 
     Raises ArchiveError; what was written until then is the caller's to remove with `into`.
     """
-    return into / _walk(path, into, limits or ArchiveLimits()).root
+    return into / _walk(path, into, limits or ArchiveLimits())
 
 
 def pack_folder(folder: Path, archive: Path) -> None:
@@ -93,9 +83,10 @@ def pack_folder(folder: Path, archive: Path) -> None:
                 tar.addfile(member, file)
 
 
-def _walk(path: Path, into: Path | None, limits: ArchiveLimits) -> ArchiveSummary:
+def _walk(path: Path, into: Path | None, limits: ArchiveLimits) -> str:
+    """The folder within that holds config.json or manifest.json; "" for the archive itself."""
     seen: dict[str, bool] = {}  # name -> is a folder
-    total = count = 0
+    total = 0
     with _members(path, limits) as members:
         for count, member in enumerate(members, start=1):
             if count > limits.max_members:
@@ -107,8 +98,7 @@ def _walk(path: Path, into: Path | None, limits: ArchiveLimits) -> ArchiveSummar
                 total += _copy(member, into, limits.max_unpacked_bytes - total, limits)
             elif into is not None:
                 into.joinpath(member.path).mkdir(parents=True, exist_ok=True)
-    content, root = _find_root([name for name, is_folder in seen.items() if not is_folder])
-    return ArchiveSummary(content, root, count, total)
+    return _find_root([name for name, is_folder in seen.items() if not is_folder])
 
 
 @contextmanager
@@ -275,15 +265,13 @@ def _is_pickle(start: bytes) -> bool:
     return start.startswith(b"PK\x03\x04") or (start.startswith(_PICKLE_STARTS) and start[8:9] != b"{")
 
 
-def _find_root(files: list[str]) -> tuple[Content, str]:
-    roots: dict[str, Content] = {}
-    marks: tuple[tuple[str, Content], ...] = ((CHECKPOINT_MARK, "checkpoint"), (ARTIFACT_MARK, "artifact"))
-    for mark, content in marks:
-        for name in files:
-            path = PurePosixPath(name)
-            # A hidden folder is an operating system's or a tool's leaving.
-            if path.name == mark and not any(part.startswith((".", "__MACOSX")) for part in path.parts):
-                roots["" if str(path.parent) == "." else str(path.parent)] = content
+def _find_root(files: list[str]) -> str:
+    roots: set[str] = set()
+    for path in map(PurePosixPath, files):
+        # A hidden folder is an operating system's or a tool's leaving.
+        hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+        if path.name in (CHECKPOINT_MARK, ARTIFACT_MARK) and not hidden:
+            roots.add("" if str(path.parent) == "." else str(path.parent))
     if not roots:
         raise ArchiveError(
             f"archive: holds no checkpoint ({CHECKPOINT_MARK}) and no artifact ({ARTIFACT_MARK})",
@@ -295,8 +283,7 @@ def _find_root(files: list[str]) -> tuple[Content, str]:
             f"archive: holds {len(roots)} checkpoints or artifacts, but one is needed: {found[:200]}",
             field="file",
         )
-    ((root, content),) = roots.items()
-    return content, root
+    return roots.pop()
 
 
 def _refused(name: str, why: str) -> ArchiveError:

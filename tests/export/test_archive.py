@@ -216,8 +216,7 @@ def test_refuses(data: bytes, message: str, archive: Callable[[bytes], Path], tm
 )
 def test_unpacks_by_content(data: bytes, archive: Callable[[bytes], Path], tmp_path: Path) -> None:
     path = archive(data)
-    summary = vet_archive(path, LIMITS)
-    assert (summary.content, summary.root, summary.unpacked_bytes) == ("checkpoint", "m", 104)
+    vet_archive(path, LIMITS)
     into = tmp_path / "into"
     into.mkdir()
     root = unpack_archive(path, into, LIMITS)
@@ -227,15 +226,16 @@ def test_unpacks_by_content(data: bytes, archive: Callable[[bytes], Path], tmp_p
 
 def test_root_may_be_the_archive_itself(archive: Callable[[bytes], Path], tmp_path: Path) -> None:
     path = archive(tar_of({"./manifest.json": b"{}", "./fp32/model.onnx": b""}))
-    summary = vet_archive(path)
-    assert (summary.content, summary.root) == ("artifact", "")
+    vet_archive(path)
     assert unpack_archive(path, tmp_path) == tmp_path
     assert (tmp_path / "fp32" / "model.onnx").read_bytes() == b""
 
 
-def test_safetensors_that_begin_like_a_pickle_pass(archive: Callable[[bytes], Path]) -> None:
-    files = {**SOUND, "m/model.safetensors": LOOKS_LIKE_PICKLE}
-    assert vet_archive(archive(tar_of(files)), LIMITS).members == 3
+def test_safetensors_that_begin_like_a_pickle_pass(archive: Callable[[bytes], Path], tmp_path: Path) -> None:
+    path = archive(tar_of({**SOUND, "m/model.safetensors": LOOKS_LIKE_PICKLE}))
+    vet_archive(path, LIMITS)
+    root = unpack_archive(path, tmp_path, LIMITS)
+    assert (root / "model.safetensors").read_bytes() == LOOKS_LIKE_PICKLE
 
 
 def test_packing_is_deterministic_and_comes_back(tmp_path: Path) -> None:

@@ -186,10 +186,6 @@ class ClusterManager:
         """All deployments with their present health, oldest first."""
         return [live.record for live in self._live.values()]
 
-    def target(self, deployment_id: str) -> Target:
-        """What requests to a deployment need to know. Raises NotFound."""
-        return self._find(deployment_id).target
-
     def choose(
         self,
         model: str | None,

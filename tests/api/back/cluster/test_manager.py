@@ -118,6 +118,9 @@ async def test_a_second_version_does_not_disturb_the_first(
     assert stub_pids(cluster_settings, "tiny", 1) == before
     assert await complete(backend, language_model(backend, "latest")) != expected
     assert language_model(backend).version == 1  # all traffic, for the other has weight 0
+    with pytest.raises(InvalidInput, match="replicas: 2, but this cluster has 1 server: 1 is possible"):
+        await backend.cluster.adjust(second.id, replicas=2, traffic_weight=50)
+    assert (await backend.cluster.adjust(second.id, replicas=1)).traffic_weight == 0
     await backend.cluster.adjust(second.id, traffic_weight=100)
     assert {language_model(backend).version for _ in range(2)} == {1, 2}
 
