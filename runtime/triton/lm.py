@@ -82,13 +82,19 @@ class LmAdapter:
     def _look_around(self) -> None:
         try:
             for request_id, responses in list(self._responses.items()):
-                if responses.is_cancelled():
-                    self._engine.abort(request_id)
+                self._abort_if_cancelled(request_id, responses)
             if time.monotonic() >= self._metrics_due:
                 self._metrics_due = time.monotonic() + METRICS_SECONDS
                 self._metrics.report(self._engine.stats())
         except Exception:  # Triton refuses for a moment: that must not end the watch for good
             logger.exception("cancelled requests or metrics could not be looked after")
+
+    def _abort_if_cancelled(self, request_id: str, responses: LmResponses) -> None:
+        try:
+            if responses.is_cancelled():
+                self._engine.abort(request_id)
+        except Exception:  # nor must one request keep the watch from the others
+            logger.exception("request %s could not be asked whether it was cancelled", request_id)
 
 
 class LmResponses:
