@@ -44,7 +44,7 @@ DistinctLabels = Annotated[Labels, AfterValidator(_distinct)]
 
 class LabelScore(BaseModel):
     label: str
-    score: float = Field(description="Probability, 0 to 1.")
+    score: float = Field(description="Probability, 0 to 1; of a regression head, the value itself.")
 
 
 class ClassifyParameters(TaskParameters):
