@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, insert, inspect, select
@@ -34,6 +35,7 @@ class Database:
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise ServerFault(f"database_url: {error}") from None
         if engine.dialect.name == "sqlite":
+            _require_folder(engine)
             _prepare_sqlite(engine)
         database = cls(engine)
         try:
@@ -59,6 +61,13 @@ class Database:
             await connection.execution_options(lmaas_writes=True)
             async with connection.begin():
                 yield connection
+
+
+def _require_folder(engine: AsyncEngine) -> None:
+    """A clear line before SQLite says only that it is unable; and a failed connect leaves a thread behind."""
+    file = engine.url.database
+    if file and not Path(file).parent.is_dir():
+        raise ServerFault(f"the database {file} cannot be opened: its folder does not exist")
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:
