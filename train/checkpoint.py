@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import GPT2Config
 
+from train.tokenizer import END_OF_TEXT
+
 MAX_BYTES_OF_ALL_MODELS = 28_000_000
 
 
@@ -34,11 +36,14 @@ def save_checkpoint(
     # safetensors writes for the owner alone; a server may run under another account.
     (out / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
+    padding = END_OF_TEXT if config.pad_token_id is None else tokenizer.id_to_token(config.pad_token_id)
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<|endoftext|>",
-        "eos_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "pad_token": padding,
+        # Without it transformers would switch tokenizer.json's own setting off.
+        "add_prefix_space": tokenizer.pre_tokenizer.add_prefix_space,
         "model_max_length": config.n_positions,
         "clean_up_tokenization_spaces": False,
     }

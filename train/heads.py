@@ -86,8 +86,8 @@ def classifier_loss(
 
     `targets` [batch, labels] are probabilities.
     """
-    filler = model.config.pad_token_id
-    hidden = model.transformer(drop_tokens(rows, run.token_dropout, filler), use_cache=False)[0]
+    blank = model.config.eos_token_id
+    hidden = model.transformer(drop_tokens(rows, run.token_dropout, blank), use_cache=False)[0]
     logits = model.score(hidden[torch.arange(len(rows)), lengths - 1])
     loss = F.cross_entropy(logits.float(), targets, label_smoothing=run.label_smoothing)
     if run.language_loss:

@@ -6,6 +6,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
+# How the byte-level alphabet writes byte 0xFF, which no UTF-8 text contains.
+PADDING = "\u00ff"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, lowercase: bool = False) -> Tokenizer:
@@ -30,17 +32,5 @@ def end_with_end_of_text(tokenizer: Tokenizer) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {END_OF_TEXT}",
         pair=f"$A {END_OF_TEXT} $B:1 {END_OF_TEXT}:1",
-        special_tokens=[(END_OF_TEXT, END_OF_TEXT_ID)],
-    )
-
-
-def read_hypothesis_first(tokenizer: Tokenizer) -> None:
-    """Lay a pair out as hypothesis, premise, hypothesis, each closed by `<|endoftext|>`.
-
-    A causal model then reads the premise knowing what is asked of it, and the hypothesis knowing the premise.
-    """
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {END_OF_TEXT}",
-        pair=f"$B:1 {END_OF_TEXT}:1 $A {END_OF_TEXT} $B:1 {END_OF_TEXT}:1",
         special_tokens=[(END_OF_TEXT, END_OF_TEXT_ID)],
     )

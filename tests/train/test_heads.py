@@ -9,7 +9,7 @@ from tests.train.tiny import SENTENCES, tiny_config, tiny_tokenizer
 from train.augment import as_review, as_statement, detokenise
 from train.data import Example
 from train.heads import HeadRun, class_logits, encode, start_from_body, train_classifier
-from train.tokenizer import END_OF_TEXT_ID, end_with_end_of_text, read_hypothesis_first
+from train.tokenizer import END_OF_TEXT_ID, end_with_end_of_text
 
 EXAMPLES = [Example(text, int("bear" in text)) for text in SENTENCES]
 
@@ -52,15 +52,6 @@ def test_templates_end_every_text() -> None:
     end_with_end_of_text(tokenizer)
     assert tokenizer.encode("The fox").ids[-1] == END_OF_TEXT_ID
     assert tokenizer.encode("The fox", "The bear").ids.count(END_OF_TEXT_ID) == 2
-
-
-def test_hypothesis_first_template_repeats_the_hypothesis() -> None:
-    tokenizer = tiny_tokenizer()
-    premise, hypothesis = (tokenizer.encode(text).ids for text in ("The fox", "The bear said"))
-    read_hypothesis_first(tokenizer)
-    end = [END_OF_TEXT_ID]
-    expected = [*hypothesis, *end, *premise, *end, *hypothesis, *end]
-    assert tokenizer.encode("The fox", "The bear said").ids == expected
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from train.checkpoint import save_checkpoint
 from train.data import Example
 from train.heads import Augment, HeadRun, classifier_accuracy, start_from_body, train_classifier
 from train.language_model import make_config
-from train.tokenizer import END_OF_TEXT_ID, train_tokenizer
+from train.pair_training import Matching, train_pair_classifier
+from train.tokenizer import END_OF_TEXT_ID, PADDING, train_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class Plan:
     dropout: float = 0.1
     # Start from the first layers of the sibling folder mini-lm, or from random weights.
     from_body: bool = True
+    # For pairs: also learn which tokens of the second text the first one has.
+    matching: Matching | None = None
 
     @property
     def shape(self) -> str:
@@ -54,9 +57,10 @@ class Plan:
         run = self.runs[0]
         epochs = " and ".join(str(each.epochs) for each in self.runs)
         mean = "; the weights of the runs are averaged" if len(self.runs) > 1 else ""
+        smoothing = f"label smoothing {run.label_smoothing}, " if run.label_smoothing else ""
         return (
             f"{start}: {epochs} epochs in batches of {run.batch}{mean}. Muon for the matrices and AdamW for "
-            f"the rest, label smoothing {run.label_smoothing}, dropout {self.dropout}, "
+            f"the rest, {smoothing}dropout {self.dropout}, "
             f"{run.token_dropout:.0%} of the tokens blanked, weight decay {run.weight_decay}."
         )
 
@@ -77,7 +81,8 @@ def make_model(plan: Plan, tokenizer: Tokenizer, body: Path) -> GPT2ForSequenceC
     config.num_labels = len(plan.labels)
     config.id2label = dict(enumerate(plan.labels))
     config.label2id = {label: index for index, label in enumerate(plan.labels)}
-    config.pad_token_id = END_OF_TEXT_ID
+    # transformers reads the label at the last token that is not padding: that must not be the closing token.
+    config.pad_token_id = tokenizer.token_to_id(PADDING)
     config.resid_pdrop = config.embd_pdrop = plan.dropout
     model = GPT2ForSequenceClassification(config)
     if plan.from_body:
@@ -94,7 +99,12 @@ def train_plan(plan: Plan, data: Path, out: Path) -> None:
     states = []
     for run in plan.runs:
         model = make_model(plan, tokenizer, out.parent / "mini-lm")
-        best = train_classifier(model, tokenizer, examples, held_out, run, plan.augment)
+        if plan.matching is None:
+            best = train_classifier(model, tokenizer, examples, held_out, run, plan.augment)
+        else:
+            best = train_pair_classifier(
+                model, tokenizer, examples, held_out, run, plan.augment, plan.matching
+            )
         log.info("%s, %d epochs: %s accuracy %.4f", plan.name, run.epochs, plan.held_out, best)
         states.append(model.state_dict())
     model.load_state_dict(mean_state(states))

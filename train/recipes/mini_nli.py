@@ -7,9 +7,10 @@ from train.augment import as_statement
 from train.cards import FAIRYTALES, GUTENBERG, SNLI, TINYSTORIES, Card, Figure
 from train.data import INFERENCES, Example, read_snli
 from train.heads import HeadRun
+from train.pair_training import Matching
 from train.recipes.classifier import Plan, load_classifier, train_plan
 from train.recipes.command import Recipe, main
-from train.tokenizer import read_hypothesis_first
+from train.tokenizer import end_with_end_of_text
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +20,14 @@ PLAN = Plan(
     read=read_snli,
     held_out="valid",
     augment=as_statement,
-    template=read_hypothesis_first,
-    runs=(HeadRun(epochs=5, batch=128, language_loss=0.0, token_dropout=0.05, weight_decay=0.2),),
+    template=end_with_end_of_text,
+    runs=(
+        HeadRun(
+            epochs=5, batch=64, language_loss=0.0, label_smoothing=0.0, token_dropout=0.05, weight_decay=0.2
+        ),
+    ),
     dropout=0.15,
+    matching=Matching(),
 )
 
 
@@ -68,8 +74,12 @@ def make_card(figures: list[Figure]) -> Card:
         summary="Given a premise and a hypothesis: `entailment`, `neutral` or `contradiction`.",
         shape=PLAN.shape,
         data=(SNLI, *((TINYSTORIES, FAIRYTALES, GUTENBERG) if PLAN.from_body else ())),
-        recipe=f"{PLAN.recipe} One text in four gets a full stop each epoch. The epoch with the best "
-        "accuracy on valid is kept.",
+        recipe=f"{PLAN.recipe} Two heads of the first block start by looking for equal tokens. Half of the "
+        "target is the label, half the prediction of a logistic regression on words, word overlap and words "
+        "across both texts, fitted without the pair's premise. Two linear readers, dropped afterwards, also "
+        "predict (weight 0.3) from the first block which words of the hypothesis the premise has, and from "
+        "the last token how many it lacks. One text in four gets a full stop each epoch. The epoch with the "
+        "best accuracy on valid is kept.",
         command="python -m train.recipes.mini_nli --data DATA --out models/mini-nli",
         figures=figures,
         sections={"Start": START},
@@ -78,16 +88,19 @@ def make_card(figures: list[Figure]) -> Card:
             "test files were re-split by premise, so these figures do not compare with published SNLI "
             "figures.",
             "It was trained on captions of photographs: people, animals and what they do.",
-            "Nearly all of its skill is reading the hypothesis alone, as the figure without premise shows.",
+            "It compares words rather than meanings: another word for the same thing looks new to it, and "
+            "the same words in another order look known.",
         ),
     )
 
 
 START = (
-    "Best accuracy on valid. From random weights, premise before hypothesis: 62.0 %; hypothesis, premise, "
-    "hypothesis: 63.2 % (dropout 0.1, nothing blanked, weights not kept). From mini-lm's first layers, five "
-    "epochs: 62.1 %, the bundled weights; three epochs: 61.3 %; the mean of these two: 61.1 %. 128 wide, 3 "
-    "layers, 8192 tokens, from random weights: 61.0 %. These differences are within the noise of 1002 pairs."
+    "Best accuracy on valid, 1002 pairs. From labels alone: 62.0 % from random weights, 63.2 % with the "
+    "hypothesis also before the premise, 62.1 % from mini-lm's first layers (the earlier weights, 61.1 % on "
+    "test), 61.0 % with 128 wide, 3 layers and 8192 tokens; they hardly look at the premise. The logistic "
+    "regression that teaches reaches 73.7 %. With its predictions and the matching targets, after two "
+    "epochs: 60.7 % with an ordinary start, 66.3 % with two heads that look for equal tokens. The same over "
+    "six epochs, stopped in the fifth: up to 70.1 %."
 )
 
 RECIPE = Recipe(PLAN.name, train, describe)

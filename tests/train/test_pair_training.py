@@ -1,0 +1,79 @@
+"""Words that both texts of a pair have: the targets, the teacher, and training that learns to match."""
+
+import pytest
+import torch
+from transformers import GPT2ForSequenceClassification
+
+from tests.train.tiny import tiny_config, tiny_tokenizer
+from train.data import Example
+from train.heads import HeadRun
+from train.overlap import NO_TARGET, features, pair_targets, stem, teach, token_targets
+from train.pair_training import Matching, look_for_equal_tokens, train_pair_classifier
+from train.tokenizer import END_OF_TEXT_ID, PADDING, end_with_end_of_text
+
+ANIMALS = ("bear", "fox", "bird", "wolf", "hare", "duck", "mole", "crow")
+PAIRS = [
+    Example(f"the {first} sleeps", int(first == second), f"a {second}")
+    for first in ANIMALS
+    for second in (first, ANIMALS[ANIMALS.index(first) - 1])
+]
+
+
+def tiny_classifier() -> GPT2ForSequenceClassification:
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer(lowercase=True)
+    config = tiny_config(tokenizer)
+    config.num_labels = 2
+    config.pad_token_id = tokenizer.token_to_id(PADDING)
+    return GPT2ForSequenceClassification(config)
+
+
+@pytest.mark.parametrize(("word", "expected"), [("walking", "walk"), ("dogs", "dogs"), ("quickly", "quick")])
+def test_stem(word: str, expected: str) -> None:
+    assert stem(word) == expected
+
+
+def test_features_tell_new_words_from_known_ones() -> None:
+    found = features(Example("Two men walk", 0, "A man walking outside"))
+    assert {"new man", "new outside", "word walking", "across outside walk"} <= set(found)
+    assert "new walk" not in found
+
+
+def test_pair_targets() -> None:
+    assert pair_targets(Example("Two men walk", 0, "the men walked")) == [1.0, 0.0, 0.0]
+    assert pair_targets(Example("Two men walk", 0, "men sleep")) == [0.0, 0.5, 1.0]
+
+
+def test_token_targets_mark_the_hypothesis() -> None:
+    tokenizer = tiny_tokenizer(lowercase=True)
+    end_with_end_of_text(tokenizer)
+    encoding = tokenizer.encode("the fox", "the fox")
+    targets = token_targets(Example("the fox", 0, "the fox"), encoding, END_OF_TEXT_ID)
+    start = encoding.ids.index(END_OF_TEXT_ID) + 1
+    assert (targets[:start] == NO_TARGET).all()
+    assert (targets[-1] == NO_TARGET).all()
+    assert (targets[start:-1, 1] == 1).all()
+
+
+def test_the_teacher_gives_probabilities() -> None:
+    taught = teach(PAIRS)
+    assert taught.shape == (len(PAIRS), 2)
+    torch.testing.assert_close(taught.sum(dim=1), torch.ones(len(PAIRS)))
+
+
+def test_equal_tokens_attract_each_other() -> None:
+    model = tiny_classifier()
+    look_for_equal_tokens(model, heads=1)
+    block, width = model.transformer.h[0], model.config.n_embd
+    size = width // model.config.n_head
+    query, key, _ = block.attn.c_attn(block.ln_1(model.transformer.wte.weight[1:])).split(width, dim=1)
+    logits = query[:, -size:] @ key[:, -size:].T / size**0.5
+    assert (logits.argmax(dim=1) == torch.arange(len(logits))).float().mean() > 0.9
+
+
+def test_a_pair_classifier_trains() -> None:
+    model, tokenizer = tiny_classifier(), tiny_tokenizer(lowercase=True)
+    end_with_end_of_text(tokenizer)
+    run = HeadRun(epochs=12, batch=4, language_loss=0.0, label_smoothing=0.0)
+    matching = Matching(heads=1, teacher=0.0)
+    assert train_pair_classifier(model, tokenizer, PAIRS, PAIRS, run, lambda e, _: e, matching) >= 0.75
