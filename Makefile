@@ -41,7 +41,7 @@ clean: ## Remove the environment, the state and every cache
 
 .venv/serve.installed: $(REQUIREMENTS) | .venv/bin/python
 	@echo "Installing what serving needs (once, some 600 MB on disk) ..."
-	$(PIP) install --quiet --progress-bar on --constraint constraints.txt --editable '.[serve]'
+	$(PIP) install --constraint constraints.txt --editable '.[serve]'
 	@touch $@
 
 # torch first and by its exact version: a range would take the newest build with its CUDA packages.
