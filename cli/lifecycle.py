@@ -10,7 +10,7 @@ from urllib.parse import quote
 import typer
 
 from cli.client import DEFAULT_URL, AsJson, Client, Url, connect, fail
-from cli.show import print_json, print_table, size
+from cli.show import print_json, print_listing, print_table, size
 
 models = typer.Typer(help="List, show, upload, download and delete models.", no_args_is_help=True)
 
@@ -28,16 +28,16 @@ def list_models(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """List the models."""
     with connect(url) as client:
         answer = client.call("GET", "/v1/models")
-    if as_json:
-        print_json(answer)
-        return
-    rows = [
-        (model["id"], model["kind"], ", ".join(map(str, model["versions"])), ", ".join(model["serving"]))
-        for model in answer["data"]
-    ]
-    print_table(
+    print_listing(
+        answer,
+        as_json,
         ("model", "kind", "versions", "serving"),
-        rows,
+        lambda model: (
+            model["id"],
+            model["kind"],
+            ", ".join(map(str, model["versions"])),
+            ", ".join(model["serving"]),
+        ),
         "no models yet; `lmaas models push NAME FOLDER` adds one",
     )
 
@@ -170,15 +170,16 @@ def deployments(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """List what is deployed."""
     with connect(url) as client:
         answer = client.call("GET", "/v1/deployments")
-    if as_json:
-        print_json(answer)
-        return
-    rows = [
-        (record["id"], record["model"], record["version"], record["precision"], record["state"])
-        for record in answer["data"]
-    ]
-    print_table(
+    print_listing(
+        answer,
+        as_json,
         ("id", "model", "version", "precision", "state"),
-        rows,
+        lambda record: (
+            record["id"],
+            record["model"],
+            record["version"],
+            record["precision"],
+            record["state"],
+        ),
         "nothing is deployed; `lmaas deploy MODEL` does it",
     )

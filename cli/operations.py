@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 
 from cli.client import DEFAULT_URL, AsJson, Url, connect
-from cli.show import print_json, print_table
+from cli.show import print_json, print_listing
 
 
 def tasks(
@@ -29,30 +29,29 @@ def tasks(
             raise typer.BadParameter("name the task to cancel", param_hint="--cancel")
         parameters = {"limit": limit} | ({"state": state} if state else {})
         answer = client.call("GET", "/v1/tasks", params=parameters)
-    if as_json:
-        print_json(answer)
-        return
-    rows = [
-        (task["id"], task["type"], task["state"], task["model"], task["created"]) for task in answer["data"]
-    ]
-    print_table(("id", "type", "state", "model", "created"), rows, "no tasks")
+    print_listing(
+        answer,
+        as_json,
+        ("id", "type", "state", "model", "created"),
+        lambda task: (task["id"], task["type"], task["state"], task["model"], task["created"]),
+        "no tasks",
+    )
 
 
 def servers(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """List the model servers: state, load, what each holds."""
     with connect(url) as client:
         answer = client.call("GET", "/v1/servers")
-    if as_json:
-        print_json(answer)
-        return
-    rows = [
-        (
+    print_listing(
+        answer,
+        as_json,
+        ("server", "state", "outstanding", "restarts", "models"),
+        lambda server: (
             server["name"],
             server["state"],
             server["outstanding"],
             server["restarts"],
             ", ".join(server["models"]),
-        )
-        for server in answer["data"]
-    ]
-    print_table(("server", "state", "outstanding", "restarts", "models"), rows, "no servers")
+        ),
+        "no servers",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -26,6 +26,20 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     console.print(table)
+
+
+def print_listing(
+    answer: dict[str, Any],
+    as_json: bool,
+    columns: Sequence[str],
+    row: Callable[[dict[str, Any]], Sequence[object]],
+    empty: str,
+) -> None:
+    """Print a listing's answer: as it came for scripts, else one `row` for each item of its `data`."""
+    if as_json:
+        print_json(answer)
+    else:
+        print_table(columns, [row(item) for item in answer["data"]], empty)
 
 
 def size(count: float) -> str:
