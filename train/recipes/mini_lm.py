@@ -161,7 +161,8 @@ def make_card(figures: list[Figure], samples: str) -> Card:
         f"last {SCHEDULE.cooldown} steps, dropout 0.1, bf16 autocast. The novels leave the mixture at "
         f"{LAST_MIX_FROM:.0%} of the run; fairy tales then have half of it. The step with the best "
         "perplexity on val is kept. The bundled weights were interrupted at step 750 and taken up again "
-        "from the fp16 checkpoint with fresh optimiser state; the command below does the run in one go.",
+        "from the fp16 checkpoint with fresh optimiser state; the command below does the run in one go, "
+        "which has not been repeated from start to finish.",
         command="python -m train.recipes.mini_lm --data DATA --out models/mini-lm",
         figures=figures,
         sections={"Samples": samples},
