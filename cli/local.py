@@ -89,7 +89,7 @@ def export(
                 variants=wanted,
                 overwrite=overwrite,
                 limits=ArchiveLimits(),
-                progress=show,
+                report=show,
             )
         except ExportError as error:
             bar.stop()

@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {values['message']}", file=sys.stderr, flush=True)
 
     def show(progress: Progress) -> None:
-        tell("progress", stage=progress.stage, done=progress.done, total=progress.total)
+        if progress.share == 0:
+            tell("progress", stage=progress.stage, done=progress.done, total=progress.total)
 
     limits = ArchiveLimits(max_unpacked_bytes=options.max_unpacked_bytes)
     try:
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             variants=[_variant(text) for text in options.variants.split(",")],
             overwrite=options.overwrite,
             limits=limits,
-            progress=show,
+            report=show,
         )
     except ExportError as error:
         tell("error", field=error.field, message=error.message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -15,7 +14,7 @@ from export.errors import ArtifactError
 from export.files import file_entry
 from export.graph.builder import DATA_SUFFIX, MICROSOFT
 from export.output import new_folder
-from export.progress import Progress
+from export.progress import Report, Stages, ignore
 from runtime.contract import (
     GRAPH_FILE,
     MANIFEST_FILE,
@@ -38,7 +37,14 @@ STANDARD_OPERATORS = frozenset(
     }
 )
 MICROSOFT_OPERATORS = frozenset(
-    ("BiasGelu", "FastGelu", "GroupQueryAttention", "MatMulIntegerToFloat", "SkipLayerNormalization")
+    (
+        "BiasGelu",
+        "FastGelu",
+        "GroupQueryAttention",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "SkipLayerNormalization",
+    )
 )
 _OPERATORS = {"": STANDARD_OPERATORS, "ai.onnx": STANDARD_OPERATORS, MICROSOFT: MICROSOFT_OPERATORS}
 
@@ -55,26 +61,27 @@ _LIMITS = {
 
 
 def import_artifact(
-    source: Path, output: Path, *, overwrite: bool = False, progress: Callable[[Progress], None]
+    source: Path, output: Path, *, overwrite: bool = False, report: Report = ignore
 ) -> Manifest:
     """Check the artifact folder `source` and copy what its manifest lists to `output`; raises ExportError."""
-    progress(Progress("check manifest", 0, 3))
+    stages = Stages(["check manifest", "check graphs", "copy"], report)
+    stages.begin("check manifest")
     manifest = _read_manifest(source)
     files = [manifest.tokenizer, *(file for entry in manifest.variants.values() for file in entry.files)]
     for file in files:
         _check_file(source, file)
     _check_tokenizer(source, manifest.architecture)
-    progress(Progress("check graphs", 1, 3))
+    stages.begin("check graphs")
     for entry in manifest.variants.values():
         _check_graph(source, entry.files, manifest)
-    progress(Progress("copy", 2, 3))
+    stages.begin("copy")
     with new_folder(output, overwrite=overwrite) as folder:
         for file in files:
             target = folder / file.path
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(source / file.path, target)
         (folder / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
-    progress(Progress("done", 3, 3))
+    stages.end()
     return manifest
 
 

@@ -14,7 +14,7 @@ from export.config import Head, ModelConfig
 from export.graph.body import cache_head_size
 from export.session import Floats, open_session
 from export.smoothing import Range, find_ranges, watched_tensors
-from runtime.contract import HeadGraph, LmGraph
+from runtime.contract import HeadGraph, LmGraph, Variant
 
 
 def measure_ranges(graph: Path, rows: list[list[int]], config: ModelConfig) -> dict[str, Range]:
@@ -27,7 +27,7 @@ def measure_ranges(graph: Path, rows: list[list[int]], config: ModelConfig) -> d
     watched.write_bytes(model.SerializeToString())
     del model
     try:
-        return find_ranges(_runs(open_session(watched), names, rows, config), config)
+        return find_ranges(_runs(open_session(watched, Variant.FP32), names, rows, config), config)
     finally:
         watched.unlink()
 

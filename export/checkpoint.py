@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,40 @@ class Checkpoint:
     def weight(self, name: str) -> NDArray[np.float32]:
         """A tensor as float32, a view of the file where it is stored so; raises CheckpointError for NaN."""
         return self._tensors.read(self._stored[name])
+
+    def release(self) -> None:
+        """Give back the memory of weights that were read; they can be read again."""
+        self._tensors.release()
+
+
+class DerivedCheckpoint(Checkpoint):
+    """A checkpoint whose weights are computed from those of another."""
+
+    def __init__(self, plain: Checkpoint) -> None:
+        self.config = plain.config
+        self.tokenizer = plain.tokenizer
+        self._plain = plain
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        return self._plain.weight(name)
+
+    def release(self) -> None:
+        self._plain.release()
+
+
+class CountedCheckpoint(DerivedCheckpoint):
+    """The same weights; `tell` gets the share of them that were read, in the order of a graph."""
+
+    def __init__(self, plain: Checkpoint, tell: Callable[[float], None]) -> None:
+        super().__init__(plain)
+        self._tell = tell
+        self._total = len(expected_shapes(plain.config))
+        self._read: set[str] = set()
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        self._read.add(name)
+        self._tell(len(self._read) / self._total)
+        return super().weight(name)
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, Shape]:

@@ -44,18 +44,19 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary sibling of `output` to fill; it takes the place of `output` when the block ends well.
 
-    An existing `output` is an error unless its files are identical or `overwrite` is set.
+    An existing `output` is an error unless `overwrite` is set.
     """
     output = output.absolute()
     replaced = output.with_name(f".{output.name}.old")
     with scratch_folder(output.with_name(f".{output.name}.new")) as building:
         _recover(output, replaced)
+        if output.exists() and not overwrite:
+            raise ExportError(
+                f"{output.name}: exists already; choose another or overwrite it", field="output"
+            )
         yield building
         _sync(building)
-        if output.exists() and not overwrite:
-            _require_identical(output, building)
-        else:
-            _replace(output, building, replaced)
+        _replace(output, building, replaced)
 
 
 def _recover(output: Path, replaced: Path) -> None:
@@ -73,24 +74,9 @@ def _replace(output: Path, building: Path, replaced: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _require_identical(output: Path, building: Path) -> None:
-    found, written = _files(output), _files(building)
-    same = found.keys() == written.keys() and all(
-        found[name].stat().st_size == path.stat().st_size and found[name].read_bytes() == path.read_bytes()
-        for name, path in written.items()
-    )
-    if not same:
-        raise ExportError(
-            f"{output.name}: exists already and differs; choose another or overwrite it", field="output"
-        )
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-
-
 def _sync(folder: Path) -> None:
     """Bytes first, then the name: a power cut must not leave a whole-looking folder of empty files."""
-    for path in _files(folder).values():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import onnx
 import onnxruntime
 
 from export.calibration import measure_ranges
-from export.checkpoint import Checkpoint
+from export.centering import CenteredCheckpoint
+from export.checkpoint import Checkpoint, CountedCheckpoint
 from export.errors import ExportError
 from export.files import file_entry
 from export.graph.body import cache_head_size
 from export.graph.build import write_graph
 from export.output import new_folder
-from export.progress import Progress
-from export.reference import open_reference
+from export.progress import Report, Stages, ignore
+from export.reference import Measured, Reference, open_reference
 from export.smoothing import SmoothedCheckpoint
+from export.texts import read_calibration
 from export.tokenizer import write_tokenizer
 from runtime.contract import (
     GRAPH_FILE,
@@ -30,12 +35,6 @@ from runtime.contract import (
     VariantEntry,
 )
 
-SUPPORTED_VARIANTS = (Variant.FP32, Variant.INT8)
-
-
-def _ignore(progress: Progress) -> None:
-    """The caller does not want to know."""
-
 
 def export_checkpoint(
     source: Path,
@@ -44,36 +43,50 @@ def export_checkpoint(
     name: str,
     variants: Sequence[Variant],
     overwrite: bool = False,
-    progress: Callable[[Progress], None] = _ignore,
+    calibration: Path | None = None,
+    origin: str | None = None,
+    report: Report = ignore,
 ) -> Manifest:
     """Export the Hugging Face folder `source` into the new folder `output`; raises ExportError.
 
     The artifact is written beside `output` and renamed at the end, so that nobody sees half of one.
+    `calibration` is a text file to compare variants on; `origin` is told as provenance.
     """
     check_variants(variants)
-    stages = ["read", "build fp32", "golden", "finish"]
-    if Variant.INT8 in variants:
-        stages += ["build int8", "quality"]
-    counter = iter(range(len(stages)))
-
-    def begin(stage: str) -> None:
-        progress(Progress(stage, next(counter), len(stages)))
-
-    begin("read")
+    text = None if calibration is None else read_calibration(calibration)
+    # The reference is always fp32; it stays out of the artifact where nobody asked for it.
+    building = [
+        Variant.FP32,
+        *(variant for variant in Variant if variant in variants and variant is not Variant.FP32),
+    ]
+    stages = Stages(["read", *_stages(building), "finish"], report)
+    stages.begin("read")
     checkpoint = Checkpoint.open(source)
-    with new_folder(output, overwrite=overwrite) as folder:
-        manifest = _write(checkpoint, folder, name, variants, begin)
-    progress(Progress("done", len(stages), len(stages)))
+    with new_folder(output, overwrite=overwrite) as folder, TemporaryFile(dir=folder) as scratch:
+        export = _Export(checkpoint, folder, text, scratch, stages)
+        for variant in building:
+            export.add(variant)
+        stages.begin("finish")
+        manifest = export.finish(name, variants, origin or source.resolve().name)
+    stages.end()
     return manifest
+
+
+def _stages(building: Sequence[Variant]) -> list[str]:
+    names = []
+    for variant in building:
+        if variant is Variant.INT8:
+            names.append("calibrate int8")
+        names.append(f"build {variant.value}")
+        if variant is Variant.FP32:
+            names.append("write texts")
+        names.append(f"measure {variant.value}")
+    return names
 
 
 def check_variants(variants: Sequence[Variant]) -> None:
     if not variants or len(set(variants)) != len(variants):
         raise ExportError("variants: at least one is needed, and each only once", field="variants")
-    for variant in variants:
-        if variant not in SUPPORTED_VARIANTS:
-            choices = ", ".join(item.value for item in SUPPORTED_VARIANTS)
-            raise ExportError(f"variants: {variant.value} is not one of {choices}", field="variants")
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
@@ -90,54 +103,91 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     )
 
 
-def _write(
-    checkpoint: Checkpoint, folder: Path, name: str, variants: Sequence[Variant], begin: Callable[[str], None]
-) -> Manifest:
-    config, architecture = checkpoint.config, architecture_of(checkpoint)
-    write_tokenizer(checkpoint.tokenizer, folder / TOKENIZER_FILE)
-    # The reference is always fp32; it stays out of the artifact where nobody asked for it.
-    begin(f"build {Variant.FP32.value}")
-    files = {Variant.FP32: _build(checkpoint, Variant.FP32, folder)}
-    reference_graph = files[Variant.FP32][0]
-    begin("golden")
-    reference = open_reference(reference_graph, config, architecture, checkpoint.tokenizer)
-    golden = reference.golden()
-    cards: dict[Variant, dict[str, float]] = {}
-    if Variant.INT8 in variants:
-        begin(f"build {Variant.INT8.value}")
-        ranges = measure_ranges(reference_graph, reference.rows, config)
-        files[Variant.INT8] = _build(SmoothedCheckpoint(checkpoint, ranges), Variant.INT8, folder)
-        begin("quality")
-        cards[Variant.INT8] = reference.card(files[Variant.INT8][0])
-    begin("finish")
-    if Variant.FP32 not in variants:
-        shutil.rmtree(folder / Variant.FP32.value)
-    manifest = Manifest(
-        name=name,
-        kind=config.head.kind,
-        architecture=architecture,
-        tokenizer=file_entry(folder, folder / TOKENIZER_FILE),
-        variants={
-            variant: VariantEntry(
-                tuple(file_entry(folder, path) for path in files[variant]), cards.get(variant)
+class _Export:
+    """One artifact while it is made in `folder`; variants are added one by one, fp32 first."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        folder: Path,
+        calibration: str | None,
+        scratch: IO[bytes],
+        stages: Stages,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._architecture = architecture_of(checkpoint)
+        self._folder = folder
+        self._calibration = calibration
+        self._scratch = scratch
+        self._stages = stages
+        self._files: dict[Variant, list[Path]] = {}
+        self._measured: dict[Variant, Measured] = {}
+        self._reference: Reference
+        write_tokenizer(checkpoint.tokenizer, folder / TOKENIZER_FILE)
+
+    def add(self, variant: Variant) -> None:
+        prepared = self._prepared(variant)
+        self._stages.begin(f"build {variant.value}")
+        path = self._folder / variant.value / GRAPH_FILE
+        path.parent.mkdir()
+        self._files[variant] = write_graph(CountedCheckpoint(prepared, self._stages.step), variant, path)
+        if variant is Variant.FP32:
+            self._stages.begin("write texts")
+            self._reference = open_reference(
+                path,
+                self._checkpoint.config,
+                self._architecture,
+                self._checkpoint.tokenizer,
+                self._calibration,
+                self._scratch,
+                self._stages.step,
             )
-            for variant in variants
-        },
-        labels=config.labels,
-        slot_labels=config.slot_labels,
-        nlu_echo=config.nlu_echo,
-        problem_type=config.problem_type,
-        golden=golden,
-        provenance={
-            "architecture": config.head.value,
-            "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
-    )
-    (folder / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
-    return manifest
+        self._stages.begin(f"measure {variant.value}")
+        self._measured[variant] = self._reference.measure(path, variant, self._stages.step)
 
+    def _prepared(self, variant: Variant) -> Checkpoint:
+        """The checkpoint with its weights as they are best rounded to this variant."""
+        if variant is Variant.INT8:
+            self._stages.begin("calibrate int8")
+            graph = self._files[Variant.FP32][0]
+            ranges = measure_ranges(graph, self._reference.rows, self._checkpoint.config)
+            return SmoothedCheckpoint(self._checkpoint, ranges)
+        return CenteredCheckpoint(self._checkpoint) if variant is Variant.FP16 else self._checkpoint
 
-def _build(checkpoint: Checkpoint, variant: Variant, folder: Path) -> list[Path]:
-    (folder / variant.value).mkdir()
-    return write_graph(checkpoint, variant, folder / variant.value / GRAPH_FILE)
+    def finish(self, name: str, variants: Sequence[Variant], origin: str) -> Manifest:
+        for variant in self._files.keys() - set(variants):
+            shutil.rmtree(self._folder / variant.value)
+        config = self._checkpoint.config
+        manifest = Manifest(
+            name=name,
+            kind=config.head.kind,
+            architecture=self._architecture,
+            tokenizer=file_entry(self._folder, self._folder / TOKENIZER_FILE),
+            variants={variant: self._entry(variant) for variant in variants},
+            labels=config.labels,
+            slot_labels=config.slot_labels,
+            nlu_echo=config.nlu_echo,
+            problem_type=config.problem_type,
+            golden=self._reference.prompts,
+            provenance={
+                "source": origin,
+                "architecture": config.head.value,
+                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "compared_on": "text of the model itself"
+                if self._calibration is None
+                else "a calibration text",
+                "onnx": onnx.__version__,
+                "onnxruntime": onnxruntime.__version__,
+            },
+        )
+        (self._folder / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
+        return manifest
+
+    def _entry(self, variant: Variant) -> VariantEntry:
+        measured = self._measured[variant]
+        return VariantEntry(
+            files=tuple(file_entry(self._folder, path) for path in self._files[variant]),
+            golden=measured.golden,
+            load_seconds=round(measured.load_seconds, 3),
+            quality=measured.quality,
+        )

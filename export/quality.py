@@ -5,59 +5,110 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from export.session import Floats
+from export.session import Floats, log_softmax
+
+_BLOCK = 16  # positions that are compared at once: a vocabulary in float64 is large
+Card = dict[str, float]
 
 
-def language_card(texts: Iterable[tuple[Floats, Floats, Sequence[int]]]) -> dict[str, float]:
-    """Compare text by text: logits `[tokens, vocab]` of both, and the token after each position."""
+def language_card(
+    texts: Iterable[tuple[Floats, Floats, Sequence[int]]], agreements: Sequence[int], greedy_tokens: int
+) -> Card:
+    """Compare text by text: logits `[tokens, vocab]` of both, and the token after each position.
+
+    `agreements` are the lengths for which greedy answers of `greedy_tokens` tokens are the same.
+    """
     surprise = change = divergence = largest = 0.0
     agreeing = count = 0
     for reference, variant, following in texts:
-        expected, found = _log_softmax(reference), _log_softmax(variant)
-        tokens = np.arange(len(following)), np.array(following)
-        surprise -= float(expected[tokens].sum())
-        change -= float((found[tokens] - expected[tokens]).sum())
-        divergence += float((np.exp(expected) * (expected - found)).sum())
-        agreeing += int((reference.argmax(axis=1) == variant.argmax(axis=1)).sum())
-        largest = max(largest, float(np.abs(reference - variant).max()))
+        for start in range(0, len(following), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            expected, found = log_softmax(reference[part]), log_softmax(variant[part])
+            tokens = np.arange(len(expected)), np.array(following[part])
+            surprise -= float(expected[tokens].sum())
+            change -= float((found[tokens] - expected[tokens]).sum())
+            divergence += float((np.exp(expected) * (expected - found)).sum())
+            agreeing += int((reference[part].argmax(axis=1) == variant[part].argmax(axis=1)).sum())
+            largest = max(largest, float(np.abs(_centered(reference[part]) - _centered(variant[part])).max()))
         count += len(following)
     return _floats(
         perplexity=np.exp(surprise / count),
         perplexity_change=np.expm1(change / count),
         mean_kl=divergence / count,
         top1_agreement=agreeing / count,
+        greedy_agreement=float(np.mean(agreements)),
+        greedy_tokens=greedy_tokens,
         max_logit_difference=largest,
+        tokens=count,
     )
 
 
+def agreement_length(logits: Floats, answer: Sequence[int]) -> int:
+    """Leading tokens of `answer` that a model chooses itself; `logits` are those that each was chosen by.
+
+    By induction this is where its own greedy answer would leave `answer`.
+    """
+    differs = np.flatnonzero(logits.argmax(axis=1) != np.array(answer))
+    return int(differs[0]) if len(differs) else len(answer)
+
+
 def head_card(
-    reference: tuple[Floats, Floats | None],
-    variant: tuple[Floats, Floats | None],
-    lengths: list[int],
-    kind: str,
-) -> dict[str, float]:
-    """Compare label logits, and slot logits `[texts, longest, slots]` over each text's own tokens.
+    texts: Iterable[tuple[tuple[Floats, Floats | None], tuple[Floats, Floats | None]]], kind: str
+) -> Card:
+    """Compare text by text what both answer: label logits `[labels]`, slot logits `[tokens, slots]` or None.
 
     `kind` is the problem type, which turns logits into probabilities; a regression shifts by its value.
     """
-    card: dict[str, float] = {}
-    labels, found = reference[0], variant[0]
+    answers = list(texts)
+    card: Card = {"texts": len(answers)}
+    labels = np.stack([reference[0] for reference, _ in answers])
+    found = np.stack([variant[0] for _, variant in answers])
     if labels.shape[1]:
-        card["max_probability_shift"] = np.abs(
-            _probabilities(labels, kind) - _probabilities(found, kind)
-        ).max()
+        shift = np.abs(_probabilities(labels, kind) - _probabilities(found, kind))
+        card |= {"max_probability_shift": shift.max(), "mean_probability_shift": shift.mean()}
         if kind == "single_label_classification":
-            card["label_agreement"] = np.mean(labels.argmax(axis=1) == found.argmax(axis=1))
+            chosen, other = labels.argmax(axis=1), found.argmax(axis=1)
+            card |= {"label_agreement": np.mean(chosen == other), "label_f1": macro_f1(chosen, other)}
         elif kind == "multi_label_classification":
-            card["label_agreement"] = np.mean((labels > 0) == (found > 0))
-    if reference[1] is not None and variant[1] is not None:
-        own = np.arange(reference[1].shape[1]) < np.array(lengths)[:, None]
-        slots, found_slots = reference[1][own], variant[1][own]
-        card["slot_agreement"] = np.mean(slots.argmax(axis=1) == found_slots.argmax(axis=1))
-        shift = np.exp(_log_softmax(slots)) - np.exp(_log_softmax(found_slots))
-        card["max_slot_probability_shift"] = np.abs(shift).max()
+            chosen, other = _marked(labels), _marked(found)
+            card |= {
+                "label_agreement": np.mean((labels > 0) == (found > 0)),
+                "label_f1": macro_f1(chosen, other),
+            }
+    slots = [reference[1] for reference, _ in answers if reference[1] is not None]
+    if slots:
+        expected = np.concatenate(slots)
+        tagged = np.concatenate([variant[1] for _, variant in answers if variant[1] is not None])
+        chosen, other = expected.argmax(axis=1), tagged.argmax(axis=1)
+        shift = np.abs(np.exp(log_softmax(expected)) - np.exp(log_softmax(tagged)))
+        card |= {
+            "slot_agreement": np.mean(chosen == other),
+            "slot_f1": macro_f1(chosen, other),
+            "max_slot_probability_shift": shift.max(),
+        }
     return _floats(**card)
+
+
+def macro_f1(expected: NDArray[np.int64], found: NDArray[np.int64]) -> float:
+    """Mean over the labels in either of 2 * right / (expected + found); -1 is no label."""
+    names = np.union1d(expected, found)
+    scores = [
+        2 * np.sum((expected == name) & (found == name)) / (np.sum(expected == name) + np.sum(found == name))
+        for name in names[names >= 0]
+    ]
+    return float(np.mean(scores)) if scores else 1.0
+
+
+def _marked(logits: Floats) -> NDArray[np.int64]:
+    """`[texts * labels]`: the label where the text has it, else -1."""
+    return np.where(logits > 0, np.arange(logits.shape[1]), -1).reshape(-1)
+
+
+def _centered(logits: Floats) -> Floats:
+    """Softmax does not see what is added to all of a row, and variants differ in it."""
+    return np.subtract(logits, logits.mean(axis=1, keepdims=True))
 
 
 def _probabilities(logits: Floats, kind: str) -> Floats:
@@ -65,14 +116,9 @@ def _probabilities(logits: Floats, kind: str) -> Floats:
         return logits
     if kind == "multi_label_classification":
         return np.asarray(np.exp(-np.logaddexp(0, -logits)), np.float32)
-    return np.asarray(np.exp(_log_softmax(logits)), np.float32)
+    return np.asarray(np.exp(log_softmax(logits)), np.float32)
 
 
-def _log_softmax(logits: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
-
-
-def _floats(**values: float) -> dict[str, float]:
+def _floats(**values: float) -> Card:
     """Six significant digits: enough to judge by, and the same on every machine but the last bit."""
     return {name: float(f"{float(value):.6g}") for name, value in values.items()}

@@ -1,171 +1,238 @@
-"""What the fp32 graph answers: golden prompts for the manifest, and text to measure other variants on.
+"""What the fp32 graph answers, and how far the other variants' answers lie from it.
 
-Everything is deterministic, so that exporting a checkpoint twice writes the same manifest.
+The texts are deterministic: a checkpoint has the same golden prompts and cards whenever it is exported. One
+graph is open at a time; what fp32 answered waits in a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from export.config import Head, ModelConfig
 from export.errors import CheckpointError
-from export.quality import head_card, language_card
+from export.quality import Card, agreement_length, head_card, language_card
 from export.session import Floats, HeadSession, LanguageSession
-from runtime.contract import Architecture, GoldenPrompt, Kind
+from export.texts import head_texts, head_token_ids, language_rows
+from runtime.contract import Architecture, GoldenAnswer, GoldenPrompt, Variant
 
 GOLDEN_PROMPTS = 4
 GOLDEN_PROMPT_TOKENS = 12
 GOLDEN_ANSWER_TOKENS = 8
-CALIBRATION_ROWS = 8
-CALIBRATION_TOKENS = 64
-# Plain sentences of many kinds; what the heads answer to them is compared, not whether it is right.
-HEAD_TEXTS = (
-    "What a wonderful little story this was!",
-    "play the newest album by the band on my phone",
-    "The service was slow and the food was cold.",
-    "book a table for four people at seven tonight",
-    "Will it rain in the mountains tomorrow morning?",
-    "The plot makes no sense, but the actors are charming.",
-    "add this song to my evening playlist",
-    "Two dogs run across a field.",
-    "find the schedule of the movie theatre nearby",
-    "I would not recommend it to anyone.",
-    "rate this book five out of six stars",
-    "A man is sleeping on a bench in the park.",
-)
+GREEDY_PROMPT_TOKENS = 8
+GREEDY_TOKENS = 32
+GENERATED_AT_ONCE = 8  # rows
+ROW_TOKENS = 72
+MAX_TOKENS = 4096
+# The smaller a model, the more text is quick: so many multiplications, and so many logits on the disk.
+MULTIPLICATIONS = 1e11
+LOGITS = 1 << 26
+
+Tell = Callable[[float], None]
 
 
-def generate(
-    session: LanguageSession, prompts: list[list[int]], count: int, seed: int | None
-) -> list[list[int]]:
-    """Continue each prompt by `count` tokens: greedily, or, with a seed, sampled at temperature 1."""
-    random = np.random.default_rng(seed)
-    lengths = np.array([len(prompt) for prompt in prompts], np.int64)
-    logits = session.prefill(prompts)
-    chosen: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
-    for step in range(count):
-        if step:
-            logits = session.decode(chosen[-1], lengths)
-            lengths = lengths + 1
-        _require_finite(logits)
-        # Adding Gumbel noise and taking the maximum samples from the softmax.
-        noise = random.gumbel(size=logits.shape) if seed is not None else 0.0
-        chosen.append(np.argmax(logits + noise, axis=1))
-    return [[int(token) for token in row] for row in np.stack(chosen, axis=1)]
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One variant as it was seen: its own answers to the golden prompts, and how far it is from fp32."""
 
-
-def _require_finite(logits: Floats) -> None:
-    """Each weight may be a number and their products none."""
-    if not np.isfinite(logits).all():
-        raise CheckpointError("the model answers NaN or infinity: its weights are too large to compute with")
+    golden: tuple[GoldenAnswer, ...]
+    load_seconds: float  # until it had answered the golden prompts
+    quality: Card | None  # None for fp32 itself
 
 
 class Reference(Protocol):
-    """What the fp32 graph says about a checkpoint."""
+    """The texts and fp32's answers to them; `measure` fp32 first."""
 
-    rows: list[list[int]]  # token ids of the calibration texts
+    prompts: tuple[GoldenPrompt, ...]
+    rows: list[list[int]]  # token ids of the texts
 
-    def golden(self) -> tuple[GoldenPrompt, ...]:
-        """Inputs with their answers."""
-
-    def card(self, graph: Path) -> dict[str, float]:
-        """The quality card of another variant's graph."""
+    def measure(self, graph: Path, variant: Variant, tell: Tell) -> Measured:
+        """Run a variant's graph over the texts; `tell` gets the share that is done."""
 
 
 def open_reference(
-    graph: Path, config: ModelConfig, architecture: Architecture, tokenizer: Tokenizer
+    graph: Path,
+    config: ModelConfig,
+    architecture: Architecture,
+    tokenizer: Tokenizer,
+    calibration: str | None,
+    scratch: IO[bytes],
+    tell: Tell,
 ) -> Reference:
-    """The reference for the fp32 `graph` of any kind."""
+    """The reference for the fp32 `graph` of any kind, on `calibration` text where there is some.
+
+    `scratch` is an empty file that stays open as long as the reference is used.
+    """
     if config.head is Head.LM:
-        return LanguageReference(graph, config, architecture, tokenizer)
-    return HeadReference(graph, config, tokenizer)
+        return LanguageReference(graph, config, architecture, tokenizer, calibration, scratch, tell)
+    return HeadReference(config, tokenizer, calibration)
 
 
 class LanguageReference:
-    """Text that the model writes itself, and its own greedy answers."""
+    """Text that is given or that the model writes itself, and its own greedy answers."""
 
     def __init__(
-        self, graph: Path, config: ModelConfig, architecture: Architecture, tokenizer: Tokenizer
+        self,
+        graph: Path,
+        config: ModelConfig,
+        architecture: Architecture,
+        tokenizer: Tokenizer,
+        calibration: str | None,
+        scratch: IO[bytes],
+        tell: Tell,
     ) -> None:
-        self._eos = config.eos_token_id
+        self._config = config
         self._tokenizer = tokenizer
-        self._context = min(config.context_length, CALIBRATION_TOKENS + 8)
         self._architecture = architecture
-        self._session = self._open(graph)
-        sampled = generate(self._session, [[self._eos]] * CALIBRATION_ROWS, self._context - 1, seed=0)
-        self.rows = [[self._eos, *row] for row in sampled]
+        self._context = min(config.context_length, ROW_TOKENS)
+        self._logits = scratch
+        session = self._open(graph, Variant.FP32)
+        count = rows_that_are_quick(config, self._context)
+        if calibration is not None:
+            self.rows = language_rows(calibration, tokenizer, count, self._context)
+        else:
+            self.rows = self._write_rows(session, count, tell)
+        self.prompts = tuple(GoldenPrompt(text) for text in self._golden_texts())
+        self._answer_tokens = min(GOLDEN_ANSWER_TOKENS, self._context - 1)
+        beginnings = [row[:GREEDY_PROMPT_TOKENS] for row in self.rows[:GENERATED_AT_ONCE]]
+        self._greedy_tokens = min(GREEDY_TOKENS, self._context - max(map(len, beginnings)))
+        self._greedy = [
+            (beginning, [int(token) for token in answer])
+            for beginning, answer in zip(
+                beginnings, session.generate(beginnings, self._greedy_tokens)[0], strict=True
+            )
+        ]
 
-    def _open(self, graph: Path) -> LanguageSession:
-        """A session with room for the calibration text."""
-        return LanguageSession(graph, self._architecture, CALIBRATION_ROWS, self._context)
+    def measure(self, graph: Path, variant: Variant, tell: Tell) -> Measured:
+        begin = time.perf_counter()
+        session = self._open(graph, variant)
+        golden = self._golden(session)
+        load_seconds = time.perf_counter() - begin
+        if variant is Variant.FP32:
+            self._logits.seek(0)
+            for row in self._answers(session, tell):
+                self._logits.write(row.data.cast("B"))
+            return Measured(golden, load_seconds, None)
+        agreements = [self._agreement(session, *pair) for pair in self._greedy]
+        card = language_card(self._pairs(session, tell), agreements, self._greedy_tokens)
+        return Measured(golden, load_seconds, card)
 
-    def golden(self) -> tuple[GoldenPrompt, ...]:
-        """Beginnings of the calibration rows as text, with the greedy tokens that follow."""
-        prompts: dict[str, list[int]] = {}
+    def _open(self, graph: Path, variant: Variant) -> LanguageSession:
+        rows = min(GENERATED_AT_ONCE, rows_that_are_quick(self._config, self._context))
+        return LanguageSession(graph, variant, self._architecture, rows, self._context)
+
+    def _write_rows(self, session: LanguageSession, count: int, tell: Tell) -> list[list[int]]:
+        """Sampled at temperature 1 from the beginning of a text on."""
+        eos, random = self._config.eos_token_id, np.random.default_rng(0)
+        rows: list[list[int]] = []
+        while len(rows) < count:
+            begin = [[eos]] * min(GENERATED_AT_ONCE, count - len(rows))
+            tokens, logprobs = session.generate(begin, self._context - 1, random)
+            _require_finite(logprobs)
+            rows += [[eos, *map(int, row)] for row in tokens]
+            tell(len(rows) / count)
+        return rows
+
+    def _golden_texts(self) -> list[str]:
+        """Beginnings of the rows that stay the same tokens when they are read as text."""
+        texts: dict[str, None] = {}
         for row in self.rows:
             # Bytes that make no whole character would come back from the text as other tokens.
             text = self._tokenizer.decode(row[1 : 1 + GOLDEN_PROMPT_TOKENS]).replace("\ufffd", "")
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-            if 0 < len(ids) <= self._context - GOLDEN_ANSWER_TOKENS and len(prompts) < GOLDEN_PROMPTS:
-                prompts[text] = ids
-        if not prompts:
+            if 0 < len(self._ids(text)) <= self._context - GOLDEN_ANSWER_TOKENS:
+                texts[text] = None
+        return list(texts)[:GOLDEN_PROMPTS]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _golden(self, session: LanguageSession) -> tuple[GoldenAnswer, ...]:
+        if not self.prompts:
             return ()
-        answers = generate(self._session, list(prompts.values()), GOLDEN_ANSWER_TOKENS, seed=None)
+        tokens, logprobs = session.generate(
+            [self._ids(prompt.text) for prompt in self.prompts], self._answer_tokens
+        )
+        _require_finite(logprobs)
         return tuple(
-            GoldenPrompt(text=text, token_ids=tuple(answer))
-            for text, answer in zip(prompts, answers, strict=True)
+            GoldenAnswer(token_ids=tuple(map(int, row)), logprobs=tuple(map(_short, scores)))
+            for row, scores in zip(tokens, logprobs, strict=True)
         )
 
-    def card(self, graph: Path) -> dict[str, float]:
-        return language_card(self._compare(graph))
-
-    def _compare(self, graph: Path) -> Iterator[tuple[Floats, Floats, list[int]]]:
+    def _answers(self, session: LanguageSession, tell: Tell) -> Iterator[Floats]:
         """Row by row, as all logits at once would be the largest thing in an export."""
-        other = self._open(graph)
-        for row in self.rows:
-            expected = self._session.prefill([row[:-1]], every_row=True)
-            yield expected, other.prefill([row[:-1]], every_row=True), row[1:]
+        for number, row in enumerate(self.rows, start=1):
+            yield session.prefill([row[:-1]], every_row=True)
+            tell(number / len(self.rows))
+
+    def _pairs(self, session: LanguageSession, tell: Tell) -> Iterator[tuple[Floats, Floats, list[int]]]:
+        self._logits.seek(0)
+        for row, found in zip(self.rows, self._answers(session, tell), strict=True):
+            expected = np.frombuffer(self._logits.read(found.nbytes), np.float32).reshape(found.shape)
+            yield expected, found, row[1:]
+
+    def _agreement(self, session: LanguageSession, beginning: list[int], answer: list[int]) -> int:
+        logits = session.prefill([[*beginning, *answer[:-1]]], every_row=True)
+        return agreement_length(logits[len(beginning) - 1 :], answer)
+
+
+def rows_that_are_quick(config: ModelConfig, length: int) -> int:
+    """How many rows of `length` tokens a model of this size is compared on."""
+    per_token = config.num_layers * config.hidden_size * (4 * config.hidden_size + 2 * config.inner_size)
+    per_token += config.vocab_size * config.hidden_size
+    tokens = min(MAX_TOKENS, MULTIPLICATIONS / per_token, LOGITS / config.vocab_size)
+    return GENERATED_AT_ONCE * max(1, int(tokens) // (length * GENERATED_AT_ONCE))
 
 
 class HeadReference:
-    """Fixed sentences, tokenized as the engine does, and the fp32 logits."""
+    """Sentences, tokenized as the engine does, and the fp32 logits."""
 
-    def __init__(self, graph: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, calibration: str | None) -> None:
         self._config = config
-        tokenized = {text: head_token_ids(tokenizer, text, config) for text in HEAD_TEXTS}
-        self._texts = [text for text, ids in tokenized.items() if ids]
+        texts = head_texts(calibration, config.head.kind)
+        readable = [(text, ids) for text in texts if (ids := head_token_ids(tokenizer, text, config))]
+        self.prompts = tuple(text for text, _ in readable[:GOLDEN_PROMPTS])
         # A context too short for every sentence leaves one token to compare by.
-        self.rows = [ids for ids in tokenized.values() if ids] or [[config.eos_token_id]]
-        self._answers = HeadSession(graph).run(self.rows)
-        for answer in self._answers:
-            if answer is not None:
-                _require_finite(answer)
+        self.rows = [ids for _, ids in readable] or [[config.eos_token_id]]
+        self._expected: list[tuple[Floats, Floats | None]] = []
 
-    def golden(self) -> tuple[GoldenPrompt, ...]:
-        """Empty for a model with slots alone, which has no label scores."""
-        if self._config.head is Head.TOKEN:
-            return ()
-        return tuple(
-            GoldenPrompt(text=text, scores=tuple(float(score) for score in scores))
-            for text, scores in zip(self._texts[:GOLDEN_PROMPTS], self._answers[0], strict=False)
+    def measure(self, graph: Path, variant: Variant, tell: Tell) -> Measured:
+        begin = time.perf_counter()
+        session = HeadSession(graph, variant)
+        golden = tuple(
+            GoldenAnswer(
+                scores=tuple(map(_short, labels)),
+                slot_scores=() if slots is None else tuple(map(_short, slots[-1])),
+            )
+            for labels, slots in session.run(self.rows[: len(self.prompts)])
         )
+        load_seconds = time.perf_counter() - begin
+        found = []
+        for number, answer in enumerate(session.run(self.rows), start=1):
+            for values in answer:
+                if values is not None:
+                    _require_finite(values)
+            found.append(answer)
+            tell(number / len(self.rows))
+        if variant is Variant.FP32:
+            self._expected = found
+            return Measured(golden, load_seconds, None)
+        pairs = zip(self._expected, found, strict=True)
+        return Measured(golden, load_seconds, head_card(pairs, self._config.problem_type))
 
-    def card(self, graph: Path) -> dict[str, float]:
-        found = HeadSession(graph).run(self.rows)
-        return head_card(self._answers, found, [len(row) for row in self.rows], self._config.problem_type)
+
+def _require_finite(values: Floats) -> None:
+    """Each weight may be a number and their products none."""
+    if not np.isfinite(values).all():
+        raise CheckpointError("the model answers NaN or infinity: its weights are too large to compute with")
 
 
-def head_token_ids(tokenizer: Tokenizer, text: str, config: ModelConfig) -> list[int]:
-    """What a head model reads for a text, as the engine does; empty where the text does not fit.
-
-    A classifier reads the tokenizer's template; an nlu model bare tokens, by `nlu_echo` twice around an eos.
-    """
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=config.head.kind is Kind.CLASSIFIER).ids
-    if config.nlu_echo and ids:
-        ids = [*ids, config.eos_token_id, *ids]
-    return ids if len(ids) <= config.context_length else []
+def _short(value: float) -> float:
+    """Six significant digits: the last bits differ between processors."""
+    return float(f"{float(value):.6g}")

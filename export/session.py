@@ -1,45 +1,60 @@
-"""Running a written graph while exporting: the inputs and outputs of the engine, without its scheduling."""
+"""Running a written graph while exporting: the inputs and outputs of the engine, without its scheduling.
+
+A model may be as large as the memory: weights stay in their mapped file, unpacked, and nothing is kept
+between runs. That costs some speed and no exactness.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from runtime.contract import Architecture, HeadGraph, LmGraph
+from runtime.contract import Architecture, HeadGraph, LmGraph, Variant
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
+HEAD_BATCH = 8  # texts that run at once
 
 
-def open_session(graph: Path) -> onnxruntime.InferenceSession:
+def open_session(graph: Path, variant: Variant) -> onnxruntime.InferenceSession:
     """A CPU session whose threads sleep when they have nothing to do, as exports run beside servers."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = min(4, len(os.sched_getaffinity(0)))
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    if variant is Variant.FP16:
+        # CPUs lack float16 products: onnxruntime casts the weights before each. As constants all of them
+        # would be kept in float32; in this order each is made just before its use, and dropped.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
 class LanguageSession:
     """An `lm` graph over a cache of `rows` rows; as many of them as there are prompts advance together."""
 
-    def __init__(self, graph: Path, architecture: Architecture, rows: int, context: int) -> None:
-        self._session = open_session(graph)
+    def __init__(
+        self, graph: Path, variant: Variant, architecture: Architecture, rows: int, context: int
+    ) -> None:
+        self._session = open_session(graph, variant)
         self._row = (architecture.num_heads, context, architecture.head_size)
+        self._element = np.float16 if variant is Variant.FP16 else np.float32
         self._cache = {}
         for layer in range(architecture.num_layers):
             for past, present in (
                 (LmGraph.past_key(layer), LmGraph.present_key(layer)),
                 (LmGraph.past_value(layer), LmGraph.present_value(layer)),
             ):
-                buffer = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((rows, *self._row), np.float32))
-                self._cache[past, present] = buffer
+                empty = np.zeros((rows, *self._row), self._element)
+                self._cache[past, present] = onnxruntime.OrtValue.ortvalue_from_numpy(empty)
 
     def prefill(self, prompts: Sequence[Sequence[int]], *, every_row: bool = False) -> Floats:
         """Start the rows over; logits `[rows, vocab]` of the last tokens, or of every token, row by row."""
@@ -61,6 +76,32 @@ class LanguageSession:
         """Append one token to each row, `lengths` tokens long until now; logits `[rows, vocab]`."""
         return self._run(tokens[:, None], lengths[:, None], lengths + 1, np.arange(len(tokens)))
 
+    def generate(
+        self, prompts: Sequence[Sequence[int]], count: int, random: np.random.Generator | None = None
+    ) -> tuple[Integers, Floats]:
+        """Continue each prompt by `count` tokens: greedily, or sampled at temperature 1 with `random`.
+
+        Tokens and their log-probabilities, `[rows, count]` each.
+        """
+        lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+        tokens = np.zeros((len(prompts), count), np.int64)
+        logprobs = np.zeros((len(prompts), count), np.float32)
+        logits = self.prefill(prompts)
+        for step in range(count):
+            if step:
+                logits = self.decode(tokens[:, step - 1], lengths)
+                lengths = lengths + 1
+            if random is None:
+                chosen = logits.argmax(axis=1)
+            else:
+                # Adding Gumbel noise and taking the maximum samples from the softmax.
+                noise = random.standard_exponential(logits.shape)
+                np.subtract(logits, np.log(noise, out=noise), out=noise)
+                chosen = noise.argmax(axis=1)
+            tokens[:, step] = chosen
+            logprobs[:, step] = logits[np.arange(len(chosen)), chosen] - _log_sum(logits)
+        return tokens, logprobs
+
     def _run(self, ids: Integers, positions: Integers, lengths: Integers, wanted: Integers) -> Floats:
         binding = self._session.io_binding()
         binding.bind_cpu_input(LmGraph.INPUT_IDS, np.ascontiguousarray(ids, np.int64))
@@ -72,8 +113,8 @@ class LanguageSession:
         shape = [len(ids), *self._row]
         for (past, present), buffer in self._cache.items():
             pointer = buffer.data_ptr()
-            binding.bind_input(past, "cpu", 0, np.float32, shape, pointer)
-            binding.bind_output(present, "cpu", 0, np.float32, shape, pointer)
+            binding.bind_input(past, "cpu", 0, self._element, shape, pointer)
+            binding.bind_output(present, "cpu", 0, self._element, shape, pointer)
         self._session.run_with_iobinding(binding)
         logits: Floats = binding.get_outputs()[0].numpy()
         return logits
@@ -82,16 +123,30 @@ class LanguageSession:
 class HeadSession:
     """A `classifier` or `nlu` graph."""
 
-    def __init__(self, graph: Path) -> None:
-        self._session = open_session(graph)
+    def __init__(self, graph: Path, variant: Variant) -> None:
+        self._session = open_session(graph, variant)
         self._has_slots = any(output.name == HeadGraph.SLOT_LOGITS for output in self._session.get_outputs())
 
-    def run(self, texts: Sequence[Sequence[int]]) -> tuple[Floats, Floats | None]:
-        """Logits `[texts, labels]`, and `[texts, longest, slot_labels]` where the model tags slots."""
-        lengths = np.array([len(text) for text in texts], np.int64)
-        ids = np.zeros((len(texts), lengths.max()), np.int64)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = text
+    def run(self, texts: Sequence[Sequence[int]]) -> Iterator[tuple[Floats, Floats | None]]:
+        """Text by text: logits `[labels]`, and `[tokens, slot_labels]` where the model tags slots."""
         names = [HeadGraph.LOGITS, HeadGraph.SLOT_LOGITS] if self._has_slots else [HeadGraph.LOGITS]
-        outputs = self._session.run(names, {HeadGraph.INPUT_IDS: ids, HeadGraph.LENGTHS: lengths})
-        return outputs[0], outputs[1] if self._has_slots else None
+        for start in range(0, len(texts), HEAD_BATCH):
+            batch = texts[start : start + HEAD_BATCH]
+            lengths = np.array([len(text) for text in batch], np.int64)
+            ids = np.zeros((len(batch), lengths.max()), np.int64)
+            for row, text in enumerate(batch):
+                ids[row, : len(text)] = text
+            outputs = self._session.run(names, {HeadGraph.INPUT_IDS: ids, HeadGraph.LENGTHS: lengths})
+            for row, text in enumerate(batch):
+                yield outputs[0][row], outputs[1][row, : len(text)] if self._has_slots else None
+
+
+def log_softmax(logits: Floats) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _log_sum(logits: Floats) -> Floats:
+    """log(sum(exp(logits))) of each row."""
+    largest = logits.max(axis=1)
+    return np.asarray(largest + np.log(np.exp(logits - largest[:, None]).sum(axis=1)))

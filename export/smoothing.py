@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, DerivedCheckpoint
 from export.config import ModelConfig
 
 Floats = NDArray[np.float32]
@@ -55,13 +55,11 @@ def find_ranges(runs: Iterable[Mapping[str, Floats]], config: ModelConfig) -> di
     return ranges
 
 
-class SmoothedCheckpoint(Checkpoint):
+class SmoothedCheckpoint(DerivedCheckpoint):
     """A checkpoint whose weights are changed so that the same function has narrower activations."""
 
     def __init__(self, checkpoint: Checkpoint, ranges: Mapping[str, Range]) -> None:
-        self.config = checkpoint.config
-        self.tokenizer = checkpoint.tokenizer
-        self._plain = checkpoint
+        super().__init__(checkpoint)
         self._ranges = ranges
 
     def weight(self, name: str) -> Floats:

@@ -57,7 +57,11 @@ class TensorFile:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32; a view of the file where it is stored so."""
+        """The tensor as float32; a view of the file where it is stored so.
+
+        What was read before is given back to the system: a file need not be in memory whole.
+        """
+        self.release()
         entry = self.entries[name]
         if entry.dtype not in _READABLE:
             raise CheckpointError(
@@ -75,6 +79,10 @@ class TensorFile:
         if count and not (np.isfinite(array.min()) and np.isfinite(array.max())):
             raise CheckpointError(f"tensor {name}: holds NaN or infinite values", field=name)
         return array.reshape(entry.shape)
+
+    def release(self) -> None:
+        """Give back the memory of what was read; views stay valid, and are read from the disk again."""
+        self._data.madvise(mmap.MADV_DONTNEED)
 
 
 class TensorStore:
@@ -110,6 +118,10 @@ class TensorStore:
 
     def read(self, name: str) -> NDArray[np.float32]:
         return self._files[name].read(name)
+
+    def release(self) -> None:
+        for file in set(self._files.values()):
+            file.release()
 
 
 def _open_shards(folder: Path) -> dict[str, TensorFile]:

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-MANIFEST_SCHEMA_VERSION = 1
+MANIFEST_SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
 ENGINE_FILE = "engine.json"
@@ -37,6 +37,7 @@ class Variant(str, Enum):
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT4 = "int4"
 
 
 class Operation(str, Enum):
@@ -184,8 +185,28 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class GoldenPrompt:
+    """An input whose answer is known, replayed after load to prove a build."""
+
+    text: str
+    text_pair: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenAnswer:
+    """What one variant answered to a golden prompt when it was exported."""
+
+    token_ids: tuple[int, ...] = ()  # lm: the greedy continuation
+    logprobs: tuple[float, ...] = ()  # lm: of these tokens
+    scores: tuple[float, ...] = ()  # heads: logits of the labels
+    slot_scores: tuple[float, ...] = ()  # nlu: logits of the slot labels at the last token
+
+
+@dataclass(frozen=True, slots=True)
 class VariantEntry:
     files: tuple[FileEntry, ...]  # the graph first
+    golden: tuple[GoldenAnswer, ...]  # one for each golden prompt of the manifest
+    load_seconds: float  # on the machine that exported it, until the golden prompts were answered
     quality: dict[str, float] | None = None  # the quality card: measured differences from fp32
 
     @property
@@ -196,15 +217,19 @@ class VariantEntry:
     def size(self) -> int:
         return sum(file.size for file in self.files)
 
-
-@dataclass(frozen=True, slots=True)
-class GoldenPrompt:
-    """An input with its fp32 answer, replayed after load to prove a build."""
-
-    text: str
-    text_pair: str | None = None
-    token_ids: tuple[int, ...] = ()  # lm: the greedy continuation
-    scores: tuple[float, ...] = ()  # heads: logits of the labels
+    def check_golden(self, where: str, kind: Kind, prompts: int) -> None:
+        """Raise ManifestError unless there is an answer of this kind to each prompt."""
+        if not self.files:
+            raise ManifestError(f"{where}.files: a graph is needed")
+        if len(self.golden) != prompts:
+            raise ManifestError(f"{where}.golden: {len(self.golden)} answers to {prompts} golden prompts")
+        for index, answer in enumerate(self.golden):
+            given = answer.token_ids if kind is Kind.LM else answer.scores + answer.slot_scores
+            if not given:
+                raise ManifestError(f"{where}.golden[{index}]: no answer of kind {kind.value}")
+            if len(answer.token_ids) != len(answer.logprobs):
+                counts = f"{len(answer.token_ids)} tokens, {len(answer.logprobs)} logprobs"
+                raise ManifestError(f"{where}.golden[{index}]: {counts}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +263,8 @@ class Manifest:
             raise ManifestError(
                 f"manifest.schema_version: {found}, but this build reads {MANIFEST_SCHEMA_VERSION}"
             )
+        for variant, entry in manifest.variants.items():
+            entry.check_golden(f"manifest.variants.{variant.value}", manifest.kind, len(manifest.golden))
         return manifest
 
     @classmethod

@@ -76,6 +76,7 @@ class Body:
         """One block with the norm that follows it. With `rows`, what nobody reads is dropped early."""
         path = f"h.{layer}"
         weight, bias, out_weight = self._attention_weights(layer)
+        normed = self._weights.narrow(f"{path}.ln_1", normed)
         packed = self._weights.linear(f"{path}.attn.c_attn", normed, weight, bias)
         context = self._attend(layer, packed, out_weight.shape[0])
         if rows is not None:
@@ -83,15 +84,28 @@ class Body:
             residual = self._graph.node("Gather", f"{path}.residual.rows", [residual, rows])
             self._weights.rows_change()
         projected = self._weights.linear(f"{path}.attn.c_proj", context, out_weight)
-        normed, residual = self._skip_norm(
-            f"{path}.ln_2", projected, residual, self._fused_bias(f"{path}.attn.c_proj")
-        )
+        normed, residual = self._join(f"{path}.attn.c_proj", f"{path}.ln_2", projected, residual)
+        normed = self._weights.narrow(f"{path}.ln_2", normed)
         active = self._activate(f"{path}.mlp", self._linear(f"{path}.mlp.c_fc", normed))
         down = self._linear(f"{path}.mlp.c_proj", active, self._config.activation.lowest)
         last = layer == self._config.num_layers - 1
         norm = "ln_f" if last else f"h.{layer + 1}.ln_1"
-        down_bias = self._fused_bias(f"{path}.mlp.c_proj")
-        return self._skip_norm(norm, down, residual, down_bias, output, keep_sum=not last)
+        return self._join(f"{path}.mlp.c_proj", norm, down, residual, output, last=last)
+
+    def _join(
+        self,
+        path: str,
+        norm: str,
+        product: str,
+        residual: str,
+        output: str | None = None,
+        *,
+        last: bool = False,
+    ) -> tuple[str, str]:
+        """Add the product `path` to the residual stream and apply the norm that follows."""
+        wide = self._weights.widen(path, product)
+        bias = self._weights.fused_bias(path, self._checkpoint.weight(f"{path}.bias"))
+        return self._skip_norm(norm, wide, residual, bias, output, keep_sum=not last)
 
     # packed -- [batch, sequence, 3 * width] --+
     # past ------------------------------------+-- GroupQueryAttention -- [batch * sequence, width]
@@ -119,9 +133,6 @@ class Body:
     def _linear(self, path: str, x: str, lowest: float | None = None) -> str:
         """A projection whose bias the next operator adds."""
         return self._weights.linear(path, x, self._checkpoint.weight(f"{path}.weight"), lowest=lowest)
-
-    def _fused_bias(self, path: str) -> str:
-        return self._weights.fused_bias(path, self._checkpoint.weight(f"{path}.bias"))
 
     def _attention_weights(self, layer: int) -> tuple[Floats, Floats, Floats]:
         """c_attn's weight and bias and c_proj's weight, each head padded with zeros to the kernel's step."""
@@ -164,7 +175,7 @@ class Body:
 
     def _activate(self, path: str, x: str) -> str:
         """The bias of c_fc, then the activation; one kernel where onnxruntime has one."""
-        bias = self._fused_bias(f"{path}.c_fc")
+        bias = self._weights.narrow_bias(f"{path}.c_fc", self._checkpoint.weight(f"{path}.c_fc.bias"))
         name = f"{path}.act"
         if self._config.activation in (Activation.GELU_NEW, Activation.GELU_TANH):
             return self._graph.microsoft("FastGelu", name, [x, bias])

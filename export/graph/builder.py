@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ MICROSOFT = "com.microsoft"
 IR_VERSION = 10
 # Above this the weights lie in a file beside the graph: a message is held in memory several times while it is
 # written and read, and ends at 2 GiB, while a file is mapped.
-MAX_INLINE_BYTES = 1 << 28
+MAX_INLINE_BYTES = 1 << 26
 DATA_SUFFIX = ".data"
 _ALIGNMENT = 4096  # onnxruntime maps external weights by page
 
@@ -23,12 +23,16 @@ Array = NDArray[Any]
 
 
 class GraphBuilder:
-    """Collects one graph. Nodes are named by their place in the model, tensors after their node."""
+    """Collects one graph. Nodes are named by their place in the model, tensors after their node.
 
-    def __init__(self, name: str) -> None:
+    Weights leave memory as they come: a model larger than the machine's memory can be written.
+    """
+
+    def __init__(self, name: str, path: Path) -> None:
         self._name = name
+        self._path = path
         self._nodes: list[onnx.NodeProto] = []
-        self._weights: dict[str, Array] = {}
+        self._weights = _WeightWriter(path.with_name(path.name + DATA_SUFFIX))
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
@@ -39,9 +43,13 @@ class GraphBuilder:
     def output(self, name: str, element: int, shape: list[int | str]) -> None:
         self._outputs.append(helper.make_tensor_value_info(name, element, shape))
 
+    def has_weight(self, name: str) -> bool:
+        return name in self._weights.tensors
+
     def weight(self, name: str, array: Array) -> str:
         """Add an initializer; a name that is there already is shared."""
-        self._weights.setdefault(name, array)
+        if not self.has_weight(name):
+            self._weights.add(name, array)
         return name
 
     def integers(self, *values: int) -> str:
@@ -87,44 +95,58 @@ class GraphBuilder:
         )
         return outputs[0]
 
-    def save(self, path: Path) -> list[Path]:
+    def save(self) -> list[Path]:
         """Write the model; returns the files written, the graph first."""
-        external = sum(array.nbytes for array in self._weights.values()) > MAX_INLINE_BYTES
-        data = path.with_name(path.name + DATA_SUFFIX)
-        weights = self._write_external(data) if external else self._inline()
-        graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, initializer=weights)
+        files = self._weights.close()
+        tensors = self._weights.tensors.values()
+        graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, initializer=tensors)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="lmaas")
-        path.write_bytes(model.SerializeToString())
-        return [path, data] if external else [path]
-
-    def _inline(self) -> list[onnx.TensorProto]:
-        return [_describe(name, array, array.tobytes()) for name, array in self._weights.items()]
-
-    def _write_external(self, data: Path) -> list[onnx.TensorProto]:
-        tensors = []
-        with data.open("wb") as file:
-            for name, array in self._weights.items():
-                if array.nbytes < _ALIGNMENT:  # among them shapes, from which others are inferred
-                    tensors.append(_describe(name, array, array.tobytes()))
-                    continue
-                file.seek(-file.tell() % _ALIGNMENT, 1)
-                tensor = _describe(name, array, None)
-                tensor.data_location = TensorProto.EXTERNAL
-                for key, value in (
-                    ("location", data.name),
-                    ("offset", file.tell()),
-                    ("length", array.nbytes),
-                ):
-                    tensor.external_data.add(key=key, value=str(value))
-                file.write(np.ascontiguousarray(array).data.cast("B"))
-                tensors.append(tensor)
-        return tensors
+        self._path.write_bytes(model.SerializeToString())
+        return [self._path, *files]
 
 
-def _describe(name: str, array: Array, raw: bytes | None) -> onnx.TensorProto:
-    element = helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor = TensorProto(name=name, data_type=element, dims=array.shape)
-    if raw is not None:
-        tensor.raw_data = raw
-    return tensor
+class _WeightWriter:
+    """Keeps few weights inside the graph; once they are many, all but the smallest go to the file `data`."""
+
+    def __init__(self, data: Path) -> None:
+        self.tensors: dict[str, TensorProto] = {}
+        self._data = data
+        self._file: IO[bytes] | None = None
+        self._inline_bytes = 0
+
+    def add(self, name: str, array: Array) -> None:
+        element = helper.np_dtype_to_tensor_dtype(array.dtype)
+        tensor = TensorProto(name=name, data_type=element, dims=array.shape)
+        if self._file is None and self._inline_bytes + array.nbytes > MAX_INLINE_BYTES:
+            self._move_out()
+        # Small ones stay, among them shapes, from which other shapes are inferred.
+        if self._file is not None and array.nbytes >= _ALIGNMENT:
+            self._write(tensor, np.ascontiguousarray(array).data.cast("B"))
+        else:
+            tensor.raw_data = array.tobytes()
+            self._inline_bytes += array.nbytes
+        self.tensors[name] = tensor
+
+    def close(self) -> list[Path]:
+        if self._file is None:
+            return []
+        self._file.close()
+        return [self._data]
+
+    def _move_out(self) -> None:
+        self._file = self._data.open("wb")
+        for tensor in self.tensors.values():
+            if len(tensor.raw_data) >= _ALIGNMENT:
+                raw = tensor.raw_data
+                tensor.ClearField("raw_data")
+                self._write(tensor, raw)
+
+    def _write(self, tensor: TensorProto, raw: bytes | memoryview) -> None:
+        assert self._file is not None
+        self._file.seek(-self._file.tell() % _ALIGNMENT, 1)
+        tensor.data_location = TensorProto.EXTERNAL
+        place = {"location": self._data.name, "offset": self._file.tell(), "length": len(raw)}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self._file.write(raw)

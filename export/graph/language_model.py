@@ -26,10 +26,10 @@ def build_language_model(graph: GraphBuilder, checkpoint: Checkpoint, weights: W
     graph.output(LmGraph.HIDDEN, TensorProto.FLOAT, ["rows", config.hidden_size])
     cache: list[int | str] = ["batch", config.num_heads, "context", cache_head_size(config.head_size)]
     for layer in range(config.num_layers):
-        graph.input(LmGraph.past_key(layer), TensorProto.FLOAT, cache)
-        graph.input(LmGraph.past_value(layer), TensorProto.FLOAT, cache)
-        graph.output(LmGraph.present_key(layer), TensorProto.FLOAT, cache)
-        graph.output(LmGraph.present_value(layer), TensorProto.FLOAT, cache)
+        graph.input(LmGraph.past_key(layer), weights.cache_element, cache)
+        graph.input(LmGraph.past_value(layer), weights.cache_element, cache)
+        graph.output(LmGraph.present_key(layer), weights.cache_element, cache)
+        graph.output(LmGraph.present_value(layer), weights.cache_element, cache)
     attention = AttentionInputs(LmGraph.SEQLENS_K, LmGraph.TOTAL_SEQUENCE_LENGTH, cached=True)
     body = Body(graph, checkpoint, weights, attention)
     hidden = body.build(LmGraph.INPUT_IDS, LmGraph.POSITION_IDS, LmGraph.LOGIT_ROWS, LmGraph.HIDDEN)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from export.graph.builder import GraphBuilder
 
@@ -13,10 +14,22 @@ Floats = NDArray[np.float32]
 
 
 class Weights(Protocol):
-    """Adds matrix products and look-ups to a graph. Activations are float32 `[rows, features]`."""
+    """Adds matrix products and look-ups to a graph, over activations `[rows, features]`.
+
+    The residual stream and the norms are float32. What lies between them may be narrower: the input of a
+    `linear`, its result, and the KV cache.
+    """
+
+    cache_element: int  # TensorProto's type of the KV cache
 
     def rows_change(self) -> None:
         """From here on activations have another number of rows."""
+
+    def narrow(self, path: str, x: str) -> str:
+        """The float32 `x` as the input of products."""
+
+    def widen(self, path: str, x: str) -> str:
+        """A product as float32."""
 
     def linear(
         self, path: str, x: str, weight: Floats, bias: Floats | None = None, lowest: float | None = None
@@ -24,7 +37,10 @@ class Weights(Protocol):
         """`x @ weight (+ bias)`; `weight` is `[in, out]`, and no value of `x` lies below `lowest`."""
 
     def fused_bias(self, path: str, bias: Floats) -> str:
-        """The bias of the product `path` where the operator after it adds it; call it after `linear`."""
+        """The bias of the product `path` for the operator after it, on float32; call it after `linear`."""
+
+    def narrow_bias(self, path: str, bias: Floats) -> str:
+        """The same for an operator that works on the product as it is."""
 
     def embedding(self, path: str, ids: str, table: Floats) -> str:
         """Rows of `table` `[vocab, hidden]`."""
@@ -39,11 +55,19 @@ class Weights(Protocol):
 class FullWeights:
     """float32 throughout."""
 
+    cache_element = TensorProto.FLOAT
+
     def __init__(self, graph: GraphBuilder) -> None:
         self._graph = graph
 
     def rows_change(self) -> None:
         """Nothing here depends on their number."""
+
+    def narrow(self, path: str, x: str) -> str:
+        return x
+
+    def widen(self, path: str, x: str) -> str:
+        return x
 
     def linear(
         self, path: str, x: str, weight: Floats, bias: Floats | None = None, lowest: float | None = None
@@ -55,6 +79,9 @@ class FullWeights:
 
     def fused_bias(self, path: str, bias: Floats) -> str:
         return self._graph.weight(f"{path}.bias", bias)
+
+    def narrow_bias(self, path: str, bias: Floats) -> str:
+        return self.fused_bias(path, bias)
 
     def embedding(self, path: str, ids: str, table: Floats) -> str:
         return self._graph.node("Gather", path, [self._graph.weight(f"{path}.weight", table), ids])

@@ -31,8 +31,8 @@ from runtime.text import open_tokenizer
 
 Floats = NDArray[np.float32]
 
-# How far a probability (a value, for a regression) may lie from its golden prompt's: other processors round
-# differently. A variant may lie further off by what its quality card admits.
+# How far a probability (a value, for a regression) may lie from what the exporter saw: processors round
+# differently.
 GOLDEN_TOLERANCE = 0.02
 
 
@@ -117,6 +117,11 @@ class HeadModel:
     def _answers(self, rows: Sequence[Row]) -> Iterator[HeadAnswer | RequestFault]:
         if not rows:
             return
+        for row, (logits, slot_logits) in zip(rows, self._logits(rows), strict=True):
+            yield self._answer(row, logits, slot_logits)
+
+    def _logits(self, rows: Sequence[Row]) -> Iterator[tuple[Floats, Floats | None]]:
+        """For each row `[labels]`, and `[tokens, slot_labels]` where the model tags slots."""
         lengths = np.array([len(row.ids) for row in rows], np.int64)
         ids = np.full((len(rows), int(lengths.max())), self.manifest.architecture.pad_token_id, np.int64)
         for place, row in enumerate(rows):
@@ -125,8 +130,7 @@ class HeadModel:
             self._outputs, {HeadGraph.INPUT_IDS: ids, HeadGraph.LENGTHS: lengths}
         )
         for place, row in enumerate(rows):
-            own = slot_logits[0][place, : len(row.ids)] if slot_logits else None
-            yield self._answer(row, logits[place], own)
+            yield logits[place], slot_logits[0][place, : len(row.ids)] if slot_logits else None
 
     def _answer(self, row: Row, logits: Floats, slot_logits: Floats | None) -> HeadAnswer | RequestFault:
         if not (np.isfinite(logits).all() and (slot_logits is None or np.isfinite(slot_logits).all())):
@@ -145,23 +149,31 @@ class HeadModel:
         return merge_tags(row.text, words, tags, tagged.max(axis=1).tolist())
 
     def _check_golden(self, variant: Variant) -> None:
-        """Refuse a build that answers otherwise than the exporter measured."""
-        card = self.manifest.variants[variant].quality or {}
-        allowed = GOLDEN_TOLERANCE + card.get("max_probability_shift", 0.0)
-        golden = self.manifest.golden
-        answers = self.run([HeadInput(prompt.text, prompt.text_pair) for prompt in golden])
-        for prompt, answer in zip(golden, answers, strict=True):
-            if isinstance(answer, RequestFault):
-                raise ModelError(f"{variant.value}: golden prompt {prompt.text!r}: {answer}") from answer
-            expected = self._scores(np.array(prompt.scores, np.float32))
-            if expected.shape != answer.scores.shape:
-                raise ModelError(
-                    f"{variant.value}: {len(answer.scores)} scores, but {len(expected)} in the golden prompts"
-                )
-            scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
-            shift = float(np.abs(expected - answer.scores).max(initial=0.0))
-            if shift > allowed * scale:
-                raise ModelError(
-                    f"{variant.value}: golden prompt {prompt.text!r} is off by {shift:.3g}, "
-                    f"but at most {allowed * scale:.3g} is expected of this variant"
-                )
+        """Refuse a build that answers otherwise than the exporter saw."""
+        expected = self.manifest.variants[variant].golden
+        for prompt, answer in zip(self.manifest.golden, expected, strict=True):
+            where = f"{variant.value}: golden prompt {prompt.text!r}"
+            row = self._read(HeadInput(prompt.text, prompt.text_pair))
+            if isinstance(row, RequestFault):
+                raise ModelError(f"{where}: {row}")
+            ((labels, slots),) = self._logits([row])
+            _compare(where, "label", self._scores, answer.scores, labels)
+            if slots is not None:
+                _compare(where, "slot", softmax, answer.slot_scores, slots[-1])
+
+
+def _compare(
+    where: str, what: str, scale: Callable[[Floats], Floats], expected: tuple[float, ...], found: Floats
+) -> None:
+    """Compare logits as the scores that callers see; raises ModelError."""
+    if len(expected) != len(found):
+        raise ModelError(f"{where}: {len(found)} {what} scores, but {len(expected)} in the manifest")
+    if not expected:
+        return
+    wanted, given = scale(np.array(expected, np.float32)), scale(found)
+    allowed = GOLDEN_TOLERANCE * max(1.0, float(np.abs(wanted).max()))
+    shift = float(np.abs(wanted - given).max())
+    if not shift <= allowed:  # NaN is within nothing
+        raise ModelError(
+            f"{where}: a {what} score is off by {shift:.3g}, but at most {allowed:.3g} may lie between"
+        )

@@ -44,7 +44,10 @@ def manifest(name: str, kind: Kind, labels: tuple[str, ...] = ()) -> Manifest:
         kind=kind,
         architecture=Architecture(2, 2, 64, 128, 1000, 512, 0, 0),
         tokenizer=FileEntry("tokenizer.json", 10, "1" * 64),
-        variants={Variant.FP32: VariantEntry((file,)), Variant.INT8: VariantEntry((file,), {"kl": 0.01})},
+        variants={
+            Variant.FP32: VariantEntry((file,), (), 0.1),
+            Variant.INT8: VariantEntry((file,), (), 0.1, {"mean_kl": 0.01}),
+        },
         labels=labels,
     )
 

@@ -115,6 +115,7 @@ class LmRunner:
 
     def __init__(self, artifact: Path, variant: Variant, slots: int = 16) -> None:
         shape = Manifest.load(artifact).architecture
+        self._element = np.float16 if variant is Variant.FP16 else np.float32
         self.session = open_session(artifact / variant.value / "model.onnx")
         self._row = (shape.num_heads, shape.context_length, shape.head_size)
         self._cache: dict[tuple[str, str], onnxruntime.OrtValue] = {}
@@ -124,7 +125,7 @@ class LmRunner:
                 (LmGraph.past_value(layer), LmGraph.present_value(layer)),
             ):
                 # NaN where nothing was written: what reads beyond a row's tokens shows.
-                empty = np.full((slots, *self._row), np.nan, np.float32)
+                empty = np.full((slots, *self._row), np.nan, self._element)
                 self._cache[past, present] = onnxruntime.OrtValue.ortvalue_from_numpy(empty)
 
     def run(
@@ -147,9 +148,9 @@ class LmRunner:
         binding.bind_output(LmGraph.HIDDEN)
         shape = [len(rows), *self._row]
         for (past, present), buffer in self._cache.items():
-            pointer = buffer.data_ptr() + slot * int(np.prod(self._row)) * 4
-            binding.bind_input(past, "cpu", 0, np.float32, shape, pointer)
-            binding.bind_output(present, "cpu", 0, np.float32, shape, pointer)
+            pointer = buffer.data_ptr() + slot * int(np.prod(self._row)) * np.dtype(self._element).itemsize
+            binding.bind_input(past, "cpu", 0, self._element, shape, pointer)
+            binding.bind_output(present, "cpu", 0, self._element, shape, pointer)
         self.session.run_with_iobinding(binding)
         logits, hidden = (output.numpy() for output in binding.get_outputs()[:2])
         return logits, hidden

@@ -14,7 +14,7 @@ from tests.export import checkpoints
 
 # Threads that wait for each other on a busy machine are slower than one.
 torch.set_num_threads(1)
-VARIANTS = (Variant.FP32, Variant.INT8)
+VARIANTS = tuple(Variant)
 _SAVE: dict[str, Callable[[Path], object]] = {
     "lm": checkpoints.save_lm,
     "classifier": checkpoints.save_classifier,
@@ -41,7 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 def artifact(
     checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """What export makes of `checkpoint`, both variants."""
+    """What export makes of `checkpoint`, all variants."""
     made: dict[str, Path] = {}
 
     def make(name: str) -> Path:

@@ -147,7 +147,7 @@ def test_inputs_and_outputs_are_the_contract(runner: LmRunner) -> None:
     }
 
 
-@pytest.mark.parametrize("variant", [Variant.FP32, Variant.INT8])
+@pytest.mark.parametrize("variant", list(Variant))
 @pytest.mark.parametrize("kind", ["lm", "classifier", "tagger", "nlu"])
 def test_checker_and_node_names(kind: str, variant: Variant, artifact: Callable[[str], Path]) -> None:
     model = onnx.load(artifact(kind) / variant.value / "model.onnx")

@@ -225,19 +225,33 @@ def copied(tiny: Tiny, folder: Path, change: Callable[[dict[str, Any]], object])
     return folder
 
 
+def test_the_slots_of_golden_prompts_are_compared(build: Any, tmp_path: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["variants"]["fp32"]["golden"][2]["slot_scores"].reverse()
+
+    with pytest.raises(ModelError, match=r"golden prompt .* a slot score is off by"):
+        HeadModel.load(copied(build("tokens"), tmp_path, change), Variant.FP32, threads=1)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (
-            lambda manifest: manifest["golden"][0].update(scores=[9.0, 0.0, 0.0]),
-            "fp32: golden prompt .* is off by",
+            lambda manifest: manifest["variants"]["fp32"]["golden"][0].update(scores=[9.0, 0.0, 0.0]),
+            "fp32: golden prompt .* a label score is off by",
         ),
         (
-            lambda manifest: manifest["golden"][0].update(scores=[1.0]),
-            "3 scores, but 1 in the golden prompts",
+            lambda manifest: manifest["variants"]["fp32"]["golden"][0].update(scores=[1.0]),
+            "3 label scores, but 1 in the manifest",
         ),
         (lambda manifest: manifest["golden"][0].update(text="1" * 200), "golden prompt .* 201 tokens"),
-        (lambda manifest: manifest.update(kind="lm"), "kind lm has no head"),
+        (
+            lambda manifest: (
+                manifest.update(kind="lm", golden=[])
+                or [entry.update(golden=[]) for entry in manifest["variants"].values()]
+            ),
+            "kind lm has no head",
+        ),
         (lambda manifest: manifest.update(problem_type="riddle"), "problem_type 'riddle' is not known"),
         (lambda manifest: manifest.update(extra=1), "manifest.extra: unknown field"),
         (lambda manifest: manifest["variants"].pop("fp32"), "variant fp32 is not among int8"),

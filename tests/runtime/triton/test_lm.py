@@ -13,7 +13,7 @@ import httpx
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from runtime.contract import MANIFEST_FILE, Fault, FaultCode, LmTensors, Manifest
+from runtime.contract import MANIFEST_FILE, Fault, FaultCode, LmTensors, Manifest, Variant
 from tests.runtime.triton.clients import TIMEOUT_SECONDS, Failed, Server
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
@@ -22,10 +22,10 @@ LONG: dict[str, Any] = {"max_tokens": 90, "ignore_eos": True}
 
 def test_the_golden_prompts_come_out_of_the_server(server: Server) -> None:
     manifest = Manifest.load(server.repository / "lm" / "1")
-    for prompt in manifest.golden:
-        parameters = {"temperature": 0, "max_tokens": len(prompt.token_ids), "ignore_eos": True}
+    for prompt, answer in zip(manifest.golden, manifest.variants[Variant.FP32].golden, strict=True):
+        parameters = {"temperature": 0, "max_tokens": len(answer.token_ids), "ignore_eos": True}
         choice = server.details(prompt.text, parameters)["choices"][0]
-        assert tuple(choice["token_ids"]) == prompt.token_ids
+        assert tuple(choice["token_ids"]) == answer.token_ids
 
 
 def test_the_prompt_is_in_the_output_as_vllm_has_it(server: Server) -> None:
@@ -167,7 +167,7 @@ def test_a_version_that_does_not_answer_as_its_manifest_says_does_not_load(serve
     shutil.copytree(server.repository / "lm", server.repository / "wrong")
     path = server.repository / "wrong" / "1" / MANIFEST_FILE
     manifest = json.loads(path.read_text())
-    manifest["golden"][0]["token_ids"][0] += 1
+    manifest["variants"]["fp32"]["golden"][0]["token_ids"][0] += 1
     path.write_text(json.dumps(manifest))
     with pytest.raises(InferenceServerException, match=r"golden prompt .* token 1 of"):
         server.client.load_model("wrong")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from export.graph.eight_bit import quantize_rows
 from export.pipeline import export_checkpoint
-from export.quantize import quantize_rows
 from runtime.contract import Manifest, Variant
 from tests import oracle
 from tests.export.checkpoints import Ids, LmRunner, save_lm
@@ -95,11 +95,15 @@ def test_quality_card(artifact: Callable[[str], Path]) -> None:
     assert entries[Variant.FP32].quality is None
     assert quality is not None
     assert set(quality) == {
-        "perplexity",
-        "perplexity_change",
-        "mean_kl",
-        "top1_agreement",
-        "max_logit_difference",
+        *(
+            "perplexity",
+            "perplexity_change",
+            "mean_kl",
+            "top1_agreement",
+            "greedy_agreement",
+            "greedy_tokens",
+        ),
+        *("max_logit_difference", "tokens"),
     }
     assert abs(quality["perplexity_change"]) < 0.05
     assert 0 < quality["mean_kl"] < 0.05

@@ -15,10 +15,13 @@ from export.graph.weights import Floats, small_head
 
 LARGEST = 127  # weights are -127 .. 127, activations the same around ZERO_POINT
 ZERO_POINT = 128
+_BLOCK_VALUES = 1 << 22  # weights that are rounded at once
 
 
 class EightBitWeights:
     """MatMulIntegerToFloat between a quantization of each row and the scaling back."""
+
+    cache_element = TensorProto.FLOAT
 
     def __init__(self, graph: GraphBuilder) -> None:
         self._graph = graph
@@ -27,6 +30,12 @@ class EightBitWeights:
 
     def rows_change(self) -> None:
         self._zeros = ""
+
+    def narrow(self, path: str, x: str) -> str:
+        return x
+
+    def widen(self, path: str, x: str) -> str:
+        return x
 
     def linear(
         self, path: str, x: str, weight: Floats, bias: Floats | None = None, lowest: float | None = None
@@ -48,6 +57,9 @@ class EightBitWeights:
         shifted = bias + self._shifts.get(path, 0)
         return self._graph.weight(f"{path}.bias", shifted.astype(np.float32))
 
+    def narrow_bias(self, path: str, bias: Floats) -> str:
+        return self.fused_bias(path, bias)
+
     # ids --+-- Gather rows ----+
     #       +-- Gather scales --+-- DequantizeLinear -- [tokens, hidden]
     def embedding(self, path: str, ids: str, table: Floats) -> str:
@@ -67,8 +79,12 @@ class EightBitWeights:
 
     def _table(self, path: str, table: Floats) -> tuple[str, str]:
         """Quantize an embedding per row: what is a row to the look-up is a column to the logits."""
-        data, scales = quantize_rows(table)
-        return self._graph.weight(f"{path}.weight", data), self._graph.weight(f"{path}.scales", scales)
+        names = f"{path}.weight", f"{path}.scales"
+        if not self._graph.has_weight(names[0]):
+            whole, scales = quantize_rows(table)
+            self._graph.weight(names[0], whole)
+            self._graph.weight(names[1], scales)
+        return names
 
     # x --+-- Abs -- ReduceMax -- Mul 1/127 --+---------------------------+
     #     |                                   |                           |
@@ -120,8 +136,19 @@ class EightBitWeights:
 
 def quantize_rows(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
     """`[out, in]` float32 -> int8 and scales `[out]`, so that a row is about its integers times its scale."""
+    whole, scales = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
+    # A vocabulary's rows at once would take several times their bytes.
+    block = max(1, _BLOCK_VALUES // max(1, rows.shape[1]))
+    for start in range(0, len(rows), block):
+        part = slice(start, start + block)
+        whole[part], scales[part] = _quantize(rows[part])
+    return whole, scales
+
+
+def _quantize(rows: Floats) -> tuple[Floats, Floats]:
     scales = np.maximum(rows.max(axis=1), -rows.min(axis=1)) / np.float32(LARGEST)
     # The inverse of a smaller step would be infinite; such rows are zeros to every purpose.
     normal = scales > np.finfo(np.float32).tiny
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=normal)
-    return np.rint(rows * inverse[:, None]).astype(np.int8), scales
+    steps = rows * inverse[:, None]
+    return np.rint(steps, out=steps), scales
