@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from api.back.cluster.budget import QualityBudget
 from api.back.settings import BackSettings
+from runtime.contract import Variant
 
 PREFIX = "LMAAS_"
 MIB = 1024**2
@@ -19,6 +21,7 @@ BUNDLED_MODELS = Path(__file__).resolve().parent.parent / "models"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -40,8 +43,20 @@ class Settings(BaseSettings):
         default=BUNDLED_MODELS,
         description="Folder of bundled checkpoints, imported and deployed once at the first start.",
     )
-    precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
+    precision: Literal["auto", "fp32", "fp16", "int8", "int4"] = Field(
         default="auto", description="Precision of a deployment where none is asked for."
+    )
+    variants: str = Field(
+        default="fp32,int8", description="What a conversion makes, by commas: fp32, fp16, int8, int4."
+    )
+    budget_perplexity: Share = Field(
+        default=0.005, description="How much a variant's perplexity may lie above fp32's, as a share."
+    )
+    budget_top1: Share = Field(
+        default=0.97, description="Least share of next tokens that a variant chooses as fp32 does."
+    )
+    budget_labels: Share = Field(
+        default=0.99, description="Least share of labels that a variant gives as fp32 does."
     )
     database_url: SecretStr | None = Field(
         default=None, description="SQLAlchemy URL; empty: SQLite in the home folder."
@@ -89,6 +104,15 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(default="text", description="Form of a log line.")
 
+    @field_validator("variants")
+    @classmethod
+    def _known_variants(cls, text: str) -> str:
+        names = [name.strip() for name in text.split(",")]
+        known = [variant.value for variant in Variant]
+        if len(set(names)) != len(names) or not set(names) <= set(known):
+            raise ValueError(f"one or more of {', '.join(known)} are needed, each once")
+        return ",".join(names)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -110,6 +134,8 @@ class Settings(BaseSettings):
             triton_http_port=self.triton_http_port,
             triton_grpc_port=self.triton_grpc_port,
             triton_metrics_port=self.triton_metrics_port,
+            variants=tuple(Variant(name) for name in self.variants.split(",")),
+            budget=QualityBudget(self.budget_perplexity, self.budget_top1, self.budget_labels),
             max_archive_bytes=self.max_archive_bytes,
             max_unpacked_bytes=self.max_unpacked_bytes,
             convert_timeout_seconds=self.convert_timeout_seconds,

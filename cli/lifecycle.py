@@ -10,11 +10,12 @@ from urllib.parse import quote
 import typer
 
 from cli.client import DEFAULT_URL, AsJson, Client, Url, connect, fail
-from cli.show import print_json, print_listing, print_table, size
+from cli.show import print_json, print_listing, print_table, quality, size
 
 models = typer.Typer(help="List, show, upload, download and delete models.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The model's name.")]
+Force = Annotated[bool, typer.Option("--force", help="Deploy also beyond the quality budget.")]
 ModelVersion = Annotated[str, typer.Option("--version", help="A version number or an alias.")]
 
 
@@ -57,11 +58,12 @@ def show_model(
         (
             precision,
             size(variant["size"]),
-            "  ".join(f"{key} {value:.4g}" for key, value in (variant["quality"] or {}).items()),
+            f"{variant['load_seconds']:.2f} s",
+            quality(variant["quality"]),
         )
         for precision, variant in answer["variants"].items()
     ]
-    print_table(("variant", "size", "against fp32"), rows, answer["error"] or "not converted yet")
+    print_table(("variant", "size", "load", "against fp32"), rows, answer["error"] or "not converted yet")
 
 
 @models.command("push")
@@ -71,6 +73,7 @@ def push_model(
         Path, typer.Argument(help="A checkpoint's folder, or a .tar.gz or .zip of one.", exists=True)
     ],
     deploy_it: Annotated[bool, typer.Option("--deploy", help="Deploy it once converted.")] = False,
+    force: Force = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -83,7 +86,8 @@ def push_model(
             archive = Path(scratch) / f"{name}.tar.gz"
             pack_folder(source, archive)
         with archive.open("rb") as file:
-            fields = {"name": name, "deploy": "true" if deploy_it else "false"}
+            flags = {"deploy": deploy_it, "force": force}
+            fields = {"name": name} | {flag: str(value).lower() for flag, value in flags.items()}
             accepted = client.call("POST", "/v1/models", data=fields, files={"file": (archive.name, file)})
         task = follow_task(client, accepted["task"], quiet=as_json)
     if as_json:
@@ -133,12 +137,13 @@ def remove_model(
 def deploy(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     version: ModelVersion = "latest",
-    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16, int8 or int4.")] = "auto",
+    force: Force = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Load a version into the model server."""
-    body = {"model": model, "version": version, "precision": precision}
+    body = {"model": model, "version": version, "precision": precision, "force": force}
     with connect(url) as client:
         record = client.call("POST", "/v1/deployments", json=body)
     if as_json:
@@ -147,6 +152,8 @@ def deploy(
         print(
             f"{record['model']} version {record['version']} serves in {record['precision']} ({record['id']})"
         )
+        if record["note"]:
+            print(record["note"])
 
 
 def undeploy(

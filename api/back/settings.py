@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from api.back.cluster.budget import QualityBudget
 from runtime.contract import Variant
 
 
@@ -19,6 +20,7 @@ class BackSettings:
     triton_grpc_port: int = 0
     triton_metrics_port: int = 0
     variants: tuple[Variant, ...] = (Variant.FP32, Variant.INT8)  # what a conversion makes
+    budget: QualityBudget = field(default_factory=QualityBudget)
     max_archive_bytes: int = 4 * 1024**3
     max_unpacked_bytes: int = 8 * 1024**3
     convert_timeout_seconds: float = 1800.0

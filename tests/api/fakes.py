@@ -226,7 +226,14 @@ class FakeCluster(ClusterManager):
         self.labels[name] = labels
 
     async def deploy(
-        self, model: str, version: int | str, precision: str, replicas: int = 1, traffic_weight: int = 100
+        self,
+        model: str,
+        version: int | str,
+        precision: str,
+        replicas: int = 1,
+        traffic_weight: int = 100,
+        *,
+        force: bool = False,
     ) -> DeploymentRecord:
         found = await self.models.version(model, version)
         if any((item.model, item.version) == (model, found.version) for item in self.live.values()):

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from api.back.cluster.budget import QualityBudget
 from api.config import Settings, SettingsError, load_settings, settings_markdown, settings_rows
+from runtime.contract import Variant
 
 
 def test_defaults() -> None:
@@ -23,10 +25,14 @@ def test_the_environment_is_read() -> None:
             "LMAAS_PRECISION": "fp32",
             "LMAAS_DATABASE_URL": "postgresql://u:secret@h/db",
             "LMAAS_NUM_SLOTS": "8",
+            "LMAAS_VARIANTS": "fp32, int4",
+            "LMAAS_BUDGET_LABELS": "0.9",
         }
     )
     assert (settings.port, settings.home, settings.max_body_bytes) == (9000, Path("/data"), 2 * 1024**2)
     assert (settings.back.home, settings.back.num_slots) == (Path("/data"), 8)
+    assert settings.back.variants == (Variant.FP32, Variant.INT4)
+    assert settings.back.budget == QualityBudget(0.005, 0.97, 0.9)
     assert settings.back.database_url == "postgresql://u:secret@h/db"
     assert "secret" not in str(settings_rows(settings))
 
@@ -37,7 +43,15 @@ def test_the_environment_is_read() -> None:
         ({"LMAAS_PROT": "1"}, "LMAAS_PROT: no such setting; did you mean LMAAS_PORT?"),
         ({"LMAAS_ZZZ": "1"}, "LMAAS_ZZZ: no such setting; `lmaas config` lists the settings"),
         ({"LMAAS_PORT": "70000"}, "LMAAS_PORT: Input should be less than or equal to 65535 (value '70000')"),
-        ({"LMAAS_PRECISION": "fp64"}, "LMAAS_PRECISION: Input should be 'auto', 'fp32', 'fp16' or 'int8'"),
+        (
+            {"LMAAS_PRECISION": "fp64"},
+            "LMAAS_PRECISION: Input should be 'auto', 'fp32', 'fp16', 'int8' or 'int4'",
+        ),
+        (
+            {"LMAAS_VARIANTS": "fp32,int3"},
+            "LMAAS_VARIANTS: one or more of fp32, fp16, int8, int4 are needed, each once (value 'fp32,int3')",
+        ),
+        ({"LMAAS_BUDGET_TOP1": "97"}, "LMAAS_BUDGET_TOP1: Input should be less than or equal to 1"),
         ({"LMAAS_DRAIN_SECONDS": "inf"}, "LMAAS_DRAIN_SECONDS: "),
         ({"LMAAS_MAX_BODY_BYTES": "lots"}, "LMAAS_MAX_BODY_BYTES: could not parse value"),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from perf.checkpoints import write_checkpoint
 from tests.e2e.appliance import ROOT, Appliance
 
 USES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -86,6 +87,35 @@ def test_the_same_archive_twice_keeps_one_copy(appliance: Appliance) -> None:
     assert blob_bytes(appliance) - before < 100_000  # at most its own manifest
     for name in ("twice", "thrice"):
         assert appliance.http.delete(f"/v1/models/{name}").is_success
+
+
+def test_a_variant_over_the_quality_budget_is_served_only_by_force(
+    appliance: Appliance, tmp_path: Path
+) -> None:
+    """Random weights make nearly even odds, which rounding to eight bits decides anew."""
+    write_checkpoint("gpt2", tmp_path / "rough", n_layer=2, n_embd=64, n_head=2)
+    accepted = upload(appliance, "rough", packed(tmp_path / "rough"), deploy="true", precision="int8").json()
+    task = appliance.finished_task(accepted["task"])
+    assert task["state"] == "failed"
+    assert "int8 is over the quality budget: top1_agreement 0." in task["error"]["detail"]
+    shown = appliance.http.get("/v1/models/rough/versions/1").json()
+    assert shown["state"] == "ready"
+    agreement = shown["variants"]["int8"]["quality"]["top1_agreement"]
+    assert agreement < 0.97
+
+    refused = appliance.http.post("/v1/deployments", json={"model": "rough", "precision": "int8"})
+    assert refused.status_code == 409
+    assert f"top1_agreement {agreement:.4g}, at least 0.97" in refused.json()["detail"]
+    safe = appliance.post("/v1/deployments", {"model": "rough"})
+    assert (safe["precision"], safe["precision_asked"]) == ("fp32", "auto")
+    assert safe["note"].startswith("int8 is quicker, but over the quality budget: top1_agreement")
+    assert appliance.http.delete(f"/v1/deployments/{safe['id']}").is_success
+    forced = appliance.post("/v1/deployments", {"model": "rough", "precision": "int8", "force": True})
+    assert (forced["precision"], forced["state"]) == ("int8", "ready")
+    assert forced["note"].startswith("int8 is over the quality budget")
+    answer = appliance.post("/v1/generate", {"model": "rough", "prompt": "The king", "max_tokens": 3})
+    assert answer["precision"] == "int8"
+    assert appliance.http.delete("/v1/models/rough").is_success
 
 
 def test_deleting_everything_leaves_no_bytes(appliance: Appliance) -> None:

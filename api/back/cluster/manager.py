@@ -76,8 +76,10 @@ class ClusterManager:
 
     async def _restore(self, record: DeploymentRecord) -> None:
         version = await self._models.version(record.model, record.version)
-        record = dataclasses.replace(record, state=DeploymentState.LOADING, error=None)
-        live = LiveDeployment(record, version, placement.require_manifest(version))
+        manifest = placement.require_manifest(version)
+        note = placement.explain(manifest, record, self._settings.budget)
+        record = dataclasses.replace(record, state=DeploymentState.LOADING, error=None, note=note)
+        live = LiveDeployment(record, version, manifest)
         try:
             await self._repository.lay_out(version, live.manifest, record.variant)
         except OSError as error:  # the others can still be served
@@ -95,17 +97,26 @@ class ClusterManager:
         self._keeping[live.record.id] = asyncio.create_task(keeper.run())
 
     async def deploy(
-        self, model: str, version: int | str, precision: str, replicas: int = 1, traffic_weight: int = 100
+        self,
+        model: str,
+        version: int | str,
+        precision: str,
+        replicas: int = 1,
+        traffic_weight: int = 100,
+        *,
+        force: bool = False,
     ) -> DeploymentRecord:
         """Load a version and return when it answered a probe.
 
-        `precision` is auto, fp32, fp16 or int8. Raises NotFound; InvalidInput (`precision`, `replicas`,
-        `traffic_weight`); Conflict (deployed already, not ready, no memory for it); Unavailable (Triton is
-        restarting); ServerFault (it does not load).
+        `precision` is auto or a variant; `force` deploys one beyond the quality budget. Raises NotFound;
+        InvalidInput (`precision`, `replicas`, `traffic_weight`); Conflict (deployed already, not ready, over
+        the budget, no memory for it); Unavailable (Triton is restarting); ServerFault (it does not load).
         """
         found = await self._models.version(model, version)
-        record = placement.plan(found, precision, replicas, traffic_weight)
+        budget = self._settings.budget
+        record = placement.plan(found, precision, replicas, traffic_weight, budget=budget, force=force)
         manifest = placement.require_manifest(found)
+        record = dataclasses.replace(record, note=placement.explain(manifest, record, budget))
         await asyncio.to_thread(placement.check_memory, manifest, record.variant, self._settings.num_slots)
         _ = self._supervisor.server  # refuses while there is none
         await self._records.add(record)  # refuses a version that is deployed

@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import secrets
+from enum import Enum
 
+from api.back.cluster.budget import QualityBudget
 from api.back.cluster.resources import available_memory, needed_memory
 from api.back.store.records import DeploymentRecord, DeploymentState, VersionRecord, VersionState, now
 from api.errors import Conflict, InvalidInput
 from runtime.contract import Manifest, Variant
 
+
+class Device(str, Enum):
+    """What a server computes on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 AUTO = "auto"
-PREFERRED = (Variant.INT8, Variant.FP32)  # on a CPU
+# Quickest first, as measured in perf/LOG.md.
+PREFERRED = {Device.CPU: (Variant.INT8, Variant.FP32), Device.CUDA: (Variant.FP16, Variant.FP32)}
+_EIGHT_BITS = "ONNX Runtime multiplies whole numbers on CPUs only, and this server computes on a GPU"
+UNFIT = {
+    (Device.CPU, Variant.FP16): "fp16 needs a GPU, and this server computes on the CPU: use int8 or fp32",
+    (Device.CUDA, Variant.INT8): f"int8: {_EIGHT_BITS}: use fp16 or fp32",
+    (Device.CUDA, Variant.INT4): f"int4: {_EIGHT_BITS}: use fp16 or fp32",
+}
 MAX_WEIGHT = 100
 NUM_SERVERS = 1  # this cluster's
+DEVICE = Device.CPU  # of this cluster's servers
 MIB = 1024**2
 
 
-def plan(version: VersionRecord, precision: str, replicas: int, traffic_weight: int) -> DeploymentRecord:
-    """The record of a deployment that begins. Raises InvalidInput, Conflict."""
+def plan(
+    version: VersionRecord,
+    precision: str,
+    replicas: int,
+    traffic_weight: int,
+    *,
+    budget: QualityBudget,
+    force: bool = False,
+) -> DeploymentRecord:
+    """The record of a deployment that begins; `force` deploys beyond the quality budget.
+
+    Raises InvalidInput, Conflict.
+    """
     check_replicas(replicas)
     check_traffic_weight(traffic_weight)
     return DeploymentRecord(
@@ -25,7 +54,7 @@ def plan(version: VersionRecord, precision: str, replicas: int, traffic_weight: 
         model=version.model,
         version=version.version,
         precision_asked=precision,
-        variant=resolve_precision(require_manifest(version), precision),
+        variant=resolve_precision(require_manifest(version), precision, budget, DEVICE, force=force),
         state=DeploymentState.LOADING,
         replicas=replicas,
         traffic_weight=traffic_weight,
@@ -42,23 +71,57 @@ def require_manifest(version: VersionRecord) -> Manifest:
     return version.manifest
 
 
-def resolve_precision(manifest: Manifest, precision: str) -> Variant:
-    """The variant that `precision` means here. Raises InvalidInput (`precision`)."""
+def resolve_precision(
+    manifest: Manifest, precision: str, budget: QualityBudget, device: Device, *, force: bool = False
+) -> Variant:
+    """The variant that `precision` means here; `auto` is the quickest within the budget.
+
+    Raises InvalidInput (`precision`), or Conflict with the figures where the budget does not allow it.
+    """
     present = ", ".join(variant.value for variant in manifest.variants)
     if precision == AUTO:
-        for variant in PREFERRED:
-            if variant in manifest.variants:
-                return variant
-        raise InvalidInput.of("precision", f"auto needs int8 or fp32; this version has {present}")
-    if precision == Variant.FP16.value:
-        raise InvalidInput.of(
-            "precision", "fp16 needs a GPU, and this server computes on the CPU: use int8 or fp32"
-        )
+        usable = [variant for variant in PREFERRED[device] if variant in manifest.variants]
+        if not usable:
+            needed = " or ".join(variant.value for variant in PREFERRED[device])
+            raise InvalidInput.of("precision", f"auto needs {needed} here; this version has {present}")
+        within = [variant for variant in usable if force or not budget.excess(manifest, variant)]
+        return within[0] if within else _require_quality(manifest, usable[0], budget)
     if precision not in Variant._value2member_map_:
-        raise InvalidInput.of("precision", f"{precision!r} is not one of auto, fp32, fp16, int8")
-    if Variant(precision) not in manifest.variants:
+        choices = ", ".join((AUTO, *(variant.value for variant in Variant)))
+        raise InvalidInput.of("precision", f"{precision!r} is not one of {choices}")
+    variant = Variant(precision)
+    if (device, variant) in UNFIT:
+        raise InvalidInput.of("precision", UNFIT[device, variant])
+    if variant not in manifest.variants:
         raise InvalidInput.of("precision", f"{precision}: this version has {present}")
-    return Variant(precision)
+    return variant if force else _require_quality(manifest, variant, budget)
+
+
+def _require_quality(manifest: Manifest, variant: Variant, budget: QualityBudget) -> Variant:
+    if excess := budget.excess(manifest, variant):
+        raise Conflict(
+            f"{variant.value} is over the quality budget: {'; '.join(excess)}. "
+            'Deploy fp32, or this all the same with "force": true'
+        )
+    return variant
+
+
+def explain(manifest: Manifest, record: DeploymentRecord, budget: QualityBudget) -> str | None:
+    """What a caller should know about the variant that answers: passed-over ones, or a budget overrun."""
+    if excess := budget.excess(manifest, record.variant):
+        return f"{record.variant.value} is over the quality budget: {'; '.join(excess)}"
+    if record.precision_asked != AUTO:
+        return None
+    preferred = PREFERRED[DEVICE]
+    quicker = preferred[: preferred.index(record.variant)] if record.variant in preferred else ()
+    return next(
+        (
+            f"{variant.value} is quicker, but over the quality budget: {'; '.join(excess)}"
+            for variant in quicker
+            if variant in manifest.variants and (excess := budget.excess(manifest, variant))
+        ),
+        None,
+    )
 
 
 def check_replicas(replicas: int) -> None:

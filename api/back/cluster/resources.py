@@ -11,7 +11,7 @@ from runtime.contract import Kind, Manifest, Variant
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS_BYTES = 150 * 1024**2  # a stub with ONNX Runtime loaded, measured without a model
 WEIGHT_FACTOR = 2  # ONNX Runtime holds the file and its rearranged copy for a moment
-CACHE_ELEMENT_BYTES = 4  # float32
+CACHE_ELEMENT_BYTES = {Variant.FP16: 2}  # float32 in every other
 
 
 def available_memory() -> int:
@@ -28,6 +28,8 @@ def needed_memory(manifest: Manifest, variant: Variant, num_slots: int) -> int:
     need = PROCESS_BYTES + WEIGHT_FACTOR * manifest.variants[variant].size
     if manifest.kind is Kind.LM:
         shape = manifest.architecture
-        per_token = 2 * shape.num_layers * shape.num_heads * shape.head_size * CACHE_ELEMENT_BYTES
+        per_token = (
+            2 * shape.num_layers * shape.num_heads * shape.head_size * CACHE_ELEMENT_BYTES.get(variant, 4)
+        )
         need += num_slots * shape.context_length * per_token
     return need

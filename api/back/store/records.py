@@ -80,13 +80,14 @@ class DeploymentRecord:
     id: str
     model: str
     version: int
-    precision_asked: str  # auto, fp32, fp16 or int8
+    precision_asked: str  # auto, or a variant
     variant: Variant  # what "auto" became
     state: DeploymentState
     replicas: int
     traffic_weight: int  # 0..100, relative to the model's other deployments
     created: datetime
     error: str | None = None  # why it is unhealthy or failed
+    note: str | None = None  # why this variant; derived from its quality card, and not stored
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,12 @@ def find(request: Request) -> DeploymentRecord:
 async def deploy(request: Request, asked: DeployRequest) -> Response:
     middle = service(request)
     record = await middle.backend.cluster.deploy(
-        asked.model, asked.version, asked.precision or middle.precision, asked.replicas, asked.traffic_weight
+        asked.model,
+        asked.version,
+        asked.precision or middle.precision,
+        asked.replicas,
+        asked.traffic_weight,
+        force=asked.force,
     )
     return json_answer(DeploymentView.of(record), 201, {"Location": f"{DEPLOYMENTS}/{record.id}"})
 

@@ -52,7 +52,11 @@ async def upload(request: Request, _: Any) -> Response:
 async def conversion(middle: Service, version: VersionRecord, form: UploadForm, address: str) -> Job:
     """The task that converts the version: the one under way for it where nothing else is asked of it."""
     parameters = ConvertParameters(
-        model=version.model, version=version.version, deploy=form.deploy, precision=form.precision
+        model=version.model,
+        version=version.version,
+        deploy=form.deploy,
+        precision=form.precision,
+        force=form.force,
     )
     for job in middle.tasks.find(ConvertHandler.task_type, version.model):
         if job.parameters == parameters:

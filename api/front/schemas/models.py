@@ -13,14 +13,16 @@ from api.middle.schemas.base import ModelName, Schema, VersionName
 from api.middle.schemas.convert import Precision
 
 KindName = Literal["lm", "classifier", "nlu"]
+VariantName = Literal["fp32", "fp16", "int8", "int4"]
 
 
 class DeploymentView(BaseModel):
     id: str
     model: str
     version: int
-    precision: Literal["fp32", "fp16", "int8"] = Field(description="What is served.")
+    precision: VariantName = Field(description="What is served.")
     precision_asked: Precision
+    note: str | None = Field(description="Why this precision: what its quality card says of it or of others.")
     state: Literal["loading", "ready", "unhealthy", "failed", "unloading"]
     replicas: int
     traffic_weight: int = Field(
@@ -37,6 +39,7 @@ class DeploymentView(BaseModel):
             version=record.version,
             precision=record.variant.value,
             precision_asked=record.precision_asked,  # type: ignore[arg-type]
+            note=record.note,
             state=record.state.value,
             replicas=record.replicas,
             traffic_weight=record.traffic_weight,
@@ -56,6 +59,7 @@ class DeployRequest(Schema):
     precision: Precision | None = Field(default=None, description="Default: the server's LMAAS_PRECISION.")
     replicas: int = Field(default=1, ge=1, le=64)
     traffic_weight: int = Field(default=100, ge=0, le=100)
+    force: bool = Field(default=False, description="Deploy also beyond the quality budget.")
 
 
 class DeploymentChange(Schema):
@@ -71,6 +75,7 @@ class DeploymentChange(Schema):
 
 class VariantView(BaseModel):
     size: int = Field(description="Bytes.")
+    load_seconds: float = Field(description="Until it answered its golden prompts, when it was exported.")
     quality: dict[str, float] | None = Field(description="The quality card: differences from fp32.")
 
 
@@ -99,7 +104,8 @@ class VersionView(BaseModel):
             kind=record.kind.value if record.kind else None,
             archive_sha256=record.archive_sha256,
             variants={
-                name.value: VariantView(size=item.size, quality=item.quality) for name, item in variants
+                name.value: VariantView(size=item.size, load_seconds=item.load_seconds, quality=item.quality)
+                for name, item in variants
             },
             labels=list(manifest.labels) if manifest else [],
             slot_labels=list(manifest.slot_labels) if manifest else [],
@@ -165,6 +171,7 @@ class UploadForm(Schema):
     name: ModelName
     deploy: bool = Field(default=False, description="Deploy the version once it is converted.")
     precision: Precision | None = Field(default=None, description="Precision of that deployment.")
+    force: bool = Field(default=False, description="Deploy it also beyond the quality budget.")
 
 
 class UploadDocument(UploadForm):

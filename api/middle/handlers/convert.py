@@ -33,7 +33,7 @@ class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
         deployment = None
         if parameters.deploy:
             progress({"stage": "deploying", "done": 0, "total": 1})
-            deployment = await self._deploy(version, parameters.precision or self._precision)
+            deployment = await self._deploy(version, parameters)
             progress({"stage": "deploying", "done": 1, "total": 1})
         if version.kind is None or version.manifest is None:
             raise ServerFault(f"{version.model} version {version.version} was converted without a manifest")
@@ -45,12 +45,16 @@ class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
             deployment=deployment,
         )
 
-    async def _deploy(self, version: VersionRecord, precision: str) -> str:
+    async def _deploy(self, version: VersionRecord, parameters: ConvertParameters) -> str:
+        precision = parameters.precision or self._precision
         try:
-            return (await self._backend.cluster.deploy(version.model, version.version, precision)).id
+            record = await self._backend.cluster.deploy(
+                version.model, version.version, precision, force=parameters.force
+            )
         except Conflict:
             # The same bytes were uploaded again, or a restart repeats the task: it is deployed, as asked.
             for record in self._backend.cluster.deployments():
                 if (record.model, record.version) == (version.model, version.version):
                     return record.id
             raise
+        return record.id

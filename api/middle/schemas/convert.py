@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from api.middle.schemas.base import ModelName, TaskParameters, VersionName
 
-Precision = Literal["auto", "fp32", "fp16", "int8"]
+Precision = Literal["auto", "fp32", "fp16", "int8", "int4"]
 
 
 class ConvertParameters(TaskParameters):
@@ -18,6 +18,7 @@ class ConvertParameters(TaskParameters):
     precision: Precision | None = Field(
         default=None, description="Precision of that deployment; default: the server's."
     )
+    force: bool = Field(default=False, description="Deploy it also beyond the quality budget.")
 
 
 class ConvertAnswer(BaseModel):

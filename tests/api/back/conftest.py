@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.back.backend import Backend
+from api.back.cluster.budget import QualityBudget
 from api.back.settings import BackSettings
 from export.archive import pack_folder
 from tests.api.back.stores import Stores, open_stores
@@ -74,7 +75,12 @@ def cluster_settings(converted_home: Path, tmp_path_factory: pytest.TempPathFact
     home = tmp_path_factory.mktemp("cluster") / "home"
     shutil.copytree(converted_home, home)
     return BackSettings(
-        home=home, num_slots=4, engine_threads=1, probe_interval_seconds=1.0, drain_seconds=2.0
+        home=home,
+        budget=QualityBudget(perplexity_change=1.0, top1_agreement=0.0),  # random weights are hard to round
+        num_slots=4,
+        engine_threads=1,
+        probe_interval_seconds=1.0,
+        drain_seconds=2.0,
     )
 
 

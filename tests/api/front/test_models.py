@@ -46,8 +46,8 @@ def test_a_version_shows_its_quality_card(client: TestClient) -> None:
         shown = client.get(f"/v1/models/mini-lm/versions/{name}").json()
         assert (shown["version"], shown["state"], shown["kind"]) == (1, "ready", "lm")
         assert shown["variants"] == {
-            "fp32": {"size": 1000, "quality": None},
-            "int8": {"size": 1000, "quality": {"kl": 0.01}},
+            "fp32": {"size": 1000, "load_seconds": 0.1, "quality": None},
+            "int8": {"size": 1000, "load_seconds": 0.1, "quality": {"mean_kl": 0.01}},
         }
     assert client.get("/v1/models/mini-lm/versions/9").status_code == 404
     assert client.get("/v1/models/mini-lm/versions/nope").status_code == 404

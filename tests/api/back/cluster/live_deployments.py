@@ -20,7 +20,7 @@ def manifest(
         architecture=Architecture(12, 12, 64, 768, 50257, 1024, 50256, 50256),
         tokenizer=FileEntry("tokenizer.json", 10, "0" * 64),
         variants={
-            variant: VariantEntry((FileEntry("model.onnx", 100 * MIB, "0" * 64),), (), 0.1)
+            variant: VariantEntry((FileEntry("model.onnx", 100 * MIB, "0" * 64),), (), 0.1, {})
             for variant in variants
         },
         labels=labels,

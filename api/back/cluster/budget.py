@@ -1,0 +1,36 @@
+"""How much worse than fp32 a variant may be before it is served only when somebody insists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.contract import Manifest, Variant
+
+
+@dataclass(frozen=True, slots=True)
+class QualityBudget:
+    """Limits on what a quality card may say; every figure is a share, 0.01 being one percent."""
+
+    perplexity_change: float = 0.005  # at most, of a language model
+    top1_agreement: float = 0.97  # at least, of a language model
+    label_agreement: float = 0.99  # at least, of the labels and the slots of a head
+
+    def excess(self, manifest: Manifest, variant: Variant) -> list[str]:
+        """What of the variant's card lies beyond the budget, a figure with its limit each; fp32 has none."""
+        if variant is Variant.FP32:
+            return []
+        card = manifest.variants[variant].quality
+        if card is None:
+            return ["it has no quality card: nobody knows how far it is from fp32"]
+        limits = {
+            "perplexity_change": (self.perplexity_change, 1),
+            "top1_agreement": (self.top1_agreement, -1),
+            "label_agreement": (self.label_agreement, -1),
+            "slot_agreement": (self.label_agreement, -1),
+        }
+        return [
+            f"{name} {card[name]:.4g}, {'at most' if sign > 0 else 'at least'} {limit:g}"
+            for name, (limit, sign) in limits.items()
+            # What is no number is within nothing.
+            if name in card and not sign * card[name] <= sign * limit
+        ]

@@ -1,0 +1,53 @@
+"""Reports: a Markdown table for people, JSON for programs, and what machine it was, under perf/results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores, flags that matter for products, versions."""
+    text = Path("/proc/cpuinfo").read_text("utf-8")
+    model = re.search(r"^model name\s*: (.*)$", text, re.M)
+    flags = re.search(r"^flags\s*: (.*)$", text, re.M)
+    known = flags.group(1).split() if flags else []
+    return {
+        "processor": model.group(1) if model else platform.machine(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "flags": " ".join(flag for flag in CPU_FLAGS if flag in known),
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
+
+
+def spread(values: Sequence[float], form: str = ".1f") -> str:
+    """Median with the least and the largest."""
+    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def write(name: str, text: str, data: Mapping[str, Any]) -> None:
+    """Print the report and write it to perf/results/NAME.md and NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    facts = machine()
+    head = ", ".join(f"{key} {value}" for key, value in facts.items())
+    (RESULTS / f"{name}.md").write_text(f"{head}\n\n{text}", "utf-8")
+    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": facts, **data}, indent=2) + "\n", "utf-8")
+    print(f"{head}\n\n{text}")
