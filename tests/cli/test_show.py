@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.show import print_table
+from cli.show import print_table, quality
 from cli.tasks import print_understood
 
 
@@ -18,3 +18,31 @@ def test_a_model_that_tags_slots_alone(capsys: pytest.CaptureFixture[str]) -> No
     slot = {"name": "genre", "value": "jazz", "start": 5, "end": 9, "score": 0.9}
     print_understood({"intent": None, "slots": [slot]})
     assert "jazz" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        (None, ""),
+        (
+            {
+                "perplexity": 9.1,
+                "perplexity_change": 0.000213,
+                "mean_kl": 0.000204,
+                "top1_agreement": 0.993,
+                "greedy_agreement": 23.5,
+                "greedy_tokens": 32,
+                "tokens": 4096,
+            },
+            "perplexity +0.02 %  top-1 99.3 %  KL 0.0002  greedy 23.5 of 32 tokens",
+        ),
+        (
+            {"texts": 276, "label_agreement": 1.0, "label_f1": 1.0, "max_probability_shift": 0.00412},
+            "labels 100 %  F1 1.000  shift 0.0041",
+        ),
+        ({"label_agreement": 0.99999}, "labels 99.99 %"),
+        ({"slot_agreement": 0.57, "slot_f1": 0.5}, "slots 57 %  slot F1 0.500"),
+    ],
+)
+def test_a_quality_card_in_words(card: dict[str, float] | None, words: str) -> None:
+    assert quality(card) == words
