@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from export import numpy_gpt2 as oracle
 from export.graph.eight_bit import quantize_rows
 from export.pipeline import export_checkpoint
 from runtime.contract import Manifest, Variant
-from tests import oracle
 from tests.export.checkpoints import Ids, LmRunner, save_lm
 
 BATCH = 16

@@ -10,13 +10,13 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from export import numpy_gpt2 as oracle
 from export.centering import CenteredCheckpoint
 from export.checkpoint import Checkpoint
 from export.errors import CheckpointError
 from export.pipeline import export_checkpoint
 from export.session import log_softmax
 from runtime.contract import LmGraph, Manifest, Variant
-from tests import oracle
 from tests.export.checkpoints import Ids, LmRunner, save_lm
 
 PROMPTS: list[Ids] = [

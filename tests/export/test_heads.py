@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPT2ForSequenceClassification, GPT2ForTokenClassification
 
+from export import numpy_gpt2 as oracle
 from export.pipeline import export_checkpoint
 from runtime.contract import HeadGraph, Kind, Manifest, Variant
-from tests import oracle
 from tests.export.checkpoints import Ids, open_session, save_classifier
 
 TOLERANCE = 2e-4

@@ -11,9 +11,9 @@ import onnx
 import pytest
 import torch
 
+from export import numpy_gpt2 as oracle
 from export.pipeline import export_checkpoint
 from runtime.contract import LmGraph, Variant
-from tests import oracle
 from tests.export.checkpoints import CONTEXT, VOCABULARY, LmRunner, save_lm
 
 TOLERANCE = 2e-4

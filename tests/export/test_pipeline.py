@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export import numpy_gpt2 as oracle
 from export.archive import pack_folder
 from export.errors import CheckpointError, ExportError
 from export.output import new_folder
@@ -23,7 +24,6 @@ from export.pipeline import export_checkpoint
 from export.progress import Progress
 from export.session import log_softmax
 from runtime.contract import Kind, Manifest, Variant
-from tests import oracle
 from tests.export.checkpoints import open_session, save_classifier, save_lm, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export import numpy_gpt2 as oracle
 from export.calibration import measure_ranges
 from export.checkpoint import Checkpoint
 from export.graph.build import write_graph
 from export.pipeline import export_checkpoint
 from export.smoothing import SmoothedCheckpoint, watched_tensors
 from runtime.contract import Variant
-from tests import oracle
 from tests.export.checkpoints import LmRunner, save_lm
 
 ROWS = [[int(token) for token in np.random.default_rng(seed).integers(1, 290, 40)] for seed in range(4)]

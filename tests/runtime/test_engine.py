@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export import numpy_gpt2 as oracle
 from runtime.answers import Answer
 from runtime.contract import FaultCode, FinishReason, Operation
 from runtime.engine import Engine
 from runtime.errors import ModelError, RequestFault
-from tests import oracle
 from tests.runtime.conftest import OpenEngine
 from tests.runtime.engines import Collector, ask, submit, token_ids
 
