@@ -19,6 +19,7 @@ from export.errors import ExportError
 from export.files import file_entry
 from export.graph.body import cache_head_size
 from export.graph.build import write_graph
+from export.memory import give_back
 from export.output import new_folder
 from export.progress import Report, Stages, ignore
 from export.reference import Measured, Reference, open_reference
@@ -126,6 +127,7 @@ class _Export:
         write_tokenizer(checkpoint.tokenizer, folder / TOKENIZER_FILE)
 
     def add(self, variant: Variant) -> None:
+        give_back()
         prepared = self._prepared(variant)
         self._stages.begin(f"build {variant.value}")
         path = self._folder / variant.value / GRAPH_FILE
@@ -142,6 +144,7 @@ class _Export:
                 self._scratch,
                 self._stages.step,
             )
+        give_back()
         self._stages.begin(f"measure {variant.value}")
         self._measured[variant] = self._reference.measure(path, variant, self._stages.step)
 

@@ -27,8 +27,9 @@ GOLDEN_PROMPT_TOKENS = 12
 GOLDEN_ANSWER_TOKENS = 8
 GREEDY_PROMPT_TOKENS = 8
 GREEDY_TOKENS = 32
-GENERATED_AT_ONCE = 8  # rows
-ROW_TOKENS = 72
+GENERATED_AT_ONCE = 4  # rows; their cache is in memory beside the weights
+LEAST_ROWS = 8
+ROW_TOKENS = 64
 MAX_TOKENS = 4096
 # The smaller a model, the more text is quick: so many multiplications, and so many logits on the disk.
 MULTIPLICATIONS = 1e11
@@ -100,14 +101,7 @@ class LanguageReference:
             self.rows = self._write_rows(session, count, tell)
         self.prompts = tuple(GoldenPrompt(text) for text in self._golden_texts())
         self._answer_tokens = min(GOLDEN_ANSWER_TOKENS, self._context - 1)
-        beginnings = [row[:GREEDY_PROMPT_TOKENS] for row in self.rows[:GENERATED_AT_ONCE]]
-        self._greedy_tokens = min(GREEDY_TOKENS, self._context - max(map(len, beginnings)))
-        self._greedy = [
-            (beginning, [int(token) for token in answer])
-            for beginning, answer in zip(
-                beginnings, session.generate(beginnings, self._greedy_tokens)[0], strict=True
-            )
-        ]
+        self._greedy = self._greedy_answers(session)
 
     def measure(self, graph: Path, variant: Variant, tell: Tell) -> Measured:
         begin = time.perf_counter()
@@ -118,14 +112,14 @@ class LanguageReference:
             self._logits.seek(0)
             for row in self._answers(session, tell):
                 self._logits.write(row.data.cast("B"))
+                del row  # before there is another
             return Measured(golden, load_seconds, None)
         agreements = [self._agreement(session, *pair) for pair in self._greedy]
-        card = language_card(self._pairs(session, tell), agreements, self._greedy_tokens)
+        card = language_card(self._pairs(session, tell), agreements, len(self._greedy[0][1]))
         return Measured(golden, load_seconds, card)
 
     def _open(self, graph: Path, variant: Variant) -> LanguageSession:
-        rows = min(GENERATED_AT_ONCE, rows_that_are_quick(self._config, self._context))
-        return LanguageSession(graph, variant, self._architecture, rows, self._context)
+        return LanguageSession(graph, variant, self._architecture, GENERATED_AT_ONCE, self._context)
 
     def _write_rows(self, session: LanguageSession, count: int, tell: Tell) -> list[list[int]]:
         """Sampled at temperature 1 from the beginning of a text on."""
@@ -138,6 +132,16 @@ class LanguageReference:
             rows += [[eos, *map(int, row)] for row in tokens]
             tell(len(rows) / count)
         return rows
+
+    def _greedy_answers(self, session: LanguageSession) -> list[tuple[list[int], list[int]]]:
+        """The beginnings of some rows, and how fp32 goes on."""
+        beginnings = [row[:GREEDY_PROMPT_TOKENS] for row in self.rows[:LEAST_ROWS]]
+        count = min(GREEDY_TOKENS, self._context - max(map(len, beginnings)))
+        answers: list[list[int]] = []
+        for start in range(0, len(beginnings), GENERATED_AT_ONCE):
+            tokens, _ = session.generate(beginnings[start : start + GENERATED_AT_ONCE], count)
+            answers += [[int(token) for token in row] for row in tokens]
+        return list(zip(beginnings, answers, strict=True))
 
     def _golden_texts(self) -> list[str]:
         """Beginnings of the rows that stay the same tokens when they are read as text."""
@@ -187,7 +191,7 @@ def rows_that_are_quick(config: ModelConfig, length: int) -> int:
     per_token = config.num_layers * config.hidden_size * (4 * config.hidden_size + 2 * config.inner_size)
     per_token += config.vocab_size * config.hidden_size
     tokens = min(MAX_TOKENS, MULTIPLICATIONS / per_token, LOGITS / config.vocab_size)
-    return GENERATED_AT_ONCE * max(1, int(tokens) // (length * GENERATED_AT_ONCE))
+    return max(LEAST_ROWS, GENERATED_AT_ONCE * int(tokens / length / GENERATED_AT_ONCE))
 
 
 class HeadReference:

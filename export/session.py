@@ -21,15 +21,18 @@ Integers = NDArray[np.int64]
 HEAD_BATCH = 8  # texts that run at once
 
 
-def open_session(graph: Path, variant: Variant) -> onnxruntime.InferenceSession:
-    """A CPU session whose threads sleep when they have nothing to do, as exports run beside servers."""
+def open_session(graph: Path, variant: Variant, *, lean: bool = True) -> onnxruntime.InferenceSession:
+    """A CPU session whose threads sleep when they have nothing to do, as exports run beside servers.
+
+    One that is not `lean` is as a server opens it: weights are copied into the order that is read quickest.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = min(4, len(os.sched_getaffinity(0)))
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    options.enable_cpu_mem_arena = False
+    options.enable_cpu_mem_arena = not lean
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.disable_prepacking", "1" if lean else "0")
     if variant is Variant.FP16:
         # CPUs lack float16 products: onnxruntime casts the weights before each. As constants all of them
         # would be kept in float32; in this order each is made just before its use, and dropped.
@@ -42,10 +45,18 @@ class LanguageSession:
     """An `lm` graph over a cache of `rows` rows; as many of them as there are prompts advance together."""
 
     def __init__(
-        self, graph: Path, variant: Variant, architecture: Architecture, rows: int, context: int
+        self,
+        graph: Path,
+        variant: Variant,
+        architecture: Architecture,
+        rows: int,
+        context: int,
+        *,
+        lean: bool = True,
     ) -> None:
-        self._session = open_session(graph, variant)
+        self._session = open_session(graph, variant, lean=lean)
         self._row = (architecture.num_heads, context, architecture.head_size)
+        self._vocab_size = architecture.vocab_size
         self._element = np.float16 if variant is Variant.FP16 else np.float32
         self._cache = {}
         for layer in range(architecture.num_layers):
@@ -109,14 +120,14 @@ class LanguageSession:
         binding.bind_cpu_input(LmGraph.SEQLENS_K, (lengths - 1).astype(np.int32))
         binding.bind_cpu_input(LmGraph.TOTAL_SEQUENCE_LENGTH, np.array(lengths.max(), np.int32))
         binding.bind_cpu_input(LmGraph.LOGIT_ROWS, wanted.astype(np.int64))
-        binding.bind_output(LmGraph.LOGITS)
+        logits = np.empty((len(wanted), self._vocab_size), np.float32)
+        binding.bind_output(LmGraph.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         shape = [len(ids), *self._row]
         for (past, present), buffer in self._cache.items():
             pointer = buffer.data_ptr()
             binding.bind_input(past, "cpu", 0, self._element, shape, pointer)
             binding.bind_output(present, "cpu", 0, self._element, shape, pointer)
         self._session.run_with_iobinding(binding)
-        logits: Floats = binding.get_outputs()[0].numpy()
         return logits
 
 

@@ -52,6 +52,7 @@ def find_ranges(runs: Iterable[Mapping[str, Floats]], config: ModelConfig) -> di
             if name in ranges:
                 low, high = np.minimum(low, ranges[name].low), np.maximum(high, ranges[name].high)
             ranges[name] = Range(low, high)
+        del run, values  # before there is another
     return ranges
 
 

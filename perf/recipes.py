@@ -46,7 +46,7 @@ STEPS = 12  # of decoding, timed together
 
 
 class WholeTensor(EightBitWeights):
-    """Activations share one scale over all rows: quickest for many rows, but they can tell who else is there."""
+    """Activations share one scale over all rows: quick, but an answer depends on who else is there."""
 
     def linear(
         self, path: str, x: str, weight: Floats, bias: Floats | None = None, lowest: float | None = None
@@ -71,8 +71,9 @@ class Kept(EightBitWeights):
     def linear(
         self, path: str, x: str, weight: Floats, bias: Floats | None = None, lowest: float | None = None
     ) -> str:
-        chosen: Weights = self._full if path.endswith(self._kept) else super()
-        return chosen.linear(path, x, weight, bias, lowest)
+        if path.endswith(self._kept):
+            return self._full.linear(path, x, weight, bias)
+        return super().linear(path, x, weight, bias, lowest)
 
     def unembedding(self, path: str, x: str, table_path: str, table: Floats, output: str) -> str:
         if path.endswith(self._kept):
