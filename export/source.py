@@ -1,21 +1,32 @@
-"""What a person hands over: a folder or an archive, of a checkpoint or of an artifact."""
+"""What a person hands over: a folder, an archive or a name on the hub; of a checkpoint or of an artifact."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from export.archive import ARTIFACT_MARK, ArchiveLimits, unpack_archive
 from export.artifact import import_artifact
 from export.errors import ExportError
+from export.hub import HubName, fetch_checkpoint
 from export.output import scratch_folder
 from export.pipeline import check_variants, export_checkpoint
 from export.progress import Report, ignore
 from runtime.contract import Manifest, Variant
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A folder that was found, and what its provenance tells of where it came from."""
+
+    folder: Path
+    origin: str
+
+
 def export_source(
-    source: Path,
+    source: Path | str,
     output: Path,
     *,
     name: str,
@@ -23,28 +34,50 @@ def export_source(
     overwrite: bool,
     limits: ArchiveLimits,
     calibration: Path | None = None,
+    verify: Callable[[Path], None] | None = None,
     report: Report = ignore,
 ) -> Manifest:
-    """Export a checkpoint, or check and copy an artifact; an archive is unpacked beside `output`."""
+    """Export a checkpoint, or check and copy an artifact; an archive is unpacked beside `output`.
+
+    `verify` is called with the checkpoint's folder once the artifact is written: an unpacked one goes away.
+    """
     check_variants(variants)
+    with open_source(source, output.absolute().with_name(f".{output.name}.unpacked"), limits) as found:
+        if not (found.folder / ARTIFACT_MARK).is_file():
+            manifest = export_checkpoint(
+                found.folder,
+                output,
+                name=name,
+                variants=variants,
+                overwrite=overwrite,
+                calibration=calibration,
+                origin=found.origin,
+                report=report,
+            )
+            if verify is not None:
+                verify(found.folder)
+            return manifest
+        if verify is not None:
+            raise ExportError(
+                "verify: an artifact comes without the checkpoint to compare with", field="verify"
+            )
+        return import_artifact(found.folder, output, overwrite=overwrite, report=report)
 
-    def export_folder(folder: Path) -> Manifest:
-        if (folder / ARTIFACT_MARK).is_file():
-            return import_artifact(folder, output, overwrite=overwrite, report=report)
-        return export_checkpoint(
-            folder,
-            output,
-            name=name,
-            variants=variants,
-            overwrite=overwrite,
-            calibration=calibration,
-            origin=source.name,
-            report=report,
-        )
 
-    if source.is_dir():
-        return export_folder(source)
-    if not source.is_file():
-        raise ExportError(f"{source.name}: no such file or folder", field="source")
-    with scratch_folder(output.absolute().with_name(f".{output.name}.unpacked")) as folder:
-        return export_folder(unpack_archive(source, folder, limits))
+@contextmanager
+def open_source(source: Path | str, scratch: Path, limits: ArchiveLimits) -> Iterator[Source]:
+    """Find the folder of `source`; an archive is unpacked into `scratch`, which is gone after the block.
+
+    What is neither may be a name on the hub. An absolute path never is one, and so no upload.
+    """
+    path = Path(source)
+    if path.is_dir():
+        yield Source(path, path.name or path.resolve().name)
+    elif path.is_file():
+        with scratch_folder(scratch) as folder:
+            yield Source(unpack_archive(path, folder, limits), path.name)
+    elif not path.exists() and (hub := HubName.parse(str(source))) is not None:
+        folder, commit = fetch_checkpoint(hub)
+        yield Source(folder, f"hub: {hub.repository}@{commit}")
+    else:
+        raise ExportError(f"{path.name}: no such file or folder", field="source")
