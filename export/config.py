@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import CheckpointError
-from export.tensors import read_json_object
+from export.reading import read_json_object
 from runtime.contract import Kind
 
 CONFIG_FILE = "config.json"

@@ -6,9 +6,9 @@ lie without holes or overlaps).
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import CheckpointError
+from export.reading import (
+    MAX_TEXT_BYTES,
+    is_there,
+    parse_json_object,
+    plain_size,
+    quoted,
+    read_json_object,
+)
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -27,8 +35,11 @@ CONVERT_LINE = (
     "python -c \"from transformers import AutoModel; m = AutoModel.from_pretrained('FOLDER');"
     " m.save_pretrained('FOLDER', safe_serialization=True)\""
 )
-MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+# The reference implementation reads 100 MB. A model of 1,000 layers has a header of 2 MB.
+MAX_HEADER_BYTES = MAX_TEXT_BYTES
+MAX_NAME_LENGTH = 200
 MAX_RANK = 8
+_SHARD_NAME = re.compile(r"[\w.-]{1,100}\.safetensors", re.ASCII)
 
 _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -94,13 +105,13 @@ class TensorStore:
     @classmethod
     def open(cls, folder: Path) -> TensorStore:
         """Raises CheckpointError where the folder holds no safetensors, or damaged ones."""
-        if (folder / INDEX_FILE).is_file():
+        if is_there(folder / INDEX_FILE):
             return cls(_open_shards(folder))
-        if (folder / SINGLE_FILE).is_file():
+        if is_there(folder / SINGLE_FILE):
             file = TensorFile(folder / SINGLE_FILE)
             return cls(dict.fromkeys(file.entries, file))
         for name in PICKLE_NAMES:
-            if (folder / name).is_file():
+            if is_there(folder / name):
                 raise CheckpointError(
                     f"{name}: pickles are not opened; convert it where you trust it: {CONVERT_LINE}",
                     field=name,
@@ -134,32 +145,42 @@ def _open_shards(folder: Path) -> dict[str, TensorFile]:
     shards: dict[str, TensorFile] = {}
     files: dict[str, TensorFile] = {}
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
+        _check_tensor_name(INDEX_FILE, name)
+        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
             raise CheckpointError(
-                f"{INDEX_FILE}: {name}: {shard!r} is not a safetensors file name", field=name
+                f"{INDEX_FILE}: {name}: {quoted(str(shard))} is not a safetensors file name", field=name
             )
         if shard not in shards:
-            if not (folder / shard).is_file():
+            if not is_there(folder / shard):
                 raise CheckpointError(f"{shard}: missing, but {INDEX_FILE} names it", field=shard)
             shards[shard] = TensorFile(folder / shard)
         if name not in shards[shard].entries:
             raise CheckpointError(f"tensor {name}: not in {shard}, where {INDEX_FILE} puts it", field=name)
         files[name] = shards[shard]
+    for shard, file in shards.items():
+        for name in file.entries:
+            if name not in files:
+                raise CheckpointError(f"tensor {name}: in {shard}, but not in {INDEX_FILE}", field=name)
+            if files[name] is not file:
+                raise CheckpointError(
+                    f"tensor {name}: in {files[name].path.name} and in {shard}, but one place is allowed",
+                    field=name,
+                )
     return files
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """Parse and check a safetensors header; raises CheckpointError for anything that the format forbids."""
-    size = path.stat().st_size
+    size = plain_size(path)
     with path.open("rb") as file:
         prefix = file.read(8)
         if len(prefix) < 8:
             raise _damaged(path, f"{size} bytes, too short for a header")
         (length,) = struct.unpack("<Q", prefix)
-        if length > min(size - 8, MAX_HEADER_BYTES):
-            raise _damaged(
-                path, f"header of {length} bytes, but the file has {size} and the limit is {MAX_HEADER_BYTES}"
-            )
+        if length > size - 8:
+            raise _damaged(path, f"header of {length} bytes, but the file has {size}")
+        if length > MAX_HEADER_BYTES:
+            raise _damaged(path, f"header of {length} bytes, but at most {MAX_HEADER_BYTES} are read")
         header = parse_json_object(file.read(length), path.name)
     header.pop("__metadata__", None)
     if not header:
@@ -177,6 +198,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 
 
 def _read_entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:
+    _check_tensor_name(path.name, name)
     if not isinstance(value, dict):
         raise _damaged(path, f"tensor {name}: entry is not an object")
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
@@ -194,33 +216,18 @@ def _read_entry(path: Path, name: str, value: Any, data_start: int) -> TensorEnt
     return TensorEntry(dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
 
 
+def _check_tensor_name(file: str, name: str) -> None:
+    """Names go into messages and into the graph."""
+    if not (0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()):
+        raise CheckpointError(
+            f"{file}: tensor {quoted(name)}: a name has 1 to {MAX_NAME_LENGTH} printable characters",
+            field=file,
+        )
+
+
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**48 for item in value)
 
 
 def _damaged(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path.name}: not a sound safetensors file: {what}", field=path.name)
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; a missing file, another value or a repeated key raises CheckpointError."""
-    try:
-        return parse_json_object(path.read_bytes(), path.name)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.name}: missing", field=path.name) from None
-
-
-def parse_json_object(data: bytes, name: str) -> dict[str, Any]:
-    def refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a key is given twice")
-        return found
-
-    try:
-        value = json.loads(data, object_pairs_hook=refuse_repeats)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{name}: not JSON: {error}", field=name) from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{name}: an object is needed, not {type(value).__name__}", field=name)
-    return value

@@ -38,7 +38,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "header beyond the file": (struct.pack("<Q", 1000) + b"{}", "header of 1000 bytes"),
     "header of 2^63 bytes": (struct.pack("<Q", 1 << 63) + b"{}", "header of"),
     "header not JSON": (packed(b"{]"), "not JSON"),
-    "header not UTF-8": (packed(b'{"\xff": 1}'), "not JSON"),
+    "header not UTF-8": (packed(b'{"\xff": 1}'), "not UTF-8"),
     "header a list": (packed([]), "an object is needed"),
     "name twice": (packed(b'{"a": {}, "a": {}}'), "twice"),
     "nested": (packed(b'{"a":' * 50_000), "not JSON"),

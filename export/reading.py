@@ -1,0 +1,136 @@
+"""Files as strangers hand them over: plain ones of a bounded size, and JSON that has one reading only."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from export.errors import CheckpointError
+
+# Parsed, JSON takes up to 35 times its bytes. A tokenizer of 200,000 tokens has some 10 MB.
+MAX_TEXT_BYTES = 16 << 20
+MAX_DIGITS = 30  # of a whole number
+_SHOWN = 80  # characters of what is quoted in a message
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def is_there(path: Path) -> bool:
+    """Also where the name is no plain file: then it is wrong, and not missing."""
+    return os.path.lexists(path)
+
+
+def plain_size(path: Path) -> int:
+    """Size in bytes of a plain file, or of the one that a link leads to; raises CheckpointError.
+
+    Opening anything else may wait for ever, or never end.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        why = "a link that leads nowhere" if path.is_symlink() else "missing"
+        raise CheckpointError(f"{path.name}: {why}", field=path.name) from None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise CheckpointError(f"{path.name}: a link that leads back to itself", field=path.name) from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise CheckpointError(f"{path.name}: {kind}, but a plain file is needed", field=path.name)
+    return found.st_size
+
+
+def read_text(path: Path) -> str:
+    """The whole of a UTF-8 file of at most MAX_TEXT_BYTES; raises CheckpointError."""
+    size = plain_size(path)
+    if size > MAX_TEXT_BYTES:
+        raise CheckpointError(
+            f"{path.name}: {size} bytes, but at most {MAX_TEXT_BYTES} are read", field=path.name
+        )
+    return _decode(path.read_bytes(), path.name)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises CheckpointError where it is missing, or is anything else."""
+    return _parse(read_text(path), path.name)
+
+
+def parse_json_object(data: bytes, name: str) -> dict[str, Any]:
+    """The same for what was read from the file `name`."""
+    return _parse(_decode(data, name), name)
+
+
+def quoted(text: str) -> str:
+    """On one line and short, whatever it holds."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def _decode(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{name}: not UTF-8 at byte {error.start}", field=name) from None
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_without_repeats,
+            parse_int=_whole,
+            parse_float=_finite,
+            parse_constant=_no_number,
+        )
+        _refuse_half_characters(text, value)
+    except RecursionError:
+        raise CheckpointError(f"{name}: not JSON that is read: nested too deeply", field=name) from None
+    except ValueError as error:
+        raise CheckpointError(f"{name}: not JSON: {error}", field=name) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{name}: an object is needed, not {type(value).__name__}", field=name)
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {quoted(twice)} is given twice")
+    return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits, but at most {MAX_DIGITS} are read")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text[:_SHOWN]} is no finite number")
+
+
+def _refuse_half_characters(text: str, value: Any) -> None:
+    r"""JSON can spell halves of characters (`\ud800`), which no other text can hold."""
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ord(error.object[error.start])
+            raise ValueError(f"\\u{half:04x} is half a character") from None
