@@ -14,7 +14,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -36,6 +36,11 @@ _MAX_TAR_HEADER_BYTES = 1 << 16
 _MAX_PART_BYTES = 255  # of a file's or folder's own name, on Linux
 _HEADER_BYTES = 4096  # that a member may take beside its content: headers, padding, its entry in a directory
 _TAR_HEADERS = (*b"xgXLK",)  # types of tar headers that describe the member after them
+# Weights hardly shrink, and texts to a fifth. Below the first figure a bomb does no harm.
+_HARMLESS_BYTES = 64 << 20
+_MAX_RATIO = 100  # unpacked bytes for each of the archive
+# Of the other methods zipfile unpacks a block at once, however large, or reserves what a header asks for.
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ def pack_folder(folder: Path, archive: Path) -> None:
 def _walk(path: Path, into: Path | None, limits: ArchiveLimits) -> str:
     """The folder within that holds config.json or manifest.json; "" for the archive itself."""
     seen: dict[str, bool] = {}  # name -> is a folder
-    total = 0
+    room = _Room(path, limits)
     with _members(path, limits) as members:
         for count, member in enumerate(members, start=1):
             if count > limits.max_members:
@@ -95,7 +100,7 @@ def _walk(path: Path, into: Path | None, limits: ArchiveLimits) -> str:
             seen |= dict.fromkeys(map(str, member.path.parents), True)
             seen[str(member.path)] = member.is_folder
             if not member.is_folder:
-                total += _copy(member, into, limits.max_unpacked_bytes - total, limits)
+                _copy(member, into, room)
             elif into is not None:
                 into.joinpath(member.path).mkdir(parents=True, exist_ok=True)
     return _find_root([name for name, is_folder in seen.items() if not is_folder])
@@ -110,9 +115,9 @@ def _members(path: Path, limits: ArchiveLimits) -> Iterator[Iterator[_Member]]:
             file.seek(0)
             if start[:2] == b"PK":
                 with _ZipSource(path, limits) as source, zipfile.ZipFile(source) as archive:
-                    yield _zip_members(archive, limits)
+                    yield _zip_members(archive, path.stat().st_size, limits)
             elif start[:2] == b"\x1f\x8b":
-                bounded = _Bounded(gzip.GzipFile(fileobj=file), limits)
+                bounded = _Bounded(gzip.GzipFile(fileobj=file), _Room(path, limits, with_headers=True))
                 with tarfile.open(fileobj=bounded, mode="r|", tarinfo=_Header) as tar:
                     yield _tar_members(tar)
                 bounded.drain()
@@ -133,27 +138,53 @@ class _ZipSource(io.FileIO):
 
     def __init__(self, path: Path, limits: ArchiveLimits) -> None:
         super().__init__(path)
+        self._size = path.stat().st_size
         self._most = max(_CHUNK_BYTES, limits.max_members * _HEADER_BYTES)
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > self._most:
-            raise ArchiveError(f"archive: a zip directory of {size} bytes", field="file")
+            raise ArchiveError(
+                f"archive: a zip directory of {size} bytes, but at most {self._most} are read", field="file"
+            )
         return super().read(size) or b""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        # Headers can ask for any place, which the system would call an error of its own.
+        if whence == io.SEEK_SET and not 0 <= offset <= self._size:
+            raise zipfile.BadZipFile(f"byte {offset} of {self._size}")
+        return super().seek(offset, whence)
+
+
+class _Room:
+    """The bytes that an archive may still unpack to."""
+
+    def __init__(self, path: Path, limits: ArchiveLimits, *, with_headers: bool = False) -> None:
+        self._size = path.stat().st_size
+        self._limits = limits
+        self._most = min(limits.max_unpacked_bytes, max(_HARMLESS_BYTES, _MAX_RATIO * self._size))
+        self._left = self._most + with_headers * (limits.max_members + 16) * _HEADER_BYTES
+
+    def take(self, size: int) -> None:
+        self._left -= size
+        if self._left >= 0:
+            return
+        if self._most < self._limits.max_unpacked_bytes:
+            why = f"{self._most} bytes, too many for an archive of {self._size}"
+        else:
+            why = f"the limit of {self._most} bytes"
+        raise ArchiveError(f"archive: unpacks to more than {why}", field="file")
 
 
 class _Bounded(io.RawIOBase):
     """A decompressed stream that ends in an error beyond the limit, whatever tar headers declare."""
 
-    def __init__(self, stream: gzip.GzipFile, limits: ArchiveLimits) -> None:
+    def __init__(self, stream: gzip.GzipFile, room: _Room) -> None:
         self._stream = stream
-        self._left = limits.max_unpacked_bytes + (limits.max_members + 16) * _HEADER_BYTES
-        self._limit = limits.max_unpacked_bytes
+        self._room = room
 
     def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise _too_large(self._limit)
+        self._room.take(len(data))
         return data
 
     def drain(self) -> None:
@@ -175,8 +206,17 @@ class _Header(tarfile.TarInfo):
             # tarfile takes a damaged header for the end too, and members would silently be missing.
             raise _unsound(error) from None
         if header.type[0] in _TAR_HEADERS and header.size > _MAX_TAR_HEADER_BYTES:
-            raise ArchiveError(f"archive: a tar header of {header.size} bytes", field="file")
+            raise ArchiveError(
+                f"archive: a tar header of {header.size} bytes, but at most {_MAX_TAR_HEADER_BYTES} are read",
+                field="file",
+            )
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            raise _refused(header.name, "a sparse file")
         return header
+
+    # tarfile reads this map into memory before the member is seen, as many numbers as its first says.
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise ArchiveError("archive: a sparse file", field="file")
 
 
 def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
@@ -189,9 +229,13 @@ def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
         yield _Member(info.name, PurePosixPath(info.name), info.isdir(), data or io.BytesIO())
 
 
-def _zip_members(archive: zipfile.ZipFile, limits: ArchiveLimits) -> Iterator[_Member]:
+def _zip_members(archive: zipfile.ZipFile, size: int, limits: ArchiveLimits) -> Iterator[_Member]:
     if len(archive.infolist()) > limits.max_members:
         raise ArchiveError(f"archive: more than {limits.max_members} members", field="file")
+    # Members that lie over each other unpack to far more than there is.
+    packed = sum(info.compress_size for info in archive.infolist())
+    if packed > size:
+        raise ArchiveError(f"archive: members of {packed} bytes in a zip of {size}", field="file")
     for info in archive.infolist():
         mode = info.external_attr >> 16
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -200,6 +244,10 @@ def _zip_members(archive: zipfile.ZipFile, limits: ArchiveLimits) -> Iterator[_M
             )
         if info.flag_bits & 1:
             raise _refused(info.filename, "encrypted")
+        if info.compress_type not in _ZIP_METHODS:
+            raise _refused(
+                info.filename, f"packed by method {info.compress_type}; only stored and deflated are read"
+            )
         if info.is_dir():
             yield _Member(info.filename, PurePosixPath(info.filename), True, io.BytesIO())
         else:
@@ -230,28 +278,19 @@ def _check_path(member: _Member, seen: dict[str, bool], limits: ArchiveLimits) -
             raise _refused(name, f"below {parent}, which is a file")
 
 
-def _copy(member: _Member, into: Path | None, room: int, limits: ArchiveLimits) -> int:
-    """Read a file to its end, counting real bytes; returns the count."""
+def _copy(member: _Member, into: Path | None, room: _Room) -> None:
+    """Read a file to its end, counting real bytes."""
     if member.path.suffix.lower() in _PICKLE_SUFFIXES:
         raise _refused(member.name, "a pickle: only safetensors are opened")
-    size = 0
-    target: IO[bytes] | None = None
-    try:
-        while chunk := member.data.read(_CHUNK_BYTES):
-            if size == 0 and _is_pickle(chunk):
-                raise _refused(member.name, "a pickle by its content: only safetensors are opened")
-            size += len(chunk)
-            if size > room:
-                raise _too_large(limits.max_unpacked_bytes)
-            if into is not None:
-                target = target or _create(into.joinpath(member.path))
+    chunk = member.data.read(_CHUNK_BYTES)
+    if _is_pickle(chunk):
+        raise _refused(member.name, "a pickle by its content: only safetensors are opened")
+    with nullcontext() if into is None else _create(into.joinpath(member.path)) as target:
+        while chunk:
+            room.take(len(chunk))
+            if target is not None:
                 target.write(chunk)
-        if into is not None and target is None:
-            target = _create(into.joinpath(member.path))
-    finally:
-        if target is not None:
-            target.close()
-    return size
+            chunk = member.data.read(_CHUNK_BYTES)
 
 
 def _create(path: Path) -> IO[bytes]:
@@ -278,23 +317,23 @@ def _find_root(files: list[str]) -> str:
             field="file",
         )
     if len(roots) > 1:
-        found = ", ".join(sorted(root or "the top" for root in roots))
+        found = _shown(", ".join(sorted(root or "the top" for root in roots)))
         raise ArchiveError(
-            f"archive: holds {len(roots)} checkpoints or artifacts, but one is needed: {found[:200]}",
+            f"archive: holds {len(roots)} checkpoints or artifacts, but one is needed: {found}",
             field="file",
         )
     return roots.pop()
 
 
 def _refused(name: str, why: str) -> ArchiveError:
-    shown = name.encode("unicode_escape", "replace").decode()[:200]
+    shown = _shown(name)
     return ArchiveError(f"archive member {shown!r}: {why}", field=shown)
 
 
+def _shown(name: str) -> str:
+    return name.encode("unicode_escape", "replace").decode()[:200]
+
+
 def _unsound(error: Exception) -> ArchiveError:
-    what = (str(error) or type(error).__name__)[:120]
+    what = _shown(str(error) or type(error).__name__)[:120]
     return ArchiveError(f"archive: not a sound .tar, .tar.gz or .zip archive ({what})", field="file")
-
-
-def _too_large(limit: int) -> ArchiveError:
-    return ArchiveError(f"archive: unpacks to more than the limit of {limit} bytes", field="file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import io
 import pickle
 import struct
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from export.archive import ArchiveLimits, pack_folder, unpack_archive, vet_archive
 from export.errors import ArchiveError
 
+NOISE = hashlib.shake_128(b"noise").digest(2000)
 LIMITS = ArchiveLimits(max_members=20, max_unpacked_bytes=100_000, max_depth=4)
 SOUND = {"m/config.json": b"{}", "m/model.safetensors": b"\x10" + bytes(99), "m/tokenizer.json": b"{}"}
 # As long as a safetensors header may be that begins with the bytes of a pickle.
@@ -116,6 +118,45 @@ def zip_with_huge_directory() -> bytes:
     return directory + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 3, 3, len(directory), 0, 0)
 
 
+def packed_zip(method: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("config.json", bytes(10_000))
+    return buffer.getvalue()
+
+
+def overlapping_zip(names: int = 15) -> bytes:
+    """All names stand for the one member that is there, as in bombs that need no great ratio."""
+    files = {f"m/{number:02}.json": b"" for number in range(names)} | {"m/large": NOISE}
+    data = bytearray(zip_of(files))
+    large = data.index(b"PK\x03\x04", data.index(b"m/large") - 40)
+    place = data.find(b"PK\x01\x02")
+    entry = data[data.rindex(b"PK\x01\x02") :]
+    while place >= 0:
+        data[place + 10 : place + 12], data[place + 16 : place + 28] = entry[10:12], entry[16:28]
+        data[place + 42 : place + 46] = struct.pack("<L", large)
+        place = data.find(b"PK\x01\x02", place + 4)
+    return bytes(data)
+
+
+def zip_that_begins_before_itself() -> bytes:
+    """Its end gives the directory one byte too many."""
+    data = bytearray(zip_of(SOUND))
+    place = data.rindex(b"PK\x05\x06") + 16
+    data[place : place + 4] = struct.pack("<L", struct.unpack("<L", data[place : place + 4])[0] + 1)
+    return bytes(data)
+
+
+def sparse_tar(kind: str) -> bytes:
+    if kind == "header":
+        return special("m/config.json", tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+    info = tarfile.TarInfo("m/config.json")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "m/config.json"}
+    numbers = b"100000000\n" + b"0\n" * 255
+    info.size = len(numbers)
+    return info.tobuf(tarfile.PAX_FORMAT) + numbers.ljust(1024, b"\0")
+
+
 REFUSED: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "not a sound"),
     "text": (b"hello there" * 100, "not a sound"),
@@ -126,10 +167,16 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "truncated tar": (tar_of(SOUND, mode="w")[:1100], "not a sound"),
     "truncated zip": (zip_of(SOUND)[:-30], "not a sound"),
     "zip with a wrong checksum": (stored_zip().replace(b"checked", b"chucked"), "not a sound"),
-    "zip of an unknown method": (patched_zip(8, 10, 99), "not a sound"),
+    "zip of an unknown method": (patched_zip(8, 10, 99), "packed by method 99"),
     "zip of a later version": (patched_zip(4, 6, 99), "not a sound"),
     "patched zip": (patched_zip(6, 8, 0x20), "not a sound"),
     "huge zip directory": (zip_with_huge_directory(), "a zip directory of"),
+    "zip packed by bzip2": (packed_zip(zipfile.ZIP_BZIP2), "packed by method 12"),
+    "zip packed by lzma": (packed_zip(zipfile.ZIP_LZMA), "packed by method 14"),
+    "zip of members over each other": (overlapping_zip(), "bytes in a zip of"),
+    "zip that begins before itself": (zip_that_begins_before_itself(), "not a sound"),
+    "sparse file": (sparse_tar("header"), "a sparse file"),
+    "sparse file by its pax header": (sparse_tar("pax"), "a sparse file"),
     "headers without end": (tar_of_headers(1000), "not a sound"),
     "encrypted zip": (encrypted_zip(), "encrypted"),
     "no checkpoint": (tar_of({"readme.md": b"hi"}), "no checkpoint"),
@@ -249,6 +296,12 @@ def test_packing_is_deterministic_and_comes_back(tmp_path: Path) -> None:
     (tmp_path / "into").mkdir()
     root = unpack_archive(tmp_path / "one.tar.gz", tmp_path / "into")
     assert {f"m/{child.name}": child.read_bytes() for child in root.iterdir()} == SOUND
+
+
+def test_a_bomb_is_known_before_it_fills_the_disk(archive: Callable[[bytes], Path], tmp_path: Path) -> None:
+    path = archive(zip_of({"config.json": bytes(80 << 20)}))
+    with pytest.raises(ArchiveError, match=r"67108864 bytes, too many for an archive of \d+"):
+        unpack_archive(path, tmp_path / "into")
 
 
 _bounded = settings(
