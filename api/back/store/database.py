@@ -29,7 +29,7 @@ class Database:
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str) -> AsyncIterator[Database]:
-        """Connect and create what is missing. Raises ServerFault: a bad URL, a newer LMaaS's database."""
+        """Connect and create what is missing. Raises ServerFault: a bad URL, another LMaaS's database."""
         try:
             engine = create_async_engine(url)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
@@ -91,10 +91,11 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
 def _create_schema(connection: Connection) -> None:
     if inspect(connection).has_table(tables.schema.name):
         version = connection.execute(select(tables.schema.c.version)).scalar_one()
-        if version > tables.SCHEMA_VERSION:
+        if version != tables.SCHEMA_VERSION:
+            age = "a newer" if version > tables.SCHEMA_VERSION else "an older"
             raise ServerFault(
-                f"the database has schema {version}, this LMaaS knows up to {tables.SCHEMA_VERSION}: "
-                "it was written by a newer LMaaS; run that one, or use another LMAAS_HOME"
+                f"the database has schema {version}, this LMaaS reads {tables.SCHEMA_VERSION}: "
+                f"it was written by {age} LMaaS; run that one, or use another LMAAS_HOME"
             )
         return
     tables.metadata.create_all(connection)

@@ -27,10 +27,11 @@ async def test_it_is_durable_and_checks_references(url: str) -> None:
             assert await connection.scalar(text(f"PRAGMA {pragma}")) == value
 
 
-async def test_a_newer_database_is_refused(url: str) -> None:
+@pytest.mark.parametrize(("step", "age"), [(1, "a newer LMaaS"), (-1, "an older LMaaS")])
+async def test_the_database_of_another_lmaas_is_refused(url: str, step: int, age: str) -> None:
     async with Database.open(url) as database, database.write() as connection:
-        await connection.execute(update(tables.schema).values(version=tables.SCHEMA_VERSION + 1))
-    with pytest.raises(ServerFault, match="newer LMaaS"):
+        await connection.execute(update(tables.schema).values(version=tables.SCHEMA_VERSION + step))
+    with pytest.raises(ServerFault, match=age):
         async with Database.open(url):
             pass
 
