@@ -1,17 +1,16 @@
-"""`lmaas up`, `export`, `config`, `version`: what needs no running appliance."""
+"""`lmaas up`, `config`, `version`: the appliance on this machine."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.client import AsJson, fail
-from cli.show import print_json, print_table, size
+from cli.show import print_json, print_table
 
 if TYPE_CHECKING:
     from api.config import Settings
@@ -46,64 +45,6 @@ def up(
     from cli.serving import serve
 
     raise typer.Exit(serve(settings))
-
-
-def export(
-    source: Annotated[
-        Path, typer.Argument(help="A checkpoint in Hugging Face layout, or an archive of one.", exists=True)
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The artifact's folder; it must not exist yet.")
-    ],
-    name: Annotated[str | None, typer.Option(help="The model's name; the source's own without it.")] = None,
-    variants: Annotated[str, typer.Option(help="Comma-separated: fp32, int8.")] = "fp32,int8",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
-) -> None:
-    """Convert a checkpoint to an artifact: one verified ONNX graph per variant."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as ProgressBar
-
-    from export.archive import ArchiveLimits
-    from export.errors import ExportError
-    from export.progress import Progress
-    from export.source import export_source
-    from runtime.contract import Variant
-
-    try:
-        wanted = [Variant(variant.strip()) for variant in variants.split(",")]
-    except ValueError as error:
-        fail(f"--variants: {error}; one or more of {', '.join(variant.value for variant in Variant)}")
-    begin = time.monotonic()
-    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with ProgressBar(*columns, transient=True) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def show(progress: Progress) -> None:
-            bar.update(task, description=progress.stage, completed=progress.done, total=progress.total)
-
-        try:
-            manifest = export_source(
-                source,
-                output,
-                name=name or source.resolve().name.split(".")[0],
-                variants=wanted,
-                overwrite=overwrite,
-                limits=ArchiveLimits(),
-                report=show,
-            )
-        except ExportError as error:
-            bar.stop()
-            fail(str(error))
-    rows = [
-        (
-            variant.value,
-            size(entry.size),
-            "  ".join(f"{key} {value:.4g}" for key, value in (entry.quality or {}).items()),
-        )
-        for variant, entry in manifest.variants.items()
-    ]
-    print_table(("variant", "size", "against fp32"), rows, "no variants")
-    print(f"{output}: {manifest.name}, kind {manifest.kind.value}, in {time.monotonic() - begin:.1f} s")
 
 
 def config(as_json: AsJson = False) -> None:

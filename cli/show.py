@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+PIPE_WIDTH = 1000
+_STEERING = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates, line breaks
 
 
 def print_json(value: Any) -> None:
@@ -18,14 +23,16 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
     from rich.console import Console
     from rich.table import Table
 
-    # What a model or a caller wrote is text: brackets and colons in it are no markup.
-    console = Console(markup=False, emoji=False, highlight=False)
+    # What a model or a caller wrote is text: brackets and colons in it are no markup. Lines are broken for
+    # those who look at them; for other programs a row is a line.
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(markup=False, emoji=False, highlight=False, width=width)
     if not rows:
         console.print(empty)
         return
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*("" if cell is None else plain(str(cell)) for cell in row))
     console.print(table)
 
 
@@ -41,6 +48,16 @@ def print_listing(
         print_json(answer)
     else:
         print_table(columns, [row(item) for item in answer["data"]], empty)
+
+
+def plain(text: str) -> str:
+    """One line that prints as it is: what others wrote must not steer the terminal."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in _STEERING
+        else character
+        for character in text
+    )
 
 
 def size(count: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.show import print_table, quality
+from cli.show import plain, print_table, quality
 from cli.tasks import print_understood
 
 
@@ -18,6 +18,27 @@ def test_a_model_that_tags_slots_alone(capsys: pytest.CaptureFixture[str]) -> No
     slot = {"name": "genre", "value": "jazz", "start": 5, "end": 9, "score": 0.9}
     print_understood({"intent": None, "slots": [slot]})
     assert "jazz" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J", r"\x1b[2J"),
+        ("two\nlines\r", r"two\nlines\r"),
+        ("\ud800\u2028", r"\ud800\u2028"),
+        ("\x85", r"\x85"),
+        ("naïve 👩‍🚀", "naïve 👩‍🚀"),
+    ],
+)
+def test_nothing_steers_the_terminal(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plain(text) == shown
+    print_table(("label",), [(text,)], "none")
+    assert shown in capsys.readouterr().out
+
+
+def test_a_row_is_a_line_for_other_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("a", "b"), [("word " * 40, "word " * 40)], "none")
+    assert capsys.readouterr().out.count("word\n") == 0
 
 
 @pytest.mark.parametrize(

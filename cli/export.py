@@ -1,0 +1,157 @@
+"""`lmaas export`: from a checkpoint to an artifact, without a server."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from cli.client import fail
+from cli.show import plain, print_table, quality, size
+from runtime.contract import Manifest, Variant
+
+if TYPE_CHECKING:
+    from export.verify import Verification
+
+INTERRUPTED = 130  # the exit status of what Ctrl-C ended
+VARIANTS_HELP = (
+    "Comma-separated. fp32: the reference, exact. fp16: half its size, for GPUs. int8: a quarter, the"
+    " quickest on CPUs for many requests at once. int4: the smallest, quick for one request at a time,"
+    " the furthest from fp32."
+)
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint's folder in Hugging Face layout, a .tar.gz or .zip of one, or a name on the"
+            " Hugging Face hub: gpt2, owner/name, name@revision.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The artifact's folder; it must not exist yet.")
+    ],
+    name: Annotated[str | None, typer.Option(help="The model's name; the source's own without it.")] = None,
+    variants: Annotated[str, typer.Option(help=VARIANTS_HELP)] = "fp32,int8",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of text to compare variants on; for a classifier one text a line, or two with a tab"
+            " between. Without it, text that the model writes itself, or sentences of many kinds.",
+        ),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Compare fp32 with transformers and optimum, where they are installed."
+        ),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+) -> None:
+    """Convert a checkpoint to an artifact: one measured ONNX graph per variant."""
+    begin = time.monotonic()
+    try:
+        from export.errors import ExportError
+
+        try:
+            manifest = _export(
+                source,
+                output,
+                name,
+                _variants(variants),
+                overwrite=overwrite,
+                calibration=calibration,
+                verify=verify,
+            )
+        except ExportError as error:
+            fail(plain(str(error)))
+        except OSError as error:
+            fail(plain(f"{error.filename or output}: {error.strerror or error}"))
+    except KeyboardInterrupt:
+        _interrupted("nothing was written")
+    seconds = time.monotonic() - begin
+    print(plain(f"{output}: {manifest.name}, kind {manifest.kind.value}, in {seconds:.1f} s"))
+
+
+def _export(
+    source: str,
+    output: Path,
+    name: str | None,
+    variants: Sequence[Variant],
+    *,
+    overwrite: bool,
+    calibration: Path | None,
+    verify: bool,
+) -> Manifest:
+    """Show the stages, print the tables. Raises ExportError, also where verification finds a difference."""
+    from cli.stages import stages_shown
+    from export import verify as verification
+    from export.archive import ArchiveLimits
+    from export.source import export_source
+
+    if verify:
+        verification.check_verifiable(variants)
+    rows: list[Verification] = []
+    with stages_shown() as show:
+
+        def check(checkpoint: Path) -> None:
+            try:
+                rows.extend(verification.verify(checkpoint, output, report=show))
+            except KeyboardInterrupt:
+                _interrupted(f"{output} is written, but not verified")
+
+        manifest = export_source(
+            source,
+            output,
+            name=name or _own_name(source),
+            variants=variants,
+            overwrite=overwrite,
+            limits=ArchiveLimits(),
+            calibration=calibration,
+            verify=check if verify else None,
+            report=show,
+        )
+    _print_variants(manifest)
+    if verify:
+        print_table(verification.COLUMNS, verification.verification_rows(rows), "nothing to compare with")
+        verification.require_passed(rows)
+    return manifest
+
+
+def _interrupted(left: str) -> NoReturn:
+    sys.stderr.write(f"lmaas: interrupted: {left}\n")
+    raise typer.Exit(INTERRUPTED)
+
+
+def _variants(text: str) -> list[Variant]:
+    known = [variant.value for variant in Variant]
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            fail(plain(f"--variants: {name!r} is not one of {', '.join(known)}"))
+    return [Variant(name) for name in names]
+
+
+def _own_name(source: str) -> str:
+    """Of a folder or a repository its name, of an archive that without its endings."""
+    from export.hub import HubName
+
+    path = Path(source)
+    if not path.exists() and (hub := HubName.parse(source)) is not None:
+        return hub.repository.rpartition("/")[2]
+    name = path.resolve().name
+    return name if path.is_dir() else name.split(".")[0]
+
+
+def _print_variants(manifest: Manifest) -> None:
+    rows = [
+        (variant.value, size(entry.size), f"{entry.load_seconds:.2f} s", quality(entry.quality))
+        for variant, entry in manifest.variants.items()
+    ]
+    print_table(("variant", "size", "load", "against fp32"), rows, "no variants")
