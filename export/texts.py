@@ -72,10 +72,13 @@ def head_texts(calibration: str | None, kind: Kind) -> list[GoldenPrompt]:
 
 
 def _own_texts(kind: Kind) -> list[GoldenPrompt]:
-    """The sentences first, as golden prompts are the first texts; then the halves of each two of them."""
+    """The sentences first, as golden prompts are the first texts; then halves of each two of them."""
     pairs = list(itertools.permutations(SENTENCES, 2))
     texts = [GoldenPrompt(sentence) for sentence in SENTENCES]
-    texts += [GoldenPrompt(f"{_half(first, 0)} {_half(second, 1)}") for first, second in pairs]
+    for place in (0, 1):
+        texts += [
+            GoldenPrompt(f"{_half(first, place)} {_half(second, 1 - place)}") for first, second in pairs
+        ]
     if kind is Kind.CLASSIFIER:
         texts += [GoldenPrompt(first, second) for first, second in pairs]
     return texts

@@ -4,7 +4,7 @@
     python -m perf.exports gpt2 gpt2-medium --variants fp32,int8
 
 Each export is a process of its own. Memory is the most that it ever had resident, mapped files included,
-beside the bytes of its largest variant. The checkpoints stay in --work for the next time (10 GB for all four).
+beside the bytes of its largest variant. The checkpoints stay in --work for the next time: 10 GB in all.
 """
 
 from __future__ import annotations

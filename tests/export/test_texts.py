@@ -93,7 +93,7 @@ def test_heads_have_texts_of_their_own(kind: Kind, pairs: int) -> None:
     assert [text.text for text in texts[: len(SENTENCES)]] == list(SENTENCES)
     assert len(set(texts)) == len(texts)
     assert len([text for text in texts if text.text_pair]) == pairs
-    assert len(texts) == 144 + pairs
+    assert len(texts) == 12 + 2 * 132 + pairs
 
 
 def test_the_golden_prompts_of_a_pair_reader_are_kept_as_pairs(
