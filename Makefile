@@ -5,7 +5,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.10 python3; do comma
 	$$name -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$name && break; done)
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 REQUIREMENTS := pyproject.toml constraints.txt
-SOURCES := lmaas.py api cli export runtime train tests
+SOURCES := lmaas.py api cli export perf runtime train tests
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format clean
