@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.1
-MAX_UNPACKED_BYTES = 64 * 2**20
+MAX_UNPACKED_BYTES = 96 * 2**20
 
 
 def free_port() -> int:

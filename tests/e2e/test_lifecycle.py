@@ -93,7 +93,7 @@ def test_a_variant_over_the_quality_budget_is_served_only_by_force(
     appliance: Appliance, tmp_path: Path
 ) -> None:
     """Random weights make nearly even odds, which rounding to eight bits decides anew."""
-    write_checkpoint("gpt2", tmp_path / "rough", n_layer=2, n_embd=64, n_head=2)
+    write_checkpoint("gpt2", tmp_path / "rough", n_layer=1, n_embd=384, n_head=6)  # weights beside the graph
     accepted = upload(appliance, "rough", packed(tmp_path / "rough"), deploy="true", precision="int8").json()
     task = appliance.finished_task(accepted["task"])
     assert task["state"] == "failed"

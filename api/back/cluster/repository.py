@@ -39,14 +39,12 @@ class LiveRepository:
         """Put one variant of a version in place; its files are links to blobs where these are files."""
         building = self._settings.staging.absolute() / f"live-{uuid.uuid4().hex}"
         (building / variant.value).mkdir(parents=True)
-        wanted = [
-            MANIFEST_FILE,
-            TOKENIZER_FILE,
-            *(file.path for file in manifest.variants[variant].files),
-        ]
+        graph = [file.path for file in manifest.variants[variant].files]
+        # ONNX Runtime reads the weights beside a graph only where both really lie in one folder.
+        beside = graph if len(graph) > 1 else []
         try:
-            for path in wanted:
-                await self._models.place_file(version.files[path], building / path)
+            for path in (MANIFEST_FILE, TOKENIZER_FILE, *graph):
+                await self._models.place_file(version.files[path], building / path, plain=path in beside)
             await asyncio.to_thread(self._move_in, building, version, variant)
         finally:
             await asyncio.to_thread(shutil.rmtree, building, ignore_errors=True)

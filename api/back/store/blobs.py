@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -60,15 +61,17 @@ class BlobStore:
         content = await asyncio.to_thread(obstore.get_range, self._store, _key(sha256), start=start, end=end)
         return bytes(content)
 
-    async def place(self, sha256: str, path: Path) -> None:
+    async def place(self, sha256: str, path: Path, *, plain: bool = False) -> None:
         """Lay the blob at `path`, a file that nobody may change: a symbolic link where the blob is a file.
 
-        A hard link would change the blob's ctime, and Triton takes that for a new version of the model.
+        A hard link changes the blob's ctime, and Triton takes that for a change of every version that has it.
+        `plain` makes one all the same, for readers that follow no link out of the folder.
         """
-        if self._folder is not None:
-            await asyncio.to_thread(path.symlink_to, self._folder / _key(sha256))
-        else:
+        if self._folder is None:
             await asyncio.to_thread(self._download, sha256, path)
+        else:
+            link = _link_or_copy if plain else Path.symlink_to
+            await asyncio.to_thread(link, path, self._folder / _key(sha256))
 
     async def delete(self, sha256s: Iterable[str]) -> None:
         """Those that are gone already are passed over: a crash may have come between blob and records."""
@@ -87,6 +90,13 @@ class BlobStore:
         with path.open("wb") as file:
             for chunk in obstore.get(self._store, _key(sha256)).stream(min_chunk_size=CHUNK):
                 file.write(chunk)
+
+
+def _link_or_copy(path: Path, blob: Path) -> None:
+    try:
+        path.hardlink_to(blob)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(blob, path)
 
 
 def hash_file(path: Path) -> StoredFile:

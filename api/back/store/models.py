@@ -194,9 +194,9 @@ class ModelStore:
         """Lay the uploaded archive at `path`, not to be changed there."""
         await self._blobs.place(version.archive_sha256, path)
 
-    async def place_file(self, file: StoredFile, path: Path) -> None:
-        """Lay one of an artifact's files at `path`, not to be changed there."""
-        await self._blobs.place(file.sha256, path)
+    async def place_file(self, file: StoredFile, path: Path, *, plain: bool = False) -> None:
+        """Lay one of an artifact's files at `path`, not to be changed there; `plain`: as no symbolic link."""
+        await self._blobs.place(file.sha256, path, plain=plain)
 
     async def set_state(
         self, version: VersionRecord, state: VersionState, error: str | None = None
