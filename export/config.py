@@ -18,7 +18,9 @@ MAX_HEADS = 1024
 MAX_HIDDEN_SIZE = 65_536
 MAX_VOCAB_SIZE = 4_000_000
 MAX_CONTEXT_LENGTH = 1 << 20
-_PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+MAX_LABELS = 100_000
+MAX_LABEL_LENGTH = 1000  # characters
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
 class Activation(str, Enum):
@@ -112,9 +114,17 @@ class _Reader:
         value = self.get(key, [])
         if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
             raise refused(key, value, "a list of names is needed")
-        if len(set(value)) != len(value):
-            raise refused(key, value, "the names repeat")
-        return tuple(value)
+        return _distinct(key, value)
+
+
+def _distinct(key: str, names: list[str]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise refused(key, names, "the names repeat")
+    if len(names) > MAX_LABELS:
+        raise refused(key, len(names), f"at most {MAX_LABELS} names are read")
+    if max(map(len, names), default=0) > MAX_LABEL_LENGTH:
+        raise refused(key, max(names, key=len), f"a name has at most {MAX_LABEL_LENGTH} characters")
+    return tuple(names)
 
 
 def refused(key: str, value: Any, why: str) -> CheckpointError:
@@ -188,15 +198,12 @@ def _read_labels(read: _Reader) -> tuple[str, ...]:
     """`id2label` in order of the ids; without it LABEL_0 ... as transformers names them."""
     table = read.get("id2label", None)
     if table is None:
-        return tuple(f"LABEL_{index}" for index in range(read.integer("num_labels", 2, 1, 100_000)))
+        return tuple(f"LABEL_{index}" for index in range(read.integer("num_labels", 2, 1, MAX_LABELS)))
     if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
         raise refused("id2label", table, "an object from ids to names is needed")
     if set(table) != {str(index) for index in range(len(table))}:
         raise refused("id2label", sorted(table), f"the ids must be 0 to {len(table) - 1}")
-    names = tuple(table[str(index)] for index in range(len(table)))
-    if len(set(names)) != len(names):
-        raise refused("id2label", names, "the names repeat")
-    return names
+    return _distinct("id2label", [table[str(index)] for index in range(len(table))])
 
 
 def _read_slot_labels(read: _Reader, head: Head) -> tuple[str, ...]:
@@ -213,6 +220,6 @@ def _read_slot_labels(read: _Reader, head: Head) -> tuple[str, ...]:
 def _read_problem_type(read: _Reader, labels: tuple[str, ...]) -> str:
     default = "regression" if len(labels) == 1 else "single_label_classification"
     value = read.get("problem_type", default)
-    if value not in _PROBLEM_TYPES:
-        raise refused("problem_type", value, f"not one of {', '.join(_PROBLEM_TYPES)}")
+    if value not in PROBLEM_TYPES:
+        raise refused("problem_type", value, f"not one of {', '.join(PROBLEM_TYPES)}")
     return str(value)

@@ -39,7 +39,7 @@ def plain_size(path: Path) -> int:
     """
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         why = "a link that leads nowhere" if path.is_symlink() else "missing"
         raise CheckpointError(f"{path.name}: {why}", field=path.name) from None
     except OSError as error:
