@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli import export, lifecycle, local, operations, tasks
+from cli import export, inspect, lifecycle, local, operations, tasks
 
 app = typer.Typer(
     name="lmaas",
@@ -24,6 +24,7 @@ SERVE, USE, MANAGE = "Serve and convert", "Use models", "Manage models and serve
 
 app.command(rich_help_panel=SERVE)(local.up)
 app.command(rich_help_panel=SERVE)(export.export)
+app.command(rich_help_panel=SERVE)(inspect.inspect)
 app.command(rich_help_panel=SERVE)(local.config)
 app.command(rich_help_panel=SERVE)(local.version)
 app.command(rich_help_panel=USE)(tasks.generate)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
+import textwrap
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 PIPE_WIDTH = 1000
+SHORT = 100  # characters of a name
 _STEERING = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates, line breaks
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    # Names of files need not be Unicode.
+    print(json.dumps(value, indent=2, ensure_ascii=False).encode(errors="replace").decode())
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
@@ -34,6 +38,20 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
     for row in rows:
         table.add_row(*("" if cell is None else plain(str(cell)) for cell in row))
     console.print(table)
+
+
+def print_facts(rows: Sequence[tuple[str, str]]) -> None:
+    """Print labels with their texts beside them; a text that is empty is left out."""
+    told = [(label, text) for label, text in rows if text]
+    indent = max((len(label) for label, _ in told), default=0) + 4
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+    for label, text in told:
+        beginning, rest = f"  {label}".ljust(indent), " " * indent
+        print(
+            textwrap.fill(
+                plain(text), max(width, 2 * indent), initial_indent=beginning, subsequent_indent=rest
+            )
+        )
 
 
 def print_listing(
@@ -67,6 +85,28 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def amount(count: float) -> str:
+    """A large number in words: 124.4 M."""
+    if count < 10_000:
+        return f"{count:,.0f}"
+    for unit in ("k", "M"):
+        count /= 1000
+        if count < 999.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} B"
+
+
+def listed(items: Iterable[str], most: int = 12) -> str:
+    """The first of them, none too long, and how many more there are."""
+    names = list(items)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(short, names[:most])) + more
+
+
+def short(text: str) -> str:
+    return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."
 
 
 def quality(card: Mapping[str, float] | None) -> str:

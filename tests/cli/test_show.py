@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.show import plain, print_table, quality
+from cli.show import amount, listed, plain, print_facts, print_json, print_table, quality
 from cli.tasks import print_understood
 
 
@@ -39,6 +39,47 @@ def test_nothing_steers_the_terminal(text: str, shown: str, capsys: pytest.Captu
 def test_a_row_is_a_line_for_other_programs(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("a", "b"), [("word " * 40, "word " * 40)], "none")
     assert capsys.readouterr().out.count("word\n") == 0
+
+
+def test_facts_are_broken_for_a_terminal_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("short", "one"), ("none", ""), ("long label", "word " * 20 + "\x1b")]
+    print_facts(rows)
+    whole = capsys.readouterr().out.splitlines()
+    assert whole == ["  short       one", "  long label  " + "word " * 20 + "\\x1b"]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    print_facts(rows)
+    broken = capsys.readouterr().out.splitlines()
+    assert max(map(len, broken)) <= 40
+    assert broken[2] == " " * 14 + "word word word word word"
+
+
+def test_json_of_a_name_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"name": "a\udcffé"})
+    assert capsys.readouterr().out == '{\n  "name": "a?é"\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0"),
+        (9_999, "9,999"),
+        (10_000, "10.0 k"),
+        (124_439_808, "124.4 M"),
+        (999_960_000, "1.0 B"),
+        (1_557_611_200, "1.6 B"),
+    ],
+)
+def test_large_numbers(count: int, words: str) -> None:
+    assert amount(count) == words
+
+
+def test_long_lists() -> None:
+    assert listed("abc", most=3) == "a, b, c"
+    assert listed("abcde", most=3) == "a, b, c and 2 more"
+    assert listed(["x" * 1000]) == "x" * 97 + "..."
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""What an artifact holds, and whether its files are those of its manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from export.errors import ArtifactError, CheckpointError
+from export.files import file_entry
+from export.inspection.sizes import cache_sizes
+from export.reading import plain_size, read_text
+from runtime.contract import MANIFEST_FILE, Architecture, FileEntry, Kind, Manifest, ManifestError
+
+
+@dataclass(frozen=True, slots=True)
+class VariantFacts:
+    size: int  # bytes
+    files: tuple[str, ...]
+    load_seconds: float
+    quality: dict[str, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactFacts:
+    what: ClassVar[str] = "artifact"
+
+    name: str
+    model: str  # its name in the manifest
+    kind: str
+    architecture: Architecture
+    labels: tuple[str, ...]
+    slot_labels: tuple[str, ...]
+    problem_type: str
+    nlu_echo: bool
+    variants: dict[str, VariantFacts]
+    golden_prompts: int
+    cache_sizes: dict[str, int]  # bytes for each token, by variant; only a language model has a cache
+    provenance: dict[str, str]
+    files: int  # that the manifest lists
+    problems: tuple[str, ...]  # files that differ from what the manifest says of them
+
+
+def inspect_artifact(folder: Path, name: str) -> ArtifactFacts:
+    """Read the manifest and every file that it lists; raises ExportError where it is none."""
+    try:
+        manifest = Manifest.from_json(read_text(folder / MANIFEST_FILE))
+    except ManifestError as error:
+        raise ArtifactError(str(error), field=MANIFEST_FILE) from None
+    files = [manifest.tokenizer, *(file for entry in manifest.variants.values() for file in entry.files)]
+    shape, cache = manifest.architecture, {}
+    if manifest.kind is Kind.LM:
+        cache = cache_sizes(shape.num_layers, shape.num_heads, shape.head_size)
+    return ArtifactFacts(
+        name=name,
+        model=manifest.name,
+        kind=manifest.kind.value,
+        architecture=shape,
+        labels=manifest.labels,
+        slot_labels=manifest.slot_labels,
+        problem_type=manifest.problem_type,
+        nlu_echo=manifest.nlu_echo,
+        variants={
+            variant.value: VariantFacts(
+                entry.size, tuple(file.path for file in entry.files), entry.load_seconds, entry.quality
+            )
+            for variant, entry in manifest.variants.items()
+        },
+        golden_prompts=len(manifest.golden),
+        cache_sizes={variant.value: cache[variant] for variant in manifest.variants if variant in cache},
+        provenance=manifest.provenance,
+        files=len(files),
+        problems=tuple(problem for file in files if (problem := _problem(folder, file)) is not None),
+    )
+
+
+def _problem(folder: Path, expected: FileEntry) -> str | None:
+    relative = PurePosixPath(expected.path)
+    path = folder / relative
+    if (
+        relative.is_absolute()
+        or ".." in relative.parts
+        or not path.resolve().is_relative_to(folder.resolve())
+    ):
+        return f"{expected.path}: leads out of the artifact"
+    try:
+        size = plain_size(path)
+    except CheckpointError as error:
+        return f"{expected.path}: {error.message.partition(': ')[2]}"
+    if size != expected.size:
+        return f"{expected.path}: {size} bytes, but the manifest says {expected.size}"
+    if file_entry(folder, path).sha256 != expected.sha256:
+        return f"{expected.path}: other content than the manifest says (sha256)"
+    return None
