@@ -81,8 +81,13 @@ def test_push_deploy_pull_remove(appliance: Appliance, tmp_path: Path) -> None:
 def test_export_needs_no_server(tmp_path: Path) -> None:
     output = tmp_path / "nli"
     table = lmaas("export", str(ROOT / "models" / "mini-nli"), "-o", str(output), "--variants", "fp32,int8")
-    assert "int8" in table
+    assert "labels" in table.split("int8")[1]
     assert (output / "int8" / "model.onnx").is_file()
+    assert "All 3 files are those of the manifest." in lmaas("inspect", str(output))
+
+
+def test_inspect_needs_no_server() -> None:
+    assert "LMaaS can export it" in lmaas("inspect", str(ROOT / "models" / "mini-lm"))
 
 
 def test_a_server_that_is_not_there() -> None:
