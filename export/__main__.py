@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from export.archive import ArchiveLimits
 from export.errors import ExportError
 from export.progress import Progress
 from export.source import export_source
+from export.verify import check_verifiable, require_passed, verify_source
 from runtime.contract import Variant
 
 
@@ -23,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps({"event": event, **values}), flush=True)
         elif event == "progress":
             print(f"[{values['done']}/{values['total']}] {values['stage']}", flush=True)
+        elif event == "verified":
+            print(values["message"], flush=True)
         elif event == "error":
             print(f"error: {values['message']}", file=sys.stderr, flush=True)
 
@@ -32,15 +36,23 @@ def main(arguments: list[str] | None = None) -> int:
 
     limits = ArchiveLimits(max_unpacked_bytes=options.max_unpacked_bytes)
     try:
+        variants = [_variant(text) for text in options.variants.split(",")]
+        if options.verify:
+            check_verifiable(variants)
         export_source(
             options.source,
             options.output,
             name=options.name,
-            variants=[_variant(text) for text in options.variants.split(",")],
+            variants=variants,
             overwrite=options.overwrite,
             limits=limits,
             report=show,
         )
+        if options.verify:
+            rows = verify_source(options.source, options.output, limits=limits, report=show)
+            for row in rows:
+                tell("verified", **asdict(row), passed=row.passed if row.ran else None, message=row.sentence)
+            require_passed(rows)
     except ExportError as error:
         tell("error", field=error.field, message=error.message)
         return 2
@@ -75,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what an archive may unpack to (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare fp32 with transformers and optimum, where they are not installed with a NumPy GPT-2",
+    )
     parser.add_argument("--json-progress", action="store_true", help="one JSON object per line on stdout")
     return parser
 
