@@ -142,19 +142,16 @@ def _weights(weights: WeightFacts | None) -> str:
 
 def _tell_artifact(facts: ArtifactFacts) -> None:
     print(plain(f"{facts.name}: an artifact of {KINDS[facts.kind]} (kind {facts.kind}), named {facts.model}"))
-    rows = [
-        (
-            name,
-            size(entry.size),
-            f"{entry.load_seconds:.2f} s",
-            quality(entry.quality),
-            ", ".join(entry.files),
-        )
-        for name in map(str, (variant.value for variant in Variant))
-        if (entry := facts.variants.get(name)) is not None
+    variants = [
+        (name.value, entry) for name in Variant if (entry := facts.variants.get(name.value)) is not None
     ]
-    print_table(("variant", "size", "load", "against fp32", "files"), rows, "no variants")
+    rows = [
+        (name, size(entry.size), f"{entry.load_seconds:.2f} s", quality(entry.quality))
+        for name, entry in variants
+    ]
+    print_table(("variant", "size", "load", "against fp32"), rows, "no variants")
     shape = facts.architecture
+    files = [*(file for _, entry in variants for file in entry.files), facts.tokenizer]
     print_facts(
         [
             (
@@ -166,14 +163,15 @@ def _tell_artifact(facts: ArtifactFacts) -> None:
             *_label_rows(facts.labels, facts.slot_labels, facts.problem_type),
             ("KV cache", _cache(facts.cache_sizes, shape.context_length)),
             ("golden prompts", f"{facts.golden_prompts}, answered by each variant"),
+            ("files", listed(f"{file.path} ({size(file.size)})" for file in files)),
             ("provenance", listed(f"{key} {value}" for key, value in facts.provenance.items())),
         ]
     )
     print()
     if not facts.problems:
-        print(f"All {facts.files} files are those of the manifest.")
+        print(f"All {len(files)} files are those of the manifest.")
         return
-    print(f"{len(facts.problems)} of {facts.files} files are not those of the manifest:")
+    print(f"{len(facts.problems)} of {len(files)} files are not those of the manifest:")
     for problem in facts.problems:
         print(plain(f"  {problem}"))
 

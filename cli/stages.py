@@ -14,7 +14,7 @@ from rich.text import Text
 
 from export.progress import Progress, Report
 
-NAME_WIDTH = 24  # characters
+NAME_WIDTH = 25  # characters
 
 
 @contextmanager

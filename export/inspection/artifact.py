@@ -16,7 +16,7 @@ from runtime.contract import MANIFEST_FILE, Architecture, FileEntry, Kind, Manif
 @dataclass(frozen=True, slots=True)
 class VariantFacts:
     size: int  # bytes
-    files: tuple[str, ...]
+    files: tuple[FileEntry, ...]
     load_seconds: float
     quality: dict[str, float] | None
 
@@ -37,7 +37,7 @@ class ArtifactFacts:
     golden_prompts: int
     cache_sizes: dict[str, int]  # bytes for each token, by variant; only a language model has a cache
     provenance: dict[str, str]
-    files: int  # that the manifest lists
+    tokenizer: FileEntry
     problems: tuple[str, ...]  # files that differ from what the manifest says of them
 
 
@@ -61,15 +61,13 @@ def inspect_artifact(folder: Path, name: str) -> ArtifactFacts:
         problem_type=manifest.problem_type,
         nlu_echo=manifest.nlu_echo,
         variants={
-            variant.value: VariantFacts(
-                entry.size, tuple(file.path for file in entry.files), entry.load_seconds, entry.quality
-            )
+            variant.value: VariantFacts(entry.size, entry.files, entry.load_seconds, entry.quality)
             for variant, entry in manifest.variants.items()
         },
         golden_prompts=len(manifest.golden),
         cache_sizes={variant.value: cache[variant] for variant in manifest.variants if variant in cache},
         provenance=manifest.provenance,
-        files=len(files),
+        tokenizer=manifest.tokenizer,
         problems=tuple(problem for file in files if (problem := _problem(folder, file)) is not None),
     )
 

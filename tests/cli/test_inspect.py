@@ -87,11 +87,10 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
 def test_an_artifact(artifact: Path, tmp_path: Path) -> None:
     first, facts, text = told(artifact)
     assert first == "nli: an artifact of a text classifier (kind classifier), named mini-nli"
-    assert re.search(
-        r"^ fp32 +11\.0 MB +\d\.\d\d s +fp32/model\.onnx *\n int8 +3\.2 MB .* labels [0-9.]+ % ", text, re.M
-    )
+    assert re.search(r"^ fp32 +11\.0 MB +\d\.\d\d s *\n int8 +3\.2 MB .* labels [0-9.]+ % ", text, re.M)
     assert facts["labels"] == "entailment, neutral, contradiction"
     assert facts["golden prompts"] == "4, answered by each variant"
+    assert facts["files"].startswith("fp32/model.onnx (11.0 MB), int8/model.onnx (3.2 MB), tokenizer.json (")
     assert "source mini-nli" in facts["provenance"]
     assert text.endswith("\n\nAll 3 files are those of the manifest.\n")
     pack_folder(artifact, tmp_path / "packed.tar.gz")

@@ -203,6 +203,7 @@ def test_an_artifact(artifact: Callable[[str], Path]) -> None:
     assert facts.architecture == manifest.architecture
     assert facts.variants["int8"].quality == manifest.variants[Variant.INT8].quality
     assert facts.variants["int8"].size == manifest.variants[Variant.INT8].size
+    assert facts.variants["int8"].files == manifest.variants[Variant.INT8].files
     assert facts.cache_sizes["fp16"] * 2 == facts.cache_sizes["int4"] == 2 * 2 * 64 * 4
     assert artifact_facts(artifact("lm") / "manifest.json") == facts
 
