@@ -15,6 +15,7 @@ import onnxruntime
 from export.calibration import measure_ranges
 from export.centering import CenteredCheckpoint
 from export.checkpoint import Checkpoint, CountedCheckpoint
+from export.config import Head
 from export.errors import ExportError
 from export.files import file_entry
 from export.graph.body import cache_head_size
@@ -176,15 +177,19 @@ class _Export:
                 "source": origin,
                 "architecture": config.head.value,
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "compared_on": "text of the model itself"
-                if self._calibration is None
-                else "a calibration text",
+                "compared_on": self._compared_on(),
                 "onnx": onnx.__version__,
                 "onnxruntime": onnxruntime.__version__,
             },
         )
         (self._folder / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
         return manifest
+
+    def _compared_on(self) -> str:
+        if self._calibration is not None:
+            return "a calibration text"
+        is_lm = self._checkpoint.config.head is Head.LM
+        return "text that the model wrote itself" if is_lm else "the exporter's sentences"
 
     def _entry(self, variant: Variant) -> VariantEntry:
         measured = self._measured[variant]
