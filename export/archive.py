@@ -56,6 +56,7 @@ class _Member:
     name: str
     path: PurePosixPath
     is_folder: bool
+    size: int  # as it is declared; the real one may be anything
     data: IO[bytes]
 
 
@@ -113,6 +114,8 @@ def _members(path: Path, limits: ArchiveLimits) -> Iterator[Iterator[_Member]]:
         with path.open("rb") as file:
             start = file.read(4)
             file.seek(0)
+            if not start:
+                raise ArchiveError("archive: an empty file", field="file")
             if start[:2] == b"PK":
                 with _ZipSource(path, limits) as source, zipfile.ZipFile(source) as archive:
                     yield _zip_members(archive, path.stat().st_size, limits)
@@ -165,8 +168,12 @@ class _Room:
         self._left = self._most + with_headers * (limits.max_members + 16) * _HEADER_BYTES
 
     def take(self, size: int) -> None:
+        self.require(size)
         self._left -= size
-        if self._left >= 0:
+
+    def require(self, size: int) -> None:
+        """Raise ArchiveError where there is less room."""
+        if size <= self._left:
             return
         if self._most < self._limits.max_unpacked_bytes:
             why = f"{self._most} bytes, too many for an archive of {self._size}"
@@ -226,7 +233,7 @@ def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
         if not info.isdir() and not info.isreg():
             raise _refused(info.name, "a device, pipe or other special file")
         data = tar.extractfile(info) if info.isreg() else None
-        yield _Member(info.name, PurePosixPath(info.name), info.isdir(), data or io.BytesIO())
+        yield _Member(info.name, PurePosixPath(info.name), info.isdir(), info.size, data or io.BytesIO())
 
 
 def _zip_members(archive: zipfile.ZipFile, size: int, limits: ArchiveLimits) -> Iterator[_Member]:
@@ -249,10 +256,10 @@ def _zip_members(archive: zipfile.ZipFile, size: int, limits: ArchiveLimits) -> 
                 info.filename, f"packed by method {info.compress_type}; only stored and deflated are read"
             )
         if info.is_dir():
-            yield _Member(info.filename, PurePosixPath(info.filename), True, io.BytesIO())
+            yield _Member(info.filename, PurePosixPath(info.filename), True, 0, io.BytesIO())
         else:
             with archive.open(info) as data:
-                yield _Member(info.filename, PurePosixPath(info.filename), False, data)
+                yield _Member(info.filename, PurePosixPath(info.filename), False, info.file_size, data)
 
 
 def _check_path(member: _Member, seen: dict[str, bool], limits: ArchiveLimits) -> None:
@@ -282,6 +289,7 @@ def _copy(member: _Member, into: Path | None, room: _Room) -> None:
     """Read a file to its end, counting real bytes."""
     if member.path.suffix.lower() in _PICKLE_SUFFIXES:
         raise _refused(member.name, "a pickle: only safetensors are opened")
+    room.require(member.size)
     chunk = member.data.read(_CHUNK_BYTES)
     if _is_pickle(chunk):
         raise _refused(member.name, "a pickle by its content: only safetensors are opened")
@@ -312,8 +320,9 @@ def _find_root(files: list[str]) -> str:
         if path.name in (CHECKPOINT_MARK, ARTIFACT_MARK) and not hidden:
             roots.add("" if str(path.parent) == "." else str(path.parent))
     if not roots:
+        found = _shown(", ".join(files[:3])) or "nothing at all"
         raise ArchiveError(
-            f"archive: holds no checkpoint ({CHECKPOINT_MARK}) and no artifact ({ARTIFACT_MARK})",
+            f"archive: holds no checkpoint ({CHECKPOINT_MARK}) and no artifact ({ARTIFACT_MARK}): {found}",
             field="file",
         )
     if len(roots) > 1:
