@@ -23,6 +23,7 @@ class WireError(ValueError):
 class _Field:
     name: str
     message: Shape | None
+    is_text: bool
     is_list_of_numbers: bool  # which may be packed into one field
 
 
@@ -35,8 +36,9 @@ class Shape:
         for name, inner in fields.items():
             field = descriptor.fields_by_name[name]
             message = None if inner is None else Shape(field.message_type, inner)
-            numbers = field.is_repeated and field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE)
-            self._fields[field.number] = _Field(name, message, numbers)
+            text = field.type == field.TYPE_STRING
+            numbers = field.is_repeated and not text and field.type != field.TYPE_MESSAGE
+            self._fields[field.number] = _Field(name, message, text, numbers)
 
     def check(self, data: bytes, most: int) -> None:
         """Raise WireError where `data` is damaged, has another field, or more than `most` fields in all."""
@@ -83,9 +85,18 @@ class _Walk:
         length, position = self._varint(position, end, where)
         if field.message is not None and position + length <= end:
             self.message(field.message, position, position + length, where)
+        elif field.is_text:
+            self._check_text(field.name, self._data[position : position + length], where)
         elif field.is_list_of_numbers:
             self._count(length)
         return position + length
+
+    def _check_text(self, name: str, data: bytes, where: str) -> None:
+        """The parser would hand it out as bytes."""
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            raise WireError(f"{where}: {name} is no UTF-8") from None
 
     def _varint(self, position: int, end: int, where: str) -> tuple[int, int]:
         value = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,69 +10,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from export.checkpoint import Checkpoint
 from export.errors import CheckpointError
 from tests.export.checkpoints import save_lm
-
-Edit = Callable[[Path], object]
+from tests.export.edits import (
+    Edit,
+    add,
+    change_config,
+    change_tensors,
+    index,
+    only_pickle,
+    poison,
+    remove,
+    write,
+)
 
 
 @pytest.fixture
 def folder(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
     """A copy of the tiny language model, to be damaged."""
     return Path(shutil.copytree(checkpoint("lm"), tmp_path / "checkpoint"))
-
-
-def change_config(**changes: Any) -> Edit:
-    """Set keys of config.json; None removes one."""
-
-    def edit(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        for key, value in changes.items():
-            config.pop(key, None)
-            if value is not None:
-                config[key] = value
-        (folder / "config.json").write_text(json.dumps(config), "utf-8")
-
-    return edit
-
-
-def change_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Edit:
-    def edit(folder: Path) -> None:
-        tensors = load_file(folder / "model.safetensors")
-        change(tensors)
-        save_file(tensors, folder / "model.safetensors")
-
-    return edit
-
-
-def write(name: str, data: bytes) -> Edit:
-    return lambda folder: folder.joinpath(name).write_bytes(data)
-
-
-def remove(name: str) -> Edit:
-    return lambda folder: folder.joinpath(name).unlink()
-
-
-def only_pickle(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def index(weight_map: object) -> Edit:
-    return write("model.safetensors.index.json", json.dumps({"weight_map": weight_map}).encode())
-
-
-def poison(value: float) -> Edit:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["transformer.h.1.mlp.c_fc.weight"][3, 5] = value
-
-    return change_tensors(change)
-
-
-def add(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Edit:
-    return change_tensors(lambda tensors: tensors.update({name: torch.zeros(shape, dtype=dtype)}))
 
 
 REFUSED: dict[str, tuple[Edit, str, str]] = {
