@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -74,7 +74,8 @@ def export(
         except OSError as error:
             fail(plain(f"{error.filename or output}: {error.strerror or error}"))
     except KeyboardInterrupt:
-        _interrupted("nothing was written")
+        sys.stderr.write("lmaas: interrupted: nothing was written\n")
+        raise typer.Exit(INTERRUPTED) from None
     seconds = time.monotonic() - begin
     print(plain(f"{output}: {manifest.name}, kind {manifest.kind.value}, in {seconds:.1f} s"))
 
@@ -95,38 +96,31 @@ def _export(
     from export.archive import ArchiveLimits
     from export.source import export_source
 
-    if verify:
-        verification.check_verifiable(variants)
     rows: list[Verification] = []
-    with stages_shown() as show:
+    try:
+        with stages_shown() as show:
 
-        def check(checkpoint: Path) -> None:
-            try:
-                rows.extend(verification.verify(checkpoint, output, report=show))
-            except KeyboardInterrupt:
-                _interrupted(f"{output} is written, but not verified")
+            def check(checkpoint: Path, artifact: Path) -> str:
+                rows.extend(verification.verify(checkpoint, artifact, report=show))
+                verification.require_passed(rows)
+                return verification.verification_summary(rows)
 
-        manifest = export_source(
-            source,
-            output,
-            name=name or _own_name(source),
-            variants=variants,
-            overwrite=overwrite,
-            limits=ArchiveLimits(),
-            calibration=calibration,
-            verify=check if verify else None,
-            report=show,
-        )
+            manifest = export_source(
+                source,
+                output,
+                name=name or _own_name(source),
+                variants=variants,
+                overwrite=overwrite,
+                limits=ArchiveLimits(),
+                calibration=calibration,
+                verify=check if verify else None,
+                report=show,
+            )
+    finally:  # also what did not pass is told in figures
+        if rows:
+            print_table(verification.COLUMNS, verification.verification_rows(rows), "")
     _print_variants(manifest)
-    if verify:
-        print_table(verification.COLUMNS, verification.verification_rows(rows), "nothing to compare with")
-        verification.require_passed(rows)
     return manifest
-
-
-def _interrupted(left: str) -> NoReturn:
-    sys.stderr.write(f"lmaas: interrupted: {left}\n")
-    raise typer.Exit(INTERRUPTED)
 
 
 def _variants(text: str) -> list[Variant]:

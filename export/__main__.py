@@ -12,7 +12,7 @@ from export.archive import ArchiveLimits
 from export.errors import ExportError
 from export.progress import Progress
 from export.source import export_source
-from export.verify import check_verifiable, require_passed, verify_source
+from export.verify import require_passed, verification_summary, verify
 from runtime.contract import Variant
 
 
@@ -34,25 +34,26 @@ def main(arguments: list[str] | None = None) -> int:
         if progress.share == 0:
             tell("progress", stage=progress.stage, done=progress.done, total=progress.total)
 
-    limits = ArchiveLimits(max_unpacked_bytes=options.max_unpacked_bytes)
+    def check(checkpoint: Path, artifact: Path) -> str:
+        rows = verify(checkpoint, artifact, report=show)
+        for row in rows:
+            tell("verified", **asdict(row), passed=row.passed if row.ran else None, message=row.sentence)
+        require_passed(rows)
+        return verification_summary(rows)
+
     try:
         variants = [_variant(text) for text in options.variants.split(",")]
-        if options.verify:
-            check_verifiable(variants)
         export_source(
             options.source,
             options.output,
             name=options.name,
             variants=variants,
             overwrite=options.overwrite,
-            limits=limits,
+            limits=ArchiveLimits(max_unpacked_bytes=options.max_unpacked_bytes),
+            calibration=options.calibration,
+            verify=check if options.verify else None,
             report=show,
         )
-        if options.verify:
-            rows = verify_source(options.source, options.output, limits=limits, report=show)
-            for row in rows:
-                tell("verified", **asdict(row), passed=row.passed if row.ran else None, message=row.sentence)
-            require_passed(rows)
     except ExportError as error:
         tell("error", field=error.field, message=error.message)
         return 2
@@ -75,7 +76,7 @@ def _variant(text: str) -> Variant:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument(
-        "source", type=Path, help="a Hugging Face folder, or an archive of one or of an artifact"
+        "source", help="a Hugging Face folder, an archive of one or of an artifact, or a name on the hub"
     )
     parser.add_argument("output", type=Path, help="the artifact's folder, which must not exist yet")
     parser.add_argument("--name", required=True, help="the model's name in the manifest")
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         default=ArchiveLimits().max_unpacked_bytes,
         help="what an archive may unpack to (default: %(default)s)",
     )
+    parser.add_argument("--calibration", type=Path, help="a file of text to compare variants on")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
         "--verify",

@@ -27,6 +27,7 @@ from export.reference import Measured, Reference, open_reference
 from export.smoothing import SmoothedCheckpoint
 from export.texts import read_calibration
 from export.tokenizer import write_tokenizer
+from export.verify import Verify, check_verifiable
 from runtime.contract import (
     GRAPH_FILE,
     MANIFEST_FILE,
@@ -47,14 +48,18 @@ def export_checkpoint(
     overwrite: bool = False,
     calibration: Path | None = None,
     origin: str | None = None,
+    verify: Verify | None = None,
     report: Report = ignore,
 ) -> Manifest:
     """Export the Hugging Face folder `source` into the new folder `output`; raises ExportError.
 
     The artifact is written beside `output` and renamed at the end, so that nobody sees half of one.
-    `calibration` is a text file to compare variants on; `origin` is told as provenance.
+    `calibration` is a text file to compare variants on; `origin` is told as provenance. `verify` sees the
+    artifact before anybody else does, and leaves nothing of it where it raises ExportError.
     """
     check_variants(variants)
+    if verify is not None:
+        check_verifiable(variants)
     text = None if calibration is None else read_calibration(calibration)
     # The reference is always fp32; it stays out of the artifact where nobody asked for it.
     building = [
@@ -70,6 +75,11 @@ def export_checkpoint(
             export.add(variant)
         stages.begin("finish")
         manifest = export.finish(name, variants, origin or source.resolve().name)
+        manifest_path = folder / MANIFEST_FILE
+        manifest_path.write_text(manifest.to_json(), "utf-8")
+        if verify is not None:
+            manifest.provenance["verified"] = verify(source, folder)
+            manifest_path.write_text(manifest.to_json(), "utf-8")
     stages.end()
     return manifest
 
@@ -162,7 +172,7 @@ class _Export:
         for variant in self._files.keys() - set(variants):
             shutil.rmtree(self._folder / variant.value)
         config = self._checkpoint.config
-        manifest = Manifest(
+        return Manifest(
             name=name,
             kind=config.head.kind,
             architecture=self._architecture,
@@ -182,8 +192,6 @@ class _Export:
                 "onnxruntime": onnxruntime.__version__,
             },
         )
-        (self._folder / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
-        return manifest
 
     def _compared_on(self) -> str:
         if self._calibration is not None:

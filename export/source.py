@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from export.hub import HubName, fetch_checkpoint
 from export.output import scratch_folder
 from export.pipeline import check_variants, export_checkpoint
 from export.progress import Report, ignore
+from export.verify import Verify
 from runtime.contract import Manifest, Variant
 
 
@@ -34,17 +35,17 @@ def export_source(
     overwrite: bool,
     limits: ArchiveLimits,
     calibration: Path | None = None,
-    verify: Callable[[Path], None] | None = None,
+    verify: Verify | None = None,
     report: Report = ignore,
 ) -> Manifest:
     """Export a checkpoint, or check and copy an artifact; an archive is unpacked beside `output`.
 
-    `verify` is called with the checkpoint's folder once the artifact is written: an unpacked one goes away.
+    `verify` is for a checkpoint alone; an artifact comes without one.
     """
     check_variants(variants)
     with open_source(source, output.absolute().with_name(f".{output.name}.unpacked"), limits) as found:
         if not (found.folder / ARTIFACT_MARK).is_file():
-            manifest = export_checkpoint(
+            return export_checkpoint(
                 found.folder,
                 output,
                 name=name,
@@ -52,11 +53,9 @@ def export_source(
                 overwrite=overwrite,
                 calibration=calibration,
                 origin=found.origin,
+                verify=verify,
                 report=report,
             )
-            if verify is not None:
-                verify(found.folder)
-            return manifest
         if verify is not None:
             raise ExportError(
                 "verify: an artifact comes without the checkpoint to compare with", field="verify"

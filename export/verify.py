@@ -1,6 +1,6 @@
 """Proof of an export: what the fp32 graph answers, beside what independent models answer to the same tokens.
 
-    rows = verify_source(source, artifact, limits=ArchiveLimits())
+    rows = verify(checkpoint, artifact)
     require_passed(rows)
 
 The graph is run first and closed; then the references, one at a time.
@@ -8,7 +8,7 @@ The graph is run first and closed; then the references, one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,11 +16,10 @@ from tempfile import TemporaryFile
 import numpy as np
 
 from export.answers import Answer, Tell, head_answers, language_answers
-from export.archive import ARTIFACT_MARK, ArchiveLimits, unpack_archive
+from export.archive import ARTIFACT_MARK
 from export.config import Head, ModelConfig, read_config
 from export.errors import ExportError
 from export.oracles import NumpyOracle, OptimumOracle, Oracle, TransformersOracle, Unavailable
-from export.output import scratch_folder
 from export.progress import Report, Stages, ignore
 from export.session import Floats
 from runtime.contract import GRAPH_FILE, Manifest, Variant
@@ -33,6 +32,8 @@ PROMPTS = 50
 GREEDY_TOKENS = 64
 COLUMNS = ("reference", "max logit difference", "same answers", "note")
 
+# Given a checkpoint's folder and its artifact's, one line for the provenance; raises ExportError.
+Verify = Callable[[Path, Path], str]
 _References = type[TransformersOracle] | type[OptimumOracle] | type[NumpyOracle]
 
 
@@ -77,23 +78,6 @@ class Verification:
         difference, same = self.figures
         told = [f"max logit difference {difference}", f"same answers {same}"] if self.ran else []
         return f"{self.reference}: {', '.join([*told, *filter(None, [self.remark])])}"
-
-
-def verify_source(
-    source: Path,
-    artifact: Path,
-    *,
-    limits: ArchiveLimits,
-    prompts: int = PROMPTS,
-    tokens: int = GREEDY_TOKENS,
-    report: Report = ignore,
-) -> list[Verification]:
-    """`verify` for what a person handed over: a checkpoint's folder or an archive of one."""
-    if source.is_dir():
-        return verify(source, artifact, prompts=prompts, tokens=tokens, report=report)
-    with scratch_folder(artifact.absolute().with_name(f".{artifact.name}.unpacked")) as folder:
-        checkpoint = unpack_archive(source, folder, limits)
-        return verify(checkpoint, artifact, prompts=prompts, tokens=tokens, report=report)
 
 
 def verify(

@@ -125,6 +125,8 @@ def test_verify_shows_who_answers_the_same(tmp_path: Path, monkeypatch: pytest.M
     ended = export(NLI, tmp_path / "out", "--variants", "fp32", "--verify")
     assert ended.exit_code == 0, ended.output
     assert re.search(r"an oracle +1\.0e-06 +50/50", ended.stdout)
+    told = Manifest.load(tmp_path / "out").provenance["verified"]
+    assert told == "an oracle: max logit difference 1.0e-06, same answers 50/50"
 
 
 def test_verify_fails_where_one_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,18 +135,19 @@ def test_verify_fails_where_one_does_not(tmp_path: Path, monkeypatch: pytest.Mon
     assert ended.exit_code == 1
     assert re.search(r"an oracle +1\.0e-06 +49/50", ended.stdout)
     assert lines(ended.stderr)[-1].startswith("lmaas: verify: fp32 differs from an oracle")
+    assert not any(tmp_path.iterdir())
 
 
 def cut_short(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_ctrl_c_while_verifying_says_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_verifying_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("export.verify.verify", cut_short)
     ended = export(NLI, tmp_path / "out", "--variants", "fp32", "--verify")
     assert ended.exit_code == 130
-    assert lines(ended.stderr)[-1] == f"lmaas: interrupted: {tmp_path}/out is written, but not verified"
-    assert Manifest.load(tmp_path / "out").name == "mini-nli"
+    assert lines(ended.stderr)[-1] == "lmaas: interrupted: nothing was written"
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,13 @@ def test_verification_sees_checkpoint_and_artifact(
     output = tmp_path / "out"
     seen: list[set[str]] = []
 
-    def verify(folder: Path) -> None:
-        assert Manifest.load(output).name == "x"
+    def verify(folder: Path, made: Path) -> str:
         seen.append({path.name for path in folder.iterdir()})
+        assert (made / "fp32" / "model.onnx").is_file()
+        assert not output.exists()
+        return "verified by this test"
 
-    export_source(
+    manifest = export_source(
         source,
         output,
         name="x",
@@ -89,6 +91,8 @@ def test_verification_sees_checkpoint_and_artifact(
         limits=ArchiveLimits(),
         verify=verify,
     )
+    assert Manifest.load(output) == manifest
+    assert manifest.provenance["verified"] == "verified by this test"
     assert seen == [{path.name for path in checkpoint("classifier").iterdir()}]
     assert {path.name for path in tmp_path.iterdir()} == {"out"} | ({"source"} if packed else set())
 
@@ -102,7 +106,7 @@ def test_an_artifact_cannot_be_verified(artifact: Callable[[str], Path], tmp_pat
             variants=[Variant.FP32],
             overwrite=False,
             limits=ArchiveLimits(),
-            verify=lambda _: None,
+            verify=lambda *_: "",
         )
     assert caught.value.field == "verify"
     assert not (tmp_path / "out").exists()

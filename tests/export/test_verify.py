@@ -17,7 +17,6 @@ from safetensors.numpy import load_file, save_file
 
 from export.__main__ import main
 from export.answers import Answer
-from export.archive import ArchiveLimits, pack_folder
 from export.config import ModelConfig, read_config
 from export.errors import ExportError
 from export.oracles import NumpyOracle, OptimumOracle, Oracle, TransformersOracle, Unavailable
@@ -34,7 +33,6 @@ from export.verify import (
     verification_rows,
     verification_summary,
     verify,
-    verify_source,
 )
 from runtime.contract import Variant
 from tests.export.checkpoints import save_classifier, save_lm, save_nlu
@@ -251,18 +249,12 @@ def test_the_artifact_needs_fp32_and_its_own_checkpoint(
         check_verifiable([Variant.INT8])
 
 
-def test_an_archive_is_unpacked_for_it(
-    checkpoint: Callable[[str], Path], artifact: Callable[[str], Path], tmp_path: Path
+def test_progress_names_the_references(
+    checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]
 ) -> None:
-    pack_folder(checkpoint("tagger"), tmp_path / "upload.tar.gz")
-    made = tmp_path / "out"
-    made.symlink_to(artifact("tagger"))
     seen: list[Progress] = []
-    rows = verify_source(
-        tmp_path / "upload.tar.gz", made, limits=ArchiveLimits(), prompts=2, report=seen.append
-    )
+    rows = verify(checkpoint("tagger"), artifact("tagger"), prompts=2, report=seen.append)
     require_passed(rows)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "upload.tar.gz"]
     assert [progress.stage for progress in seen if progress.share == 0] == [
         "answer",
         "compare with transformers",
