@@ -32,8 +32,8 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 CONVERT_LINE = (
-    "python -c \"from transformers import AutoModel; m = AutoModel.from_pretrained('FOLDER');"
-    " m.save_pretrained('FOLDER', safe_serialization=True)\""
+    "python -c \"import transformers as t; f = 'FOLDER'; c = t.AutoConfig.from_pretrained(f);"
+    ' getattr(t, c.architectures[0]).from_pretrained(f).save_pretrained(f)"'
 )
 # The reference implementation reads 100 MB. A model of 1,000 layers has a header of 2 MB.
 MAX_HEADER_BYTES = MAX_TEXT_BYTES

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, expected_shapes
 from export.errors import CheckpointError
+from export.tensors import SINGLE_FILE
 from tests.export.checkpoints import save_lm
 from tests.export.edits import (
     Edit,
@@ -81,7 +86,7 @@ REFUSED: dict[str, tuple[Edit, str, str]] = {
         "vocab_size 200",
     ),
     "no weights": (remove("model.safetensors"), "model.safetensors", "missing"),
-    "only a pickle": (only_pickle, "pytorch_model.bin", "safe_serialization=True"),
+    "only a pickle": (only_pickle, "pytorch_model.bin", "save_pretrained(f)"),
     "weights empty": (write("model.safetensors", b""), "model.safetensors", "too short"),
     "tensor missing": (
         change_tensors(lambda tensors: tensors.pop("transformer.ln_f.bias")),
@@ -199,3 +204,23 @@ def test_refuses_slot_labels(slots: object, checkpoint: Callable[[str], Path], t
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.open(folder)
     assert caught.value.field == "slot_labels"
+
+
+@pytest.mark.parametrize("kind", ["lm", "classifier"])
+def test_the_line_that_converts_a_pickle_does(
+    kind: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(checkpoint(kind), folder)
+    torch.save(load_file(folder / SINGLE_FILE), folder / "pytorch_model.bin")
+    (folder / SINGLE_FILE).unlink()
+    with pytest.raises(CheckpointError, match="pickles are not opened") as caught:
+        Checkpoint.open(folder)
+    (line,) = re.findall(r"python (-c .*)$", caught.value.message)
+    command = [sys.executable, *shlex.split(line.replace("FOLDER", str(folder)))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 0, ended.stderr
+    plain, converted = Checkpoint.open(checkpoint(kind)), Checkpoint.open(folder)
+    assert converted.config == plain.config
+    for name in expected_shapes(plain.config):
+        assert np.array_equal(converted.weight(name), plain.weight(name))
