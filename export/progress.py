@@ -41,8 +41,8 @@ class Stages:
         self._report(Progress(name, self._current, len(self._names)))
 
     def step(self, share: float) -> None:
-        """Told in hundredths, however often it is called."""
-        if share - self._share >= 0.01:
+        """Told in hundredths, and at the end, however often it is called."""
+        if share >= 1 or share - self._share >= 0.01:
             self._share = share
             self._report(Progress(self._names[self._current], self._current, len(self._names), share))
 
