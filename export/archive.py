@@ -255,7 +255,7 @@ def _zip_members(archive: zipfile.ZipFile, size: int, limits: ArchiveLimits) -> 
             raise _refused(
                 info.filename, f"packed by method {info.compress_type}; only stored and deflated are read"
             )
-        if info.is_dir():
+        if info.filename.endswith("/"):
             yield _Member(info.filename, PurePosixPath(info.filename), True, 0, io.BytesIO())
         else:
             with archive.open(info) as data:

@@ -18,11 +18,11 @@ from export.config import (
     MAX_LAYERS,
     MAX_VOCAB_SIZE,
     PROBLEM_TYPES,
+    cache_head_size,
 )
 from export.dry_run import dry_run
 from export.errors import ArtifactError, CheckpointError
 from export.files import file_entry
-from export.graph.body import cache_head_size
 from export.graph.builder import DATA_SUFFIX
 from export.output import new_folder
 from export.progress import Report, Stages, ignore

@@ -11,7 +11,6 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from export.config import Head, ModelConfig
-from export.graph.body import cache_head_size
 from export.session import Floats, open_session
 from export.smoothing import Range, find_ranges, watched_tensors
 from runtime.contract import HeadGraph, LmGraph, Variant
@@ -53,7 +52,7 @@ def _language_inputs(
     row: list[int], config: ModelConfig
 ) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
     length = len(row)
-    cache = np.zeros((1, config.num_heads, length, cache_head_size(config.head_size)), np.float32)
+    cache = np.zeros((1, config.num_heads, length, config.architecture.head_size), np.float32)
     inputs: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
         LmGraph.INPUT_IDS: np.array([row], np.int64),
         LmGraph.POSITION_IDS: np.arange(length, dtype=np.int64)[None],

@@ -9,9 +9,10 @@ from typing import Any
 
 from export.errors import CheckpointError
 from export.reading import read_json_object
-from runtime.contract import Kind
+from runtime.contract import Architecture, Kind
 
 CONFIG_FILE = "config.json"
+HEAD_SIZE_STEP = 8  # onnxruntime's GroupQueryAttention takes multiples of it
 GPT2_EOS = 50256  # transformers leaves keys out of config.json that have GPT2Config's default
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
@@ -75,10 +76,29 @@ class ModelConfig:
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
 
+    @property
+    def architecture(self) -> Architecture:
+        """The numbers that a server needs."""
+        return Architecture(
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            head_size=cache_head_size(self.head_size),
+            hidden_size=self.hidden_size,
+            vocab_size=self.vocab_size,
+            context_length=self.context_length,
+            eos_token_id=self.eos_token_id,
+            pad_token_id=self.pad_token_id,
+        )
+
     def attention_scale(self, layer: int) -> float:
         """What query times key is multiplied by, as GPT2Attention does."""
         scale = self.head_size**-0.5 if self.scale_attention else 1.0
         return scale / (layer + 1) if self.scale_by_layer else scale
+
+
+def cache_head_size(head_size: int) -> int:
+    """As wide as a head lies in the cache; what is more than the model's own is zeros."""
+    return -(-head_size // HEAD_SIZE_STEP) * HEAD_SIZE_STEP
 
 
 class _Reader:

@@ -18,7 +18,6 @@ from export.checkpoint import Checkpoint, CountedCheckpoint
 from export.config import Head
 from export.errors import ExportError
 from export.files import file_entry
-from export.graph.body import cache_head_size
 from export.graph.build import write_graph
 from export.memory import give_back
 from export.output import new_folder
@@ -32,7 +31,6 @@ from runtime.contract import (
     GRAPH_FILE,
     MANIFEST_FILE,
     TOKENIZER_FILE,
-    Architecture,
     Manifest,
     Variant,
     VariantEntry,
@@ -101,20 +99,6 @@ def check_variants(variants: Sequence[Variant]) -> None:
         raise ExportError("variants: at least one is needed, and each only once", field="variants")
 
 
-def architecture_of(checkpoint: Checkpoint) -> Architecture:
-    config = checkpoint.config
-    return Architecture(
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        head_size=cache_head_size(config.head_size),
-        hidden_size=config.hidden_size,
-        vocab_size=config.vocab_size,
-        context_length=config.context_length,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-    )
-
-
 class _Export:
     """One artifact while it is made in `folder`; variants are added one by one, fp32 first."""
 
@@ -127,7 +111,6 @@ class _Export:
         stages: Stages,
     ) -> None:
         self._checkpoint = checkpoint
-        self._architecture = architecture_of(checkpoint)
         self._folder = folder
         self._calibration = calibration
         self._scratch = scratch
@@ -149,7 +132,6 @@ class _Export:
             self._reference = open_reference(
                 path,
                 self._checkpoint.config,
-                self._architecture,
                 self._checkpoint.tokenizer,
                 self._calibration,
                 self._scratch,
@@ -175,7 +157,7 @@ class _Export:
         return Manifest(
             name=name,
             kind=config.head.kind,
-            architecture=self._architecture,
+            architecture=config.architecture,
             tokenizer=file_entry(self._folder, self._folder / TOKENIZER_FILE),
             variants={variant: self._entry(variant) for variant in variants},
             labels=config.labels,

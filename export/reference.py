@@ -20,7 +20,7 @@ from export.errors import CheckpointError
 from export.quality import Card, agreement_length, head_card, language_card
 from export.session import Floats, HeadSession, LanguageSession
 from export.texts import head_texts, head_token_ids, language_rows
-from runtime.contract import Architecture, GoldenAnswer, GoldenPrompt, Variant
+from runtime.contract import GoldenAnswer, GoldenPrompt, Variant
 
 GOLDEN_PROMPTS = 4
 GOLDEN_PROMPT_TOKENS = 12
@@ -60,7 +60,6 @@ class Reference(Protocol):
 def open_reference(
     graph: Path,
     config: ModelConfig,
-    architecture: Architecture,
     tokenizer: Tokenizer,
     calibration: str | None,
     scratch: IO[bytes],
@@ -71,36 +70,31 @@ def open_reference(
     `scratch` is an empty file that stays open as long as the reference is used.
     """
     if config.head is Head.LM:
-        return LanguageReference(graph, config, architecture, tokenizer, calibration, scratch, tell)
+        reference = LanguageReference(config, tokenizer, scratch)
+        reference.read(graph, calibration, tell)
+        return reference
     return HeadReference(config, tokenizer, calibration)
 
 
 class LanguageReference:
     """Text that is given or that the model writes itself, and its own greedy answers."""
 
-    def __init__(
-        self,
-        graph: Path,
-        config: ModelConfig,
-        architecture: Architecture,
-        tokenizer: Tokenizer,
-        calibration: str | None,
-        scratch: IO[bytes],
-        tell: Tell,
-    ) -> None:
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, scratch: IO[bytes]) -> None:
         self._config = config
         self._tokenizer = tokenizer
-        self._architecture = architecture
-        self._context = min(config.context_length, ROW_TOKENS)
         self._logits = scratch
+        self._context = min(config.context_length, ROW_TOKENS)
+        self._answer_tokens = min(GOLDEN_ANSWER_TOKENS, self._context - 1)
+
+    def read(self, graph: Path, calibration: str | None, tell: Tell) -> None:
+        """Settle the texts, with the fp32 `graph` where it is to write them."""
         session = self._open(graph, Variant.FP32)
-        count = rows_that_are_quick(config, self._context)
+        count = rows_that_are_quick(self._config, self._context)
         if calibration is not None:
-            self.rows = language_rows(calibration, tokenizer, count, self._context)
+            self.rows = language_rows(calibration, self._tokenizer, count, self._context)
         else:
             self.rows = self._write_rows(session, count, tell)
         self.prompts = tuple(GoldenPrompt(text) for text in self._golden_texts())
-        self._answer_tokens = min(GOLDEN_ANSWER_TOKENS, self._context - 1)
         self._greedy = self._greedy_answers(session)
 
     def measure(self, graph: Path, variant: Variant, tell: Tell) -> Measured:
@@ -119,7 +113,8 @@ class LanguageReference:
         return Measured(golden, load_seconds, card)
 
     def _open(self, graph: Path, variant: Variant) -> LanguageSession:
-        return LanguageSession(graph, variant, self._architecture, GENERATED_AT_ONCE, self._context)
+        architecture = self._config.architecture
+        return LanguageSession(graph, variant, architecture, GENERATED_AT_ONCE, self._context)
 
     def _write_rows(self, session: LanguageSession, count: int, tell: Tell) -> list[list[int]]:
         """Sampled at temperature 1 from the beginning of a text on."""

@@ -29,7 +29,6 @@ from export.graph.builder import GraphBuilder
 from export.graph.eight_bit import EightBitWeights, quantize_rows
 from export.graph.four_bit import FourBitWeights
 from export.graph.weights import Floats, FullWeights, Weights
-from export.pipeline import architecture_of
 from export.reference import Reference, open_reference
 from export.session import LanguageSession
 from export.smoothing import SmoothedCheckpoint
@@ -121,7 +120,7 @@ class Model:
 
     def session(self, recipe: Recipe, rows: int) -> LanguageSession:
         """As a server opens it."""
-        architecture = architecture_of(self.checkpoint)
+        architecture = self.checkpoint.config.architecture
         return LanguageSession(self.graph(recipe), Variant.INT8, architecture, rows, CONTEXT, lean=False)
 
     def _prepared(self, recipe: Recipe) -> Checkpoint:
@@ -142,7 +141,6 @@ def open_model(source: Path, folder: Path) -> Iterator[Model]:
         reference = open_reference(
             graph,
             checkpoint.config,
-            architecture_of(checkpoint),
             checkpoint.tokenizer,
             None,
             scratch,

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from export.checkpoint import Checkpoint
-from export.config import Activation
+from export.config import Activation, cache_head_size
 from export.graph.builder import GraphBuilder
 from export.graph.weights import Floats, Weights
 from runtime.contract import LmGraph
-
-# onnxruntime's GroupQueryAttention takes head sizes that are multiples of 8; others are padded with zeros.
-HEAD_SIZE_STEP = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +23,6 @@ class AttentionInputs:
     seqlens_k: str  # [batch] int32, tokens of a row after this run, less one
     total_sequence_length: str  # [] int32
     cached: bool  # past and present of LmGraph, or no cache at all
-
-
-def cache_head_size(head_size: int) -> int:
-    return -(-head_size // HEAD_SIZE_STEP) * HEAD_SIZE_STEP
 
 
 class Body:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from export.checkpoint import Checkpoint
-from export.graph.body import AttentionInputs, Body, cache_head_size
+from export.graph.body import AttentionInputs, Body
 from export.graph.builder import GraphBuilder
 from export.graph.weights import Weights
 from runtime.contract import LmGraph
@@ -24,7 +24,7 @@ def build_language_model(graph: GraphBuilder, checkpoint: Checkpoint, weights: W
     graph.input(LmGraph.LOGIT_ROWS, TensorProto.INT64, ["rows"])
     graph.output(LmGraph.LOGITS, TensorProto.FLOAT, ["rows", config.vocab_size])
     graph.output(LmGraph.HIDDEN, TensorProto.FLOAT, ["rows", config.hidden_size])
-    cache: list[int | str] = ["batch", config.num_heads, "context", cache_head_size(config.head_size)]
+    cache: list[int | str] = ["batch", config.num_heads, "context", config.architecture.head_size]
     for layer in range(config.num_layers):
         graph.input(LmGraph.past_key(layer), weights.cache_element, cache)
         graph.input(LmGraph.past_value(layer), weights.cache_element, cache)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from export.checkpoint import Checkpoint, expected_shapes
-from export.config import CONFIG_FILE, Head, ModelConfig, read_config
+from export.config import CONFIG_FILE, HEAD_SIZE_STEP, Head, ModelConfig, cache_head_size, read_config
 from export.errors import CheckpointError
-from export.graph.body import HEAD_SIZE_STEP, cache_head_size
 from export.inspection.sizes import cache_sizes, variant_sizes
 from export.inspection.tensors import WeightFacts, inspect_weights
 from export.reading import is_there, read_json_object

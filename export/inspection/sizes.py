@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from export.checkpoint import expected_shapes
-from export.config import ModelConfig
-from export.graph.body import cache_head_size
+from export.config import ModelConfig, cache_head_size
 from export.graph.four_bit import BLOCK
 from runtime.contract import Variant
 

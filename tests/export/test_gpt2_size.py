@@ -17,7 +17,6 @@ from export.answers import head_answers, language_answers
 from export.checkpoint import Checkpoint
 from export.graph.build import write_graph
 from export.oracles import TransformersOracle
-from export.pipeline import architecture_of
 from export.session import LanguageSession
 from export.verify import GREEDY_TOKENS, PROMPTS, Verification, compare
 from perf.checkpoints import write_checkpoint
@@ -54,7 +53,7 @@ def against_torch(folder: Path, scratch: Path) -> Verification:
     write_graph(checkpoint, Variant.FP32, graph)
     with (scratch / "logits").open("w+b") as logits:
         if config.head.kind is Kind.LM:
-            shape = architecture_of(checkpoint)
+            shape = checkpoint.config.architecture
             answers = language_answers(graph, shape, PROMPTS, GREEDY_TOKENS, logits, lambda share: None)
         else:
             answers = head_answers(graph, config, PROMPTS, lambda share: None)
@@ -95,7 +94,7 @@ def test_int8_answers_alone_as_among_sixteen_others(gpt2: Path, tmp_path: Path) 
     prompts = [random.integers(0, 50257, 2 + 3 * row).tolist() for row in range(OTHERS + 1)]
     tokens = random.integers(0, 50257, (DECODED, len(prompts)))
     session = LanguageSession(
-        tmp_path / "model.onnx", Variant.INT8, architecture_of(checkpoint), len(prompts), 64, lean=False
+        tmp_path / "model.onnx", Variant.INT8, checkpoint.config.architecture, len(prompts), 64, lean=False
     )
 
     def answer(rows: slice) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
