@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import lzma
 import stat
 import struct
 import tarfile
@@ -29,7 +28,7 @@ _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"
 _PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 # NotImplementedError: a method of zip that zipfile lacks. RecursionError: tarfile nests as headers follow.
 _READ_ERRORS = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError),
     *(ValueError, NotImplementedError, RecursionError),
 )
 _MAX_TAR_HEADER_BYTES = 1 << 16

@@ -132,6 +132,11 @@ def zip_that_begins_before_itself() -> bytes:
     return bytes(data)
 
 
+def zip_of_no_name() -> bytes:
+    """A member whose name begins with NUL, where zipfile ends it."""
+    return zip_of({"x/config.json": b"{}"}).replace(b"x/config.json", b"\0/config.json")
+
+
 def sparse_tar(kind: str) -> bytes:
     if kind == "header":
         return special("m/config.json", tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT) + bytes(1024)

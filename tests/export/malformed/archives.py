@@ -76,6 +76,7 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "zip encrypted": (archives.encrypted_zip, "archive member 'm/config.json': encrypted"),
     "zip of members over each other": (lambda: archives.overlapping_zip(500), "bytes in a zip of"),
     "zip that begins before itself": (archives.zip_that_begins_before_itself, "archive (byte -1 of"),
+    "zip of no name": (archives.zip_of_no_name, "archive member '': a bad name (empty"),
     "huge zip directory": (
         lambda: archives.zip_with_huge_directory(5 << 20),
         "a zip directory of 5242880 bytes, but at most",
