@@ -15,7 +15,7 @@ from cli.show import plain, print_table, quality, size
 from runtime.contract import Manifest, Variant
 
 if TYPE_CHECKING:
-    from export.verify import Verification
+    from export.verification.verify import Verification
 
 INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 VARIANTS_HELP = (
@@ -92,9 +92,9 @@ def _export(
 ) -> Manifest:
     """Show the stages, print the tables. Raises ExportError, also where verification finds a difference."""
     from cli.stages import stages_shown
-    from export import verify as verification
     from export.archive import ArchiveLimits
     from export.source import export_source
+    from export.verification import verify as verification
 
     rows: list[Verification] = []
     try:

@@ -15,10 +15,10 @@ from cli.show import amount, listed, plain, print_facts, print_json, print_table
 from runtime.contract import Variant
 
 if TYPE_CHECKING:
-    from export.inspect import Facts
     from export.inspection.artifact import ArtifactFacts
     from export.inspection.checkpoint import CheckpointFacts, ModelFacts
     from export.inspection.graph import GraphFacts, ValueFacts
+    from export.inspection.inspect import Facts
     from export.inspection.tensors import WeightFacts
 
 KINDS = {"lm": "a language model", "classifier": "a text classifier", "nlu": "a model of intents and slots"}
@@ -38,7 +38,7 @@ def inspect(
     """Tell what a checkpoint or an artifact is, and whether it is sound. Nothing in it is run."""
     from export.archive import ArchiveLimits
     from export.errors import ExportError
-    from export.inspect import inspect_path
+    from export.inspection.inspect import inspect_path
 
     try:
         facts = inspect_path(path, ArchiveLimits())

@@ -12,7 +12,7 @@ from export.archive import ArchiveLimits
 from export.errors import ExportError
 from export.progress import Progress
 from export.source import export_source
-from export.verify import require_passed, verification_summary, verify
+from export.verification.verify import require_passed, verification_summary, verify
 from runtime.contract import Variant
 
 

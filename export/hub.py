@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.config import CONFIG_FILE, read_config
+from export.checkpoint.config import CONFIG_FILE, read_config
+from export.checkpoint.tensors import CONVERT_LINE, INDEX_FILE, PICKLE_NAMES, SINGLE_FILE
+from export.checkpoint.tokenizer import read_tokenizer
 from export.errors import CheckpointError, ExportError
-from export.tensors import CONVERT_LINE, INDEX_FILE, PICKLE_NAMES, SINGLE_FILE
-from export.tokenizer import read_tokenizer
 
 SMALL_FILES = (
     *(CONFIG_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),

@@ -12,21 +12,21 @@ from typing import IO
 import onnx
 import onnxruntime
 
-from export.calibration import measure_ranges
-from export.centering import CenteredCheckpoint
-from export.checkpoint import Checkpoint, CountedCheckpoint
-from export.config import Head
+from export.checkpoint.config import Head
+from export.checkpoint.folder import Checkpoint, CountedCheckpoint
+from export.checkpoint.tokenizer import write_tokenizer
 from export.errors import ExportError
 from export.files import file_entry
 from export.graph.build import write_graph
 from export.memory import give_back
 from export.output import new_folder
 from export.progress import Report, Stages, ignore
-from export.reference import Measured, Reference, open_reference
-from export.smoothing import SmoothedCheckpoint
-from export.texts import read_calibration
-from export.tokenizer import write_tokenizer
-from export.verify import Verify, check_verifiable
+from export.quality.reference import Measured, Reference, open_reference
+from export.quality.texts import read_calibration
+from export.rounding.calibration import measure_ranges
+from export.rounding.centering import CenteredCheckpoint
+from export.rounding.smoothing import SmoothedCheckpoint
+from export.verification.verify import Verify, check_verifiable
 from runtime.contract import (
     GRAPH_FILE,
     MANIFEST_FILE,

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.archive import ARTIFACT_MARK, ArchiveLimits, unpack_archive
-from export.artifact import import_artifact
 from export.errors import ExportError
 from export.hub import HubName, fetch_checkpoint
 from export.output import scratch_folder
 from export.pipeline import check_variants, export_checkpoint
 from export.progress import Report, ignore
-from export.verify import Verify
+from export.verification.verify import Verify
+from export.vetting.artifact import import_artifact
 from runtime.contract import Manifest, Variant
 
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from export.checkpoint import Shape, expected_shapes
-from export.config import CONFIG_FILE, read_config
-from export.tensors import SINGLE_FILE
+from export.checkpoint.config import CONFIG_FILE, read_config
+from export.checkpoint.folder import Shape, expected_shapes
+from export.checkpoint.tensors import SINGLE_FILE
 from runtime.contract import TOKENIZER_FILE
 
 TOKENIZER_OF = Path(__file__).resolve().parents[1] / "models" / "mini-lm"

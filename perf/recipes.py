@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.calibration import measure_ranges
-from export.checkpoint import Checkpoint
+from export.checkpoint.folder import Checkpoint
 from export.graph.build import build_graph
 from export.graph.builder import GraphBuilder
 from export.graph.eight_bit import EightBitWeights, quantize_rows
 from export.graph.four_bit import FourBitWeights
 from export.graph.weights import Floats, FullWeights, Weights
-from export.reference import Reference, open_reference
+from export.quality.reference import Reference, open_reference
+from export.rounding.calibration import measure_ranges
+from export.rounding.smoothing import SmoothedCheckpoint
 from export.session import LanguageSession
-from export.smoothing import SmoothedCheckpoint
 from perf.checkpoints import write_checkpoint
 from perf.report import markdown_table, spread, write
 from runtime.contract import GRAPH_FILE, Variant

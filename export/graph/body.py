@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.checkpoint import Checkpoint
-from export.config import Activation, cache_head_size
+from export.checkpoint.config import Activation, cache_head_size
+from export.checkpoint.folder import Checkpoint
 from export.graph.builder import GraphBuilder
 from export.graph.weights import Floats, Weights
 from runtime.contract import LmGraph

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from export.checkpoint import Checkpoint
+from export.checkpoint.folder import Checkpoint
 from export.graph.builder import GraphBuilder
 from export.graph.eight_bit import EightBitWeights
 from export.graph.four_bit import FourBitWeights

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from export.checkpoint import Checkpoint
-from export.config import Head
+from export.checkpoint.config import Head
+from export.checkpoint.folder import Checkpoint
 from export.graph.body import AttentionInputs, Body
 from export.graph.builder import GraphBuilder
 from export.graph.weights import Weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from export.checkpoint import Checkpoint
+from export.checkpoint.folder import Checkpoint
 from export.graph.body import AttentionInputs, Body
 from export.graph.builder import GraphBuilder
 from export.graph.weights import Weights

@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from export.checkpoint import Checkpoint, expected_shapes
-from export.config import CONFIG_FILE, HEAD_SIZE_STEP, Head, ModelConfig, cache_head_size, read_config
+from export.checkpoint.config import (
+    CONFIG_FILE,
+    HEAD_SIZE_STEP,
+    Head,
+    ModelConfig,
+    cache_head_size,
+    read_config,
+)
+from export.checkpoint.folder import Checkpoint, expected_shapes
+from export.checkpoint.tensors import INDEX_FILE, SINGLE_FILE
+from export.checkpoint.tokenizer import read_tokenizer
 from export.errors import CheckpointError
 from export.inspection.sizes import cache_sizes, variant_sizes
 from export.inspection.tensors import WeightFacts, inspect_weights
 from export.reading import is_there, read_json_object
-from export.tensors import INDEX_FILE, SINGLE_FILE
-from export.tokenizer import read_tokenizer
 from runtime.contract import Kind
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")

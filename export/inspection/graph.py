@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from export.errors import ExportError
 from export.reading import plain_size
-from export.wire import Fields, Shape, WireError
+from export.vetting.wire import Fields, Shape, WireError
 
 MAX_BYTES = (1 << 31) - 1  # of a protocol buffer
 MAX_FIELDS = 4_000_000  # an empty one takes a hundred bytes in memory

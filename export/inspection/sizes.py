@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from export.checkpoint import expected_shapes
-from export.config import ModelConfig, cache_head_size
+from export.checkpoint.config import ModelConfig, cache_head_size
+from export.checkpoint.folder import expected_shapes
 from export.graph.four_bit import BLOCK
 from runtime.contract import Variant
 

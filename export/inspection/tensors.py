@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from export.checkpoint.tensors import TensorEntry, read_header
 from export.reading import parse_json_object
-from export.tensors import TensorEntry, read_header
 
 LARGEST = 5  # tensors that are named
 

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from export.archive import pack_folder
-from export.verify import Verification
+from export.verification.verify import Verification
 from lmaas import app
 from runtime.contract import Manifest
 
@@ -117,7 +117,7 @@ def test_compares_on_a_text_of_ones_own(tmp_path: Path) -> None:
 
 def verified(agreeing: int, monkeypatch: pytest.MonkeyPatch) -> None:
     row = Verification("an oracle", texts=50, agreeing=agreeing, max_logit_difference=1e-6)
-    monkeypatch.setattr("export.verify.verify", lambda *_, **__: [row])
+    monkeypatch.setattr("export.verification.verify.verify", lambda *_, **__: [row])
 
 
 def test_verify_shows_who_answers_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def cut_short(*_: object, **__: object) -> None:
 
 
 def test_ctrl_c_while_verifying_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.verify.verify", cut_short)
+    monkeypatch.setattr("export.verification.verify.verify", cut_short)
     ended = export(NLI, tmp_path / "out", "--variants", "fp32", "--verify")
     assert ended.exit_code == 130
     assert lines(ended.stderr)[-1] == "lmaas: interrupted: nothing was written"

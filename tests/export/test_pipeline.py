@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import numpy_gpt2 as oracle
 from export.archive import pack_folder
 from export.errors import CheckpointError, ExportError
 from export.output import new_folder
 from export.pipeline import export_checkpoint
 from export.progress import Progress
 from export.session import log_softmax
+from export.verification import numpy_gpt2 as oracle
 from runtime.contract import Kind, Manifest, Variant
 from tests.export.checkpoints import open_session, save_classifier, save_lm, tiny_tokenizer
 

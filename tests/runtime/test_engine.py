@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import numpy_gpt2 as oracle
+from export.verification import numpy_gpt2 as oracle
 from runtime.answers import Answer
 from runtime.contract import FaultCode, FinishReason, Operation
 from runtime.engine import Engine

@@ -1,0 +1,168 @@
+"""The tokenizer of a checkpoint as tokenizer.json, converted from GPT-2's two-file form where needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from export.checkpoint.config import ModelConfig
+from export.errors import CheckpointError
+from export.reading import is_there, quoted, read_json_object, read_text
+from runtime.contract import TOKENIZER_FILE
+
+END_OF_TEXT = "<|endoftext|>"
+MAX_ADDED_TOKENS = 10_000  # the library compares them with each other
+# transformers' names, then those of OpenAI's release.
+_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+# What a tokenizer may be made of. Left out is what multiplies a text (Replace, Prepend) or is a table that
+# the library trusts (Precompiled): a few bytes of either can take all memory, and that ends the process.
+_PARTS = {
+    "normalizer": (
+        *("Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents"),
+        *("BertNormalizer", "ByteLevel"),
+    ),
+    "pre_tokenizer": (
+        *("Sequence", "ByteLevel", "BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation"),
+        *("Digits", "Metaspace", "CharDelimiterSplit", "UnicodeScripts", "Split"),
+    ),
+    "post_processor": ("Sequence", "ByteLevel", "TemplateProcessing", "BertProcessing", "RobertaProcessing"),
+    "decoder": (
+        *("Sequence", "ByteLevel", "WordPiece", "BPEDecoder", "Metaspace", "ByteFallback", "Fuse", "Strip"),
+        "CTC",
+    ),
+}
+_SEQUENCES = {
+    "normalizer": "normalizers",
+    "pre_tokenizer": "pretokenizers",
+    "post_processor": "processors",
+    "decoder": "decoders",
+}
+# Others may take for ever on some text. These are GPT-2's and cl100k_base's, in their published spelling.
+PATTERNS = (
+    r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""",
+    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"""
+    r"""|\s*[\r\n]+|\s+(?!\S)|\s+""",
+)
+_PROBE = "".join(map(chr, range(32, 127))) + "\t\n\x00 ä é 漢字 🙂"
+
+
+def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
+    """The tokenizer of a checkpoint folder; raises CheckpointError where none is there, or no sound one."""
+    if is_there(folder / TOKENIZER_FILE):
+        return open_tokenizer(folder / TOKENIZER_FILE, config.vocab_size)
+    for vocabulary, merges in _PAIRS:
+        if is_there(folder / vocabulary) and is_there(folder / merges):
+            return _checked(_convert(folder / vocabulary, folder / merges), config.vocab_size)
+    raise CheckpointError(
+        f"{TOKENIZER_FILE}: missing, and no vocab.json + merges.txt or encoder.json + vocab.bpe either",
+        field=TOKENIZER_FILE,
+    )
+
+
+def open_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
+    """Read a tokenizer.json whose tokens are below `vocab_size`, and which reads any text.
+
+    Raises CheckpointError.
+    """
+    _check_parts(read_json_object(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise _refused(_complaint(error)) from None
+    return _checked(tokenizer, vocab_size)
+
+
+def _check_parts(data: dict[str, Any]) -> None:
+    for section in _PARTS:
+        if data.get(section) is not None:
+            _check_part(section, data[section])
+    added, model = data.get("added_tokens"), data.get("model")
+    if isinstance(added, list) and len(added) > MAX_ADDED_TOKENS:
+        raise _refused(f"added_tokens: {len(added)}, but at most {MAX_ADDED_TOKENS} are read")
+    if isinstance(model, dict) and model.get("dropout"):
+        raise _refused("model.dropout: a text would be other tokens each time; null is needed")
+
+
+def _check_part(section: str, part: Any) -> None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in _PARTS[section]:
+        raise _refused(f"{section}: {quoted(str(kind))} is not one of {', '.join(_PARTS[section])}")
+    if kind == "Sequence":
+        members = part.get(_SEQUENCES[section])
+        for member in members if isinstance(members, list) else []:
+            _check_part(section, member)
+    pattern = part.get("pattern")
+    if isinstance(pattern, dict) and "Regex" in pattern and pattern["Regex"] not in PATTERNS:
+        raise _refused(f"{section}: the pattern {quoted(str(pattern['Regex']))} is not one that is known")
+
+
+def _checked(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    if not vocabulary:
+        raise _refused("the vocabulary is empty")
+    token, largest = max(vocabulary.items(), key=lambda item: item[1])
+    if largest >= vocab_size:
+        raise _refused(
+            f"token {quoted(token)} has id {largest}, beyond vocab_size {vocab_size}", "vocab_size"
+        )
+    # A truncation or padding stored by a trainer would silently change prompts.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    try:
+        ids = tokenizer.encode(_PROBE).ids + tokenizer.encode(_PROBE, _PROBE).ids
+    except Exception as error:
+        raise _refused(f"does not read any text: {_complaint(error)}") from None
+    # A template may name ids that no token has.
+    if max(ids, default=0) >= vocab_size:
+        raise _refused(f"post_processor: adds id {max(ids)}, beyond vocab_size {vocab_size}", "vocab_size")
+    return tokenizer
+
+
+def _refused(why: str, field: str = TOKENIZER_FILE) -> CheckpointError:
+    return CheckpointError(f"{TOKENIZER_FILE}: {why}", field=field)
+
+
+def _complaint(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _convert(vocabulary_path: Path, merges_path: Path) -> Tokenizer:
+    """GPT-2's byte-level BPE, set up as transformers' GPT2TokenizerFast does."""
+    vocabulary = read_json_object(vocabulary_path)
+    ids = list(vocabulary.values())
+    if not ids or not all(type(index) is int and 0 <= index < 1 << 32 for index in ids):
+        raise CheckpointError(
+            f"{vocabulary_path.name}: an object from tokens to ids is needed", field=vocabulary_path.name
+        )
+    if len(set(ids)) != len(ids):
+        raise CheckpointError(f"{vocabulary_path.name}: two tokens have one id", field=vocabulary_path.name)
+    try:
+        model = models.BPE(vocab=vocabulary, merges=_read_merges(merges_path))
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(f"{merges_path.name}: {_complaint(error)}", field=merges_path.name) from None
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    if END_OF_TEXT in vocabulary:
+        tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return tokenizer
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    merges = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        parts = line.rstrip("\r").split(" ")
+        if len(parts) != 2:
+            raise CheckpointError(f"{path.name}: line {number}: two tokens are needed", field=path.name)
+        merges.append((parts[0], parts[1]))
+    return merges
+
+
+def write_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    path.write_text(json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False) + "\n", "utf-8")

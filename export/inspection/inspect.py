@@ -1,0 +1,60 @@
+"""What a person points at, in facts: a checkpoint, an artifact, or a single file of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from export.archive import ARTIFACT_MARK, CHECKPOINT_MARK, ArchiveLimits, unpack_archive
+from export.checkpoint.tensors import CONVERT_LINE, INDEX_FILE
+from export.errors import ArchiveError, CheckpointError, ExportError
+from export.inspection.artifact import ArtifactFacts, inspect_artifact
+from export.inspection.checkpoint import CheckpointFacts, inspect_checkpoint
+from export.inspection.graph import GraphFacts, inspect_graph
+from export.inspection.tensors import WeightFacts, inspect_weights
+from export.reading import plain_size
+
+Facts = CheckpointFacts | ArtifactFacts | GraphFacts | WeightFacts
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+def inspect_path(path: Path, limits: ArchiveLimits) -> Facts:
+    """By what it is called, and an archive by its content, which is unpacked to a temporary folder.
+
+    Raises ExportError where it is nothing of ours; a checkpoint that cannot be exported is no error.
+    """
+    name = path.resolve().name
+    if path.is_dir():
+        return _inspect_folder(path, name)
+    if not path.exists():
+        raise ExportError(f"{path.name}: no such file or folder", field="source")
+    plain_size(path)
+    if name in (CHECKPOINT_MARK, INDEX_FILE):
+        return inspect_checkpoint(path.parent, path.parent.resolve().name)
+    if name == ARTIFACT_MARK:
+        return inspect_artifact(path.parent, path.parent.resolve().name)
+    if path.suffix == ".onnx":
+        return inspect_graph(path)
+    if path.suffix == ".safetensors":
+        return inspect_weights([path], name)
+    if path.suffix in _PICKLES:
+        raise CheckpointError(
+            f"{name}: pickles are not opened; convert it where you trust it: {CONVERT_LINE}"
+        )
+    with TemporaryDirectory(prefix="lmaas-") as scratch:
+        try:
+            folder = unpack_archive(path, Path(scratch), limits)
+        except ArchiveError as error:
+            raise ArchiveError(f"{name}: {error.message}", error.field) from None
+        return _inspect_folder(folder, name)
+
+
+def _inspect_folder(folder: Path, name: str) -> Facts:
+    if (folder / ARTIFACT_MARK).is_file():
+        return inspect_artifact(folder, name)
+    if (folder / CHECKPOINT_MARK).is_file() or any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):
+        return inspect_checkpoint(folder, name)
+    raise ExportError(
+        f"{name}: no checkpoint ({CHECKPOINT_MARK}) and no artifact ({ARTIFACT_MARK}) in this folder",
+        field="source",
+    )

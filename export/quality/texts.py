@@ -1,0 +1,110 @@
+"""The texts on which variants are compared: what the user gives, else what the exporter brings.
+
+A language model writes its own (`reference`). For heads there are plain sentences of many kinds, and
+mixtures of them; what the heads answer is compared, not whether it is right.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from export.checkpoint.config import ModelConfig
+from export.errors import ExportError
+from runtime.contract import GoldenPrompt, Kind
+
+MAX_CALIBRATION_BYTES = 64 << 20
+MAX_HEAD_TEXTS = 512
+SENTENCES = (
+    "What a wonderful little story this was!",
+    "play the newest album by the band on my phone",
+    "The service was slow and the food was cold.",
+    "book a table for four people at seven tonight",
+    "Will it rain in the mountains tomorrow morning?",
+    "The plot makes no sense, but the actors are charming.",
+    "add this song to my evening playlist",
+    "Two dogs run across a field.",
+    "find the schedule of the movie theatre nearby",
+    "I would not recommend it to anyone.",
+    "rate this book five out of six stars",
+    "A man is sleeping on a bench in the park.",
+)
+
+
+def read_calibration(path: Path) -> str:
+    """The calibration file as text; raises ExportError (field `calibration`)."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_CALIBRATION_BYTES:
+            raise _refused(f"{path.name} has {size} bytes, but at most {MAX_CALIBRATION_BYTES} are read")
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise _refused(f"{path.name}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise _refused(f"{path.name}: not UTF-8 at byte {error.start}") from None
+    if not text.strip():
+        raise _refused(f"{path.name}: holds no text")
+    return text
+
+
+def language_rows(text: str, tokenizer: Tokenizer, rows: int, length: int) -> list[list[int]]:
+    """Token ids of the text in `rows` windows of `length` tokens, spread over all of it."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    starts = range(0, max(1, len(ids) - length + 1), length)
+    chosen = [starts[index * len(starts) // rows] for index in range(min(rows, len(starts)))]
+    if len(ids) < 2:
+        raise _refused("the text is a single token of this model, and two are needed to compare anything")
+    return [ids[start : start + length] for start in chosen]
+
+
+def head_texts(calibration: str | None, kind: Kind) -> list[GoldenPrompt]:
+    """One text a line, or two with a tab between; without a calibration text the exporter's own."""
+    if calibration is None:
+        return _own_texts(kind)
+    texts: list[GoldenPrompt] = []
+    for line in calibration.splitlines():
+        text, _, pair = line.partition("\t")
+        if text.strip() and len(texts) < MAX_HEAD_TEXTS:
+            texts.append(GoldenPrompt(text, pair or None if kind is Kind.CLASSIFIER else None))
+    return texts
+
+
+def _own_texts(kind: Kind) -> list[GoldenPrompt]:
+    """The sentences first, as golden prompts are the first texts; then halves of each two of them."""
+    pairs = list(itertools.permutations(SENTENCES, 2))
+    texts = [GoldenPrompt(sentence) for sentence in SENTENCES]
+    for place in (0, 1):
+        texts += [
+            GoldenPrompt(f"{_half(first, place)} {_half(second, 1 - place)}") for first, second in pairs
+        ]
+    if kind is Kind.CLASSIFIER:
+        texts += [GoldenPrompt(first, second) for first, second in pairs]
+    return texts
+
+
+def _half(sentence: str, part: int) -> str:
+    words = sentence.split()
+    middle = len(words) // 2
+    return " ".join(words[middle:] if part else words[:middle])
+
+
+def head_token_ids(tokenizer: Tokenizer, prompt: GoldenPrompt, config: ModelConfig) -> list[int]:
+    """What a head model reads for a text, as the engine does; empty where the text does not fit.
+
+    A classifier reads the tokenizer's template; an nlu model bare tokens, by `nlu_echo` twice around an eos.
+    """
+    special = config.head.kind is Kind.CLASSIFIER
+    encoding = tokenizer.encode(prompt.text, prompt.text_pair, add_special_tokens=special)
+    # The tokenizer's clean-up may leave nothing of a text, which the engine refuses.
+    if not {0} | ({1} if prompt.text_pair else set()) <= set(encoding.sequence_ids):
+        return []
+    ids: list[int] = encoding.ids
+    if config.nlu_echo and ids:
+        ids = [*ids, config.eos_token_id, *ids]
+    return ids if len(ids) <= config.context_length else []
+
+
+def _refused(message: str) -> ExportError:
+    return ExportError(f"calibration: {message}", field="calibration")

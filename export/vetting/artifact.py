@@ -1,0 +1,218 @@
+"""A ready-made artifact: vetted, copied, and run once before anybody relies on it.
+
+Nothing of it is loaded until its manifest, its files and its graphs were found to be what this exporter
+writes (`graph`); then it has to give the answers that its manifest promises (`dry_run`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from export.checkpoint.config import (
+    MAX_CONTEXT_LENGTH,
+    MAX_HEADS,
+    MAX_HIDDEN_SIZE,
+    MAX_LABEL_LENGTH,
+    MAX_LABELS,
+    MAX_LAYERS,
+    MAX_VOCAB_SIZE,
+    PROBLEM_TYPES,
+    cache_head_size,
+)
+from export.checkpoint.tokenizer import open_tokenizer
+from export.errors import ArtifactError, CheckpointError
+from export.files import file_entry
+from export.graph.builder import DATA_SUFFIX
+from export.output import new_folder
+from export.progress import Report, Stages, ignore
+from export.reading import parse_json_object, plain_size, quoted, read_text
+from export.vetting.dry_run import dry_run
+from export.vetting.graph import check_graph
+from runtime.contract import (
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    Architecture,
+    FileEntry,
+    Kind,
+    Manifest,
+    ManifestError,
+    Variant,
+)
+
+# A server sizes its cache and its tables by these before it has run the graph once.
+_LIMITS = {
+    "num_layers": MAX_LAYERS,
+    "num_heads": MAX_HEADS,
+    "head_size": MAX_HIDDEN_SIZE,
+    "hidden_size": MAX_HIDDEN_SIZE,
+    "vocab_size": MAX_VOCAB_SIZE,
+    "context_length": MAX_CONTEXT_LENGTH,
+}
+MAX_GOLDEN_PROMPTS = 16
+MAX_GOLDEN_TOKENS = 64  # of one answer
+MAX_GOLDEN_LENGTH = 100_000  # characters of one prompt
+MAX_NOTE_LENGTH = 1000  # characters of the name, and of each note of provenance
+
+
+def import_artifact(
+    source: Path, output: Path, *, overwrite: bool = False, report: Report = ignore
+) -> Manifest:
+    """Vet the artifact folder `source` and copy what its manifest lists to `output`; raises ExportError."""
+    stages = Stages(["check manifest", "copy", "check graphs", "dry run"], report)
+    stages.begin("check manifest")
+    manifest = _read_manifest(source)
+    files = [manifest.tokenizer, *(file for entry in manifest.variants.values() for file in entry.files)]
+    for file in files:
+        _check_size(source, file)
+    with new_folder(output, overwrite=overwrite) as folder:
+        # From here on nobody can change what is looked at.
+        stages.begin("copy")
+        for file in files:
+            _copy(source, folder, file)
+        (folder / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
+        stages.begin("check graphs")
+        _check_tokenizer(folder, manifest.architecture)
+        for variant in manifest.variants:
+            check_graph(folder, variant, manifest)
+        stages.begin("dry run")
+        for number, variant in enumerate(manifest.variants, start=1):
+            dry_run(folder, variant, manifest)
+            stages.step(number / len(manifest.variants))
+    stages.end()
+    return manifest
+
+
+def _read_manifest(source: Path) -> Manifest:
+    _refuse_link(source, MANIFEST_FILE)
+    try:
+        text = read_text(source / MANIFEST_FILE)
+        # The contract's own reader takes any JSON; this one refuses what has no one meaning.
+        parse_json_object(text.encode(), MANIFEST_FILE)
+        manifest = Manifest.from_json(text)
+    except CheckpointError as error:
+        raise ArtifactError(error.message, error.field) from None
+    except ManifestError as error:
+        raise ArtifactError(" ".join(str(error).split())[:300], field=MANIFEST_FILE) from None
+    if manifest.tokenizer.path != TOKENIZER_FILE:
+        raise _wrong("tokenizer.path", f"{quoted(manifest.tokenizer.path)}, but it must be {TOKENIZER_FILE}")
+    _check_architecture(manifest.architecture)
+    _check_texts(manifest)
+    if not manifest.variants:
+        raise _wrong("variants", "none")
+    for variant in manifest.variants:
+        _check_variant(manifest, variant)
+    return manifest
+
+
+def _check_architecture(architecture: Architecture) -> None:
+    for name, most in _LIMITS.items():
+        value = getattr(architecture, name)
+        if not 1 <= value <= most:
+            raise _wrong(f"architecture.{name}", f"{value}, but it goes from 1 to {most}")
+    for name in ("eos_token_id", "pad_token_id"):
+        value = getattr(architecture, name)
+        if not 0 <= value < architecture.vocab_size:
+            raise _wrong(f"architecture.{name}", f"{value} is no token of {architecture.vocab_size}")
+    hidden, heads = architecture.hidden_size, architecture.num_heads
+    if hidden % heads:
+        raise _wrong("architecture.num_heads", f"{heads}, but hidden_size {hidden} is not a multiple of it")
+    if architecture.head_size != cache_head_size(hidden // heads):
+        wanted = (
+            f"{cache_head_size(hidden // heads)} is needed for hidden_size {hidden} and num_heads {heads}"
+        )
+        raise _wrong("architecture.head_size", f"{architecture.head_size}, but {wanted}")
+
+
+def _check_texts(manifest: Manifest) -> None:
+    """The labels that the kind needs, and no text longer than one of its use."""
+    kind = manifest.kind
+    for name, labels, needed in (
+        ("labels", manifest.labels, kind is Kind.CLASSIFIER),
+        ("slot_labels", manifest.slot_labels, kind is Kind.NLU),
+    ):
+        if needed and not labels:
+            raise _wrong(name, f"none, but the kind {kind.value} needs them")
+        if len(labels) > MAX_LABELS or len(set(labels)) != len(labels):
+            raise _wrong(name, f"{len(labels)}, but they are at most {MAX_LABELS}, and each only once")
+    if manifest.problem_type not in PROBLEM_TYPES:
+        raise _wrong(
+            "problem_type", f"{quoted(manifest.problem_type)} is not one of {', '.join(PROBLEM_TYPES)}"
+        )
+    golden = [text for prompt in manifest.golden for text in (prompt.text, prompt.text_pair or "")]
+    notes = [*manifest.provenance, *manifest.provenance.values()]
+    for name, texts, most in (
+        ("name", [manifest.name], MAX_NOTE_LENGTH),
+        ("labels", [*manifest.labels, *manifest.slot_labels], MAX_LABEL_LENGTH),
+        ("provenance", notes, MAX_NOTE_LENGTH),
+        ("golden", golden, MAX_GOLDEN_LENGTH),
+    ):
+        longest = max(map(len, texts), default=0)
+        if longest > most:
+            raise _wrong(name, f"a text of {longest} characters, but at most {most} are read")
+    if len(manifest.golden) > MAX_GOLDEN_PROMPTS:
+        raise _wrong("golden", f"{len(manifest.golden)} prompts, but at most {MAX_GOLDEN_PROMPTS} are read")
+
+
+def _check_variant(manifest: Manifest, variant: Variant) -> None:
+    entry, where = manifest.variants[variant], f"variants.{variant.value}"
+    allowed = [f"{variant.value}/{GRAPH_FILE}", f"{variant.value}/{GRAPH_FILE}{DATA_SUFFIX}"]
+    paths = [file.path for file in entry.files]
+    if paths not in (allowed[:1], allowed):
+        raise _wrong(f"{where}.files", f"{quoted(str(paths))}, but they must be {allowed[0]} and its data")
+    if manifest.kind is not Kind.LM:
+        return
+    counts = {len(answer.token_ids) for answer in entry.golden}
+    if len(counts) > 1 or max(counts, default=0) > MAX_GOLDEN_TOKENS:
+        raise _wrong(
+            f"{where}.golden",
+            f"answers of {quoted(str(sorted(counts)))} tokens, but all have one length, and at most"
+            f" {MAX_GOLDEN_TOKENS}",
+        )
+    for token in (token for answer in entry.golden for token in answer.token_ids):
+        if not 0 <= token < manifest.architecture.vocab_size:
+            raise _wrong(f"{where}.golden", f"{token} is no token of {manifest.architecture.vocab_size}")
+
+
+def _check_size(source: Path, expected: FileEntry) -> None:
+    path = source / expected.path
+    _refuse_link(source, path.parent.relative_to(source).as_posix())
+    _refuse_link(source, expected.path)
+    try:
+        size = plain_size(path)
+    except CheckpointError as error:
+        problem = error.message.removeprefix(f"{path.name}: ")
+        raise ArtifactError(f"{expected.path}: {problem}", field=expected.path) from None
+    if size != expected.size:
+        raise ArtifactError(
+            f"{expected.path}: size is {size}, but the manifest says {expected.size}", field=expected.path
+        )
+
+
+def _refuse_link(source: Path, path: str) -> None:
+    if path != "." and (source / path).is_symlink():
+        raise ArtifactError(f"{path}: a link, but an artifact has none", field=path)
+
+
+def _copy(source: Path, folder: Path, expected: FileEntry) -> None:
+    target = folder / expected.path
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source / expected.path, target)
+    found = file_entry(folder, target)
+    if found != expected:
+        raise ArtifactError(
+            f"{expected.path}: sha256 is {found.sha256}, but the manifest says {quoted(expected.sha256)}",
+            field=expected.path,
+        )
+
+
+def _check_tokenizer(folder: Path, architecture: Architecture) -> None:
+    try:
+        open_tokenizer(folder / TOKENIZER_FILE, architecture.vocab_size)
+    except CheckpointError as error:
+        raise ArtifactError(error.message, error.field) from None
+
+
+def _wrong(field: str, problem: str) -> ArtifactError:
+    return ArtifactError(f"{MANIFEST_FILE}: {field}: {problem}", field=field)

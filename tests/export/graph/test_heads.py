@@ -1,0 +1,109 @@
+"""The head graphs against torch and against the NumPy oracle, over rows padded on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import GPT2ForSequenceClassification, GPT2ForTokenClassification
+
+from export.pipeline import export_checkpoint
+from export.verification import numpy_gpt2 as oracle
+from runtime.contract import HeadGraph, Kind, Manifest, Variant
+from tests.export.checkpoints import Ids, open_session, save_classifier
+
+TOLERANCE = 2e-4
+TEXTS: list[Ids] = [[5, 9, 14, 3], [7], [20, 21, 22, 23, 24, 25, 26, 27, 28]]
+
+
+def run(artifact: Path, texts: list[Ids], variant: Variant = Variant.FP32) -> list[NDArray[np.float32]]:
+    longest = max(map(len, texts))
+    ids = np.array([text + [299] * (longest - len(text)) for text in texts], np.int64)
+    lengths = np.array([len(text) for text in texts], np.int64)
+    session = open_session(artifact / variant.value / "model.onnx")
+    found: list[NDArray[np.float32]] = session.run(
+        None, {HeadGraph.INPUT_IDS: ids, HeadGraph.LENGTHS: lengths}
+    )
+    return found
+
+
+def test_classifier_equals_torch_and_the_oracle(
+    checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]
+) -> None:
+    model = GPT2ForSequenceClassification.from_pretrained(checkpoint("classifier")).eval()
+    weights, config = oracle.load(checkpoint("classifier"))
+    (logits,) = run(artifact("classifier"), TEXTS)
+    assert logits.shape == (3, 3)
+    for row, text in enumerate(TEXTS):
+        with torch.no_grad():
+            reference = model(torch.tensor([text])).logits[0].numpy()
+        assert np.abs(logits[row] - reference).max() <= TOLERANCE
+        assert np.abs(logits[row] - oracle.classifier_logits(weights, config, text)).max() <= TOLERANCE
+
+
+def test_tagger_equals_torch(checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]) -> None:
+    model = GPT2ForTokenClassification.from_pretrained(checkpoint("tagger")).eval()
+    logits, slots = run(artifact("tagger"), TEXTS)
+    assert logits.shape == (3, 0)
+    assert slots.shape == (3, 9, 5)
+    for row, text in enumerate(TEXTS):
+        with torch.no_grad():
+            reference = model(torch.tensor([text])).logits[0].numpy()
+        assert np.abs(slots[row, : len(text)] - reference).max() <= TOLERANCE
+
+
+def test_joint_nlu_equals_the_oracle(
+    checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]
+) -> None:
+    weights, config = oracle.load(checkpoint("nlu"))
+    logits, slots = run(artifact("nlu"), TEXTS)
+    for row, text in enumerate(TEXTS):
+        intents, tags = oracle.nlu_logits(weights, config, text)
+        assert np.abs(logits[row] - intents).max() <= TOLERANCE
+        assert np.abs(slots[row, : len(text)] - tags).max() <= TOLERANCE
+    manifest = Manifest.load(artifact("nlu"))
+    assert manifest.labels == ("play", "book", "rate")
+    assert manifest.slot_labels[:2] == ("O", "B-artist")
+    assert manifest.nlu_echo
+
+
+@pytest.mark.parametrize("variant", [Variant.FP32, Variant.INT8])
+@pytest.mark.parametrize("kind", ["classifier", "tagger", "nlu"])
+def test_an_answer_does_not_depend_on_the_batch(
+    kind: str, variant: Variant, artifact: Callable[[str], Path]
+) -> None:
+    together = run(artifact(kind), TEXTS * 4, variant)
+    for row, text in enumerate(TEXTS):
+        alone = run(artifact(kind), [text], variant)
+        for one, many in zip(alone, together, strict=True):
+            found = many[row, : len(text)] if many.ndim == 3 else many[row]
+            if variant is Variant.INT8:
+                assert np.array_equal(one[0], found)
+            else:
+                assert np.abs(one[0] - found).max(initial=0) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem", "labels"),
+    [
+        ({"num_labels": 2}, "single_label_classification", 2),
+        ({"num_labels": 1}, "regression", 1),
+        ({"num_labels": 4, "problem_type": "multi_label_classification"}, "multi_label_classification", 4),
+        ({"num_labels": 2, "problem_type": "regression"}, "regression", 2),
+    ],
+)
+def test_problem_types(changes: dict[str, object], problem: str, labels: int, tmp_path: Path) -> None:
+    save_classifier(tmp_path / "checkpoint", **changes)
+    manifest = export_checkpoint(
+        tmp_path / "checkpoint", tmp_path / "out", name="x", variants=[Variant.FP32, Variant.INT8]
+    )
+    assert manifest.kind is Kind.CLASSIFIER
+    assert manifest.problem_type == problem
+    assert len(manifest.labels) == labels
+    quality = manifest.variants[Variant.INT8].quality
+    assert quality is not None
+    assert 0 <= quality["max_probability_shift"] < 0.2

@@ -1,0 +1,138 @@
+"""The texts on which variants are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.checkpoint.config import read_config
+from export.errors import ExportError
+from export.pipeline import export_checkpoint
+from export.quality.reference import LEAST_ROWS, MAX_TOKENS, ROW_TOKENS, rows_that_are_quick
+from export.quality.texts import SENTENCES, head_texts, head_token_ids, language_rows, read_calibration
+from export.verification import numpy_gpt2 as oracle
+from perf.checkpoints import SIZES
+from runtime.contract import GoldenPrompt, Kind, Manifest, Variant
+from tests.export.checkpoints import tiny_config, tiny_tokenizer
+
+STORY = "the little cat sat on the mat and the dog ran home to its friend. it rains a little today. " * 20
+
+
+def test_the_card_is_that_of_the_users_text(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "story.txt").write_text(STORY, "utf-8")
+    manifest = export_checkpoint(
+        checkpoint("lm"),
+        tmp_path / "out",
+        name="x",
+        variants=[Variant.FP32, Variant.INT8],
+        calibration=tmp_path / "story.txt",
+    )
+    rows = language_rows(STORY, tiny_tokenizer(), MAX_TOKENS // ROW_TOKENS, ROW_TOKENS)
+    weights, config = oracle.load(checkpoint("lm"))
+    surprise = []
+    for row in rows:
+        logits = oracle.lm_logits(weights, config, row[:-1])
+        logits -= logits.max(axis=1, keepdims=True)
+        logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        surprise += [-logprobs[place, token] for place, token in enumerate(row[1:])]
+    quality = manifest.variants[Variant.INT8].quality
+    assert quality is not None
+    assert quality["tokens"] == len(surprise)
+    assert quality["perplexity"] == pytest.approx(np.exp(np.mean(surprise)), rel=1e-4)
+    assert manifest.provenance["compared_on"] == "a calibration text"
+    assert manifest.golden[0].text in STORY
+
+
+def test_rows_are_spread_over_the_text() -> None:
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer.encode(STORY, add_special_tokens=False).ids
+    rows = language_rows(STORY, tokenizer, 3, 16)
+    assert len(rows) == 3
+    assert rows[0] == ids[:16]
+    places = [next(i for i in range(len(ids)) if ids[i : i + 16] == row and i % 16 == 0) for row in rows]
+    assert places == sorted(places)
+    assert places[-1] > len(ids) // 2
+    assert language_rows("the cat sat", tokenizer, 3, 16) == [tokenizer.encode("the cat sat").ids]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe", "calibration: text.txt: not UTF-8 at byte 0"),
+        (b" \n", "calibration: text.txt: holds no text"),
+        (None, "calibration: text.txt: No such file"),
+    ],
+)
+def test_a_calibration_file_that_cannot_be_read(content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(ExportError, match=message) as caught:
+        read_calibration(tmp_path / "text.txt")
+    assert caught.value.field == "calibration"
+
+
+def test_a_text_of_one_token_compares_nothing() -> None:
+    with pytest.raises(ExportError, match="a single token"):
+        language_rows("a", tiny_tokenizer(), 3, 16)
+
+
+def test_a_head_reads_one_text_a_line_or_a_pair() -> None:
+    lines = "first\n\nsecond\tits pair\n  \nthird\t\n"
+    pair = GoldenPrompt("second", "its pair")
+    first, third = GoldenPrompt("first"), GoldenPrompt("third")
+    assert head_texts(lines, Kind.CLASSIFIER) == [first, pair, third]
+    assert head_texts(lines, Kind.NLU) == [first, GoldenPrompt("second"), third]
+
+
+@pytest.mark.parametrize(("kind", "pairs"), [(Kind.CLASSIFIER, 132), (Kind.NLU, 0)])
+def test_heads_have_texts_of_their_own(kind: Kind, pairs: int) -> None:
+    texts = head_texts(None, kind)
+    assert [text.text for text in texts[: len(SENTENCES)]] == list(SENTENCES)
+    assert len(set(texts)) == len(texts)
+    assert len([text for text in texts if text.text_pair]) == pairs
+    assert len(texts) == 12 + 2 * 132 + pairs
+
+
+def test_the_golden_prompts_of_a_pair_reader_are_kept_as_pairs(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "pairs.tsv").write_text("the cat sat\tthe dog ran\nit rains\ttoday\n", "utf-8")
+    export_checkpoint(
+        checkpoint("classifier"),
+        tmp_path / "out",
+        name="x",
+        variants=[Variant.INT8],
+        calibration=tmp_path / "pairs.tsv",
+    )
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest.golden == (GoldenPrompt("the cat sat", "the dog ran"), GoldenPrompt("it rains", "today"))
+    weights, config = oracle.load(checkpoint("classifier"))
+    ids = tiny_tokenizer().encode("it rains", "today").ids
+    expected = oracle.classifier_logits(weights, config, ids)
+    found = np.array(manifest.variants[Variant.INT8].golden[1].scores)
+    assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max() + 0.01
+
+
+def test_texts_that_do_not_fit_are_left_out(checkpoint: Callable[[str], Path]) -> None:
+    config = read_config(checkpoint("nlu"))  # echo: ids, eos, ids
+    tokenizer = tiny_tokenizer()
+    assert head_token_ids(tokenizer, GoldenPrompt("q" * 47), config) != []
+    assert head_token_ids(tokenizer, GoldenPrompt("q" * 48), config) == []
+    assert head_token_ids(tokenizer, GoldenPrompt(""), config) == []
+
+
+def test_large_models_are_compared_on_less(tmp_path: Path) -> None:
+    counts = []
+    for layers, width in ((2, 64), (size_of("gpt2")), (size_of("gpt2-xl"))):
+        config = tiny_config(n_layer=layers, n_embd=width, vocab_size=50257, n_positions=1024, n_head=1)
+        config.architectures = ["GPT2LMHeadModel"]
+        config.save_pretrained(tmp_path)
+        counts.append(rows_that_are_quick(read_config(tmp_path), ROW_TOKENS))
+    assert counts[0] > counts[1] >= counts[2] == LEAST_ROWS
+
+
+def size_of(name: str) -> tuple[int, int]:
+    return SIZES[name].layers, SIZES[name].hidden
