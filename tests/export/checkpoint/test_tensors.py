@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from export.checkpoint.tensors import TensorFile, read_header
@@ -78,55 +76,3 @@ def test_reads_what_the_reference_writes(tmp_path: Path) -> None:
     file = TensorFile(tmp_path / "x.safetensors")
     for name, array in arrays.items():
         assert np.array_equal(file.read(name), array)
-
-
-_bounded = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-@_bounded
-@given(data=st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(data: bytes, tmp_path: Path) -> None:
-    _read_or_refuse(tmp_path, data)
-
-
-@_bounded
-@given(position=st.integers(0, len(packed(SOUND)) - 1), value=st.integers(0, 255), cut=st.integers(0, 200))
-def test_any_changed_byte_is_read_or_refused(position: int, value: int, cut: int, tmp_path: Path) -> None:
-    data = bytearray(packed(SOUND))
-    data[position] = value
-    _read_or_refuse(tmp_path, bytes(data[: len(data) - cut // 4]))
-
-
-_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@_bounded
-@given(
-    entry=st.fixed_dictionaries(
-        {},
-        optional={
-            "dtype": st.sampled_from(["F32", "BF16", "BOOL"]) | _values,
-            "shape": st.lists(st.integers(-1, 8), max_size=3) | _values,
-            "data_offsets": st.lists(st.integers(-1, 40), min_size=2, max_size=2) | _values,
-        },
-    )
-)
-def test_any_entry_is_read_or_refused(entry: object, tmp_path: Path) -> None:
-    _read_or_refuse(tmp_path, packed({"a": entry}))
-
-
-def _read_or_refuse(folder: Path, data: bytes) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(data)
-    try:
-        file = TensorFile(path)
-        for name in file.entries:
-            file.read(name)
-    except CheckpointError:
-        pass
