@@ -296,7 +296,7 @@ def _read(record: type[Record], data: Any, where: str) -> Record:
     known = {item.name: item for item in dataclasses.fields(record)}  # type: ignore[arg-type]
     for name in data:
         if name not in known:
-            raise ManifestError(f"{where}.{name}: unknown field")
+            raise ManifestError(f"{where}.{_shown(name)[1:-1]}: unknown field")
     values = {}
     for name, item in known.items():
         if name in data:
@@ -329,13 +329,22 @@ def _value(hint: Any, data: Any, where: str) -> Any:
             return hint(data)
         except ValueError:
             choices = ", ".join(str(member.value) for member in hint)
-            raise ManifestError(f"{where}: {data!r} is not one of {choices}") from None
+            raise ManifestError(f"{where}: {_shown(data)} is not one of {choices}") from None
     return _scalar(hint, data, where)
+
+
+def _shown(value: Any) -> str:
+    """On one line and short, whatever it is."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _scalar(hint: type, data: Any, where: str) -> Any:
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError:
+            raise ManifestError(f"{where}: a number beyond 1e308") from None
     if type(data) is not hint:  # `bool` is an `int`, so isinstance would let true through as 1
         raise ManifestError(f"{where}: {hint.__name__} is needed, not {type(data).__name__}")
     return data

@@ -132,6 +132,7 @@ def _check_names(config: ModelConfig, tensors: TensorStore, stored: dict[str, st
         found = tensors.shape(stored[name])
         if found != shape:
             raise CheckpointError(f"tensor {name}: expected shape {shape}, found {found}", field=name)
+        tensors.require_readable(stored[name])
     for name in stored:
         # A tied head is stored by some writers, and means the embedding.
         tied_head = name == "lm_head.weight" and config.tied

@@ -74,10 +74,7 @@ class TensorFile:
         """
         self.release()
         entry = self.entries[name]
-        if entry.dtype not in _READABLE:
-            raise CheckpointError(
-                f"tensor {name}: dtype {entry.dtype}, but only {', '.join(_READABLE)} are read", field=name
-            )
+        _require_readable(name, entry)
         count = math.prod(entry.shape)
         if entry.dtype == "BF16":
             # The upper half of a float32 is a bfloat16.
@@ -94,6 +91,13 @@ class TensorFile:
     def release(self) -> None:
         """Give back the memory of what was read; views stay valid, and are read from the disk again."""
         self._data.madvise(mmap.MADV_DONTNEED)
+
+
+def _require_readable(name: str, entry: TensorEntry) -> None:
+    if entry.dtype not in _READABLE:
+        raise CheckpointError(
+            f"tensor {name}: dtype {entry.dtype}, but only {', '.join(_READABLE)} are read", field=name
+        )
 
 
 class TensorStore:
@@ -126,6 +130,10 @@ class TensorStore:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._files[name].entries[name].shape
+
+    def require_readable(self, name: str) -> None:
+        """Raises CheckpointError for a dtype that `read` would refuse."""
+        _require_readable(name, self._files[name].entries[name])
 
     def read(self, name: str) -> NDArray[np.float32]:
         return self._files[name].read(name)

@@ -66,7 +66,7 @@ def head_card(
     labels = np.stack([reference[0] for reference, _ in answers])
     found = np.stack([variant[0] for _, variant in answers])
     if labels.shape[1]:
-        shift = np.abs(_probabilities(labels, kind) - _probabilities(found, kind))
+        shift = np.abs(probabilities(labels, kind) - probabilities(found, kind))
         card |= {"max_probability_shift": shift.max(), "mean_probability_shift": shift.mean()}
         if kind == "single_label_classification":
             chosen, other = labels.argmax(axis=1), found.argmax(axis=1)
@@ -111,7 +111,8 @@ def _centered(logits: Floats) -> Floats:
     return np.subtract(logits, logits.mean(axis=1, keepdims=True))
 
 
-def _probabilities(logits: Floats, kind: str) -> Floats:
+def probabilities(logits: Floats, kind: str) -> Floats:
+    """As callers see them; `kind` is the problem type."""
     if kind == "regression":
         return logits
     if kind == "multi_label_classification":

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from export.checkpoint.tokenizer import open_tokenizer
 from export.errors import ArtifactError
+from export.quality.card import probabilities
 from export.reading import quoted
 from export.session import Floats, HeadSession, LanguageSession, log_softmax
 from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, GoldenPrompt, Kind, Manifest, Variant
@@ -108,20 +109,11 @@ def _compare(where: str, expected: tuple[float, ...], found: Floats, kind: str) 
         raise ArtifactError(f"{where} scores: {len(found)}, but {len(expected)} in the manifest")
     if not expected:
         return
-    wanted, given = _scores(np.array(expected, np.float32), kind), _scores(found, kind)
+    wanted, given = probabilities(np.array(expected, np.float32), kind), probabilities(found, kind)
     allowed = HEAD_TOLERANCE * max(1.0, float(np.abs(wanted).max()))
     shift = float(np.abs(wanted - given).max())
     if shift > allowed:
         raise ArtifactError(f"{where} score is off by {shift:.3g}, and at most {allowed:.3g} may lie between")
-
-
-def _scores(logits: Floats, kind: str) -> Floats:
-    """As callers see them; `kind` is the manifest's problem type."""
-    if kind == "regression":
-        return logits
-    if kind == "multi_label_classification":
-        return np.asarray(np.exp(-np.logaddexp(0, -logits)), np.float32)
-    return np.asarray(np.exp(log_softmax(logits)), np.float32)
 
 
 def _require_finite(values: Floats) -> None:
