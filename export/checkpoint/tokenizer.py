@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,8 @@ def open_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     Raises CheckpointError.
     """
     _check_parts(read_json_object(path))
-    try:
+    with _complaints(TOKENIZER_FILE):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise _refused(_complaint(error)) from None
     return _checked(tokenizer, vocab_size)
 
 
@@ -84,6 +84,9 @@ def _check_parts(data: dict[str, Any]) -> None:
         raise _refused(f"added_tokens: {len(added)}, but at most {MAX_ADDED_TOKENS} are read")
     if isinstance(model, dict) and model.get("dropout"):
         raise _refused("model.dropout: a text would be other tokens each time; null is needed")
+    if isinstance(model, dict) and model.get("continuing_subword_prefix"):
+        prefix = quoted(str(model["continuing_subword_prefix"]))
+        raise _refused(f"model.continuing_subword_prefix: {prefix}, but tokens of bytes have none")
 
 
 def _check_part(section: str, part: Any) -> None:
@@ -111,10 +114,8 @@ def _checked(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
     # A truncation or padding stored by a trainer would silently change prompts.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    try:
+    with _complaints(TOKENIZER_FILE, "does not read any text: "):
         ids = tokenizer.encode(_PROBE).ids + tokenizer.encode(_PROBE, _PROBE).ids
-    except Exception as error:
-        raise _refused(f"does not read any text: {_complaint(error)}") from None
     # A template may name ids that no token has.
     if max(ids, default=0) >= vocab_size:
         raise _refused(f"post_processor: adds id {max(ids)}, beyond vocab_size {vocab_size}", "vocab_size")
@@ -125,8 +126,16 @@ def _refused(why: str, field: str = TOKENIZER_FILE) -> CheckpointError:
     return CheckpointError(f"{TOKENIZER_FILE}: {why}", field=field)
 
 
-def _complaint(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+@contextmanager
+def _complaints(file: str, what: str = "") -> Iterator[None]:
+    """The library raises bare Exception, and lets panics of its Rust code through, which are none."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        complaint = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{file}: {what}{complaint}", field=file) from None
 
 
 def _convert(vocabulary_path: Path, merges_path: Path) -> Tokenizer:
@@ -139,10 +148,9 @@ def _convert(vocabulary_path: Path, merges_path: Path) -> Tokenizer:
         )
     if len(set(ids)) != len(ids):
         raise CheckpointError(f"{vocabulary_path.name}: two tokens have one id", field=vocabulary_path.name)
-    try:
-        model = models.BPE(vocab=vocabulary, merges=_read_merges(merges_path))
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{merges_path.name}: {_complaint(error)}", field=merges_path.name) from None
+    merges = _read_merges(merges_path)
+    with _complaints(merges_path.name):
+        model = models.BPE(vocab=vocabulary, merges=merges)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -55,6 +55,17 @@ TOKENIZERS: dict[str, tuple[Edit, str]] = {
         tokenizer(model={"type": "GPT2"}),
         "tokenizer.json: data did not match any variant",
     ),
+    "merges shorter than the prefix": (
+        tokenizer(
+            model={
+                "type": "BPE",
+                "vocab": {"a": 0, "b": 1},
+                "merges": [["a", "b"]],
+                "continuing_subword_prefix": "##########",
+            }
+        ),
+        "tokenizer.json: model.continuing_subword_prefix: '##########', but tokens of bytes have none",
+    ),
     "tokenizer a pipe": (in_place_of("tokenizer.json", os.mkfifo), "tokenizer.json: a pipe, but"),
     "tokenizer empty": (
         tokenizer(model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[]),
