@@ -73,6 +73,9 @@ def push_model(
         Path, typer.Argument(help="A checkpoint's folder, or a .tar.gz or .zip of one.", exists=True)
     ],
     deploy_it: Annotated[bool, typer.Option("--deploy", help="Deploy it once converted.")] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="With --deploy: auto, fp32, fp16, int8 or int4.")
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
@@ -88,6 +91,8 @@ def push_model(
         with archive.open("rb") as file:
             flags = {"deploy": deploy_it, "force": force}
             fields = {"name": name} | {flag: str(value).lower() for flag, value in flags.items()}
+            if precision is not None:
+                fields["precision"] = precision
             accepted = client.call("POST", "/v1/models", data=fields, files={"file": (archive.name, file)})
         task = follow_task(client, accepted["task"], quiet=as_json)
     if as_json:
@@ -95,7 +100,11 @@ def push_model(
     if task["state"] != "done":
         fail((task.get("error") or {}).get("detail", f"the conversion ended as {task['state']}"))
     if not as_json:
-        print(f"{name} version {accepted['version']} is ready" + (" and deployed" if deploy_it else ""))
+        result = task["result"]
+        served = f" and serves in {result['precision']}" if result["precision"] else ""
+        print(f"{name} version {accepted['version']} is ready{served}")
+        if result["note"]:
+            print(result["note"])
 
 
 def follow_task(client: Client, task: dict[str, Any], quiet: bool) -> dict[str, Any]:

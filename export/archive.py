@@ -19,11 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from export.errors import ArchiveError
+from export.reading import CONVERT_LINE, PICKLE_NAMES
 
 CHECKPOINT_MARK = "config.json"
 ARTIFACT_MARK = "manifest.json"
 _CHUNK_BYTES = 1 << 20
-_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 # Protocol 2 and later begin with PROTO and the number; torch.save writes a zip around such a stream.
 _PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 # NotImplementedError: a method of zip that zipfile lacks. RecursionError: tarfile nests as headers follow.
@@ -286,8 +287,11 @@ def _check_path(member: _Member, seen: dict[str, bool], limits: ArchiveLimits) -
 
 def _copy(member: _Member, into: Path | None, room: _Room) -> None:
     """Read a file to its end, counting real bytes."""
-    if member.path.suffix.lower() in _PICKLE_SUFFIXES:
-        raise _refused(member.name, "a pickle: only safetensors are opened")
+    if member.path.suffix.lower() in PICKLE_SUFFIXES:
+        why = "leave it out of the archive"
+        if member.path.name in PICKLE_NAMES:
+            why = f"convert it where you trust it: {CONVERT_LINE}"
+        raise _refused(member.name, f"a pickle: only safetensors are opened; {why}")
     room.require(member.size)
     chunk = member.data.read(_CHUNK_BYTES)
     if _is_pickle(chunk):
@@ -324,13 +328,15 @@ def _find_root(files: list[str]) -> str:
             f"archive: holds no checkpoint ({CHECKPOINT_MARK}) and no artifact ({ARTIFACT_MARK}): {found}",
             field="file",
         )
-    if len(roots) > 1:
+    top = min(roots, key=len)
+    # Folders below a checkpoint are its maker's matter: another format, an earlier step of training.
+    if any(root != top and top and not root.startswith(f"{top}/") for root in roots):
         found = _shown(", ".join(sorted(root or "the top" for root in roots)))
         raise ArchiveError(
             f"archive: holds {len(roots)} checkpoints or artifacts, but one is needed: {found}",
             field="file",
         )
-    return roots.pop()
+    return top
 
 
 def _refused(name: str, why: str) -> ArchiveError:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.checkpoint.config import CONFIG_FILE, read_config
-from export.checkpoint.tensors import CONVERT_LINE, INDEX_FILE, PICKLE_NAMES, SINGLE_FILE
+from export.checkpoint.tensors import INDEX_FILE, SINGLE_FILE
 from export.checkpoint.tokenizer import read_tokenizer
 from export.errors import CheckpointError, ExportError
+from export.reading import CONVERT_LINE, PICKLE_NAMES
 
 SMALL_FILES = (
     *(CONFIG_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),

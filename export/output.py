@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from export.errors import ExportError
+from runtime.contract import MANIFEST_FILE
 
 
 @contextmanager
@@ -44,19 +45,32 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary sibling of `output` to fill; it takes the place of `output` when the block ends well.
 
-    An existing `output` is an error unless `overwrite` is set.
+    An existing `output` is an error unless `overwrite` is set, and it is an artifact or empty.
     """
     output = output.absolute()
     replaced = output.with_name(f".{output.name}.old")
     with scratch_folder(output.with_name(f".{output.name}.new")) as building:
         _recover(output, replaced)
-        if output.exists() and not overwrite:
-            raise ExportError(
-                f"{output.name}: exists already; choose another or overwrite it", field="output"
-            )
+        _require_replaceable(output, overwrite)
         yield building
         _sync(building)
         _replace(output, building, replaced)
+        _sync_folder(output.parent)
+
+
+def _require_replaceable(output: Path, overwrite: bool) -> None:
+    """Nobody's models or home folder are taken for an old artifact."""
+    if not os.path.lexists(output):
+        return
+    problem = None
+    if output.is_symlink() or not output.is_dir():
+        problem = "exists, and is no folder; choose another"
+    elif not overwrite:
+        problem = "exists already; choose another or overwrite it"
+    elif any(output.iterdir()) and not (output / MANIFEST_FILE).is_file():
+        problem = f"is no artifact (it has no {MANIFEST_FILE}), and is not overwritten; choose another"
+    if problem:
+        raise ExportError(f"{output.name}: {problem}", field="output")
 
 
 def _recover(output: Path, replaced: Path) -> None:
@@ -80,3 +94,14 @@ def _sync(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            _sync_folder(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -14,6 +14,11 @@ from typing import Any
 
 from export.errors import CheckpointError
 
+PICKLE_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+CONVERT_LINE = (
+    "python -c \"import transformers as t; f = 'FOLDER'; c = t.AutoConfig.from_pretrained(f);"
+    ' getattr(t, c.architectures[0]).from_pretrained(f).save_pretrained(f)"'
+)
 # Parsed, JSON takes up to 35 times its bytes. A tokenizer of 200,000 tokens has some 10 MB.
 MAX_TEXT_BYTES = 16 << 20
 MAX_DIGITS = 30  # of a whole number

@@ -60,7 +60,7 @@ def export_source(
             raise ExportError(
                 "verify: an artifact comes without the checkpoint to compare with", field="verify"
             )
-        return import_artifact(found.folder, output, overwrite=overwrite, report=report)
+        return import_artifact(found.folder, output, name=name, overwrite=overwrite, report=report)
 
 
 @contextmanager

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from export.errors import CheckpointError
 from export.reading import (
+    CONVERT_LINE,
     MAX_TEXT_BYTES,
+    PICKLE_NAMES,
     is_there,
     parse_json_object,
     plain_size,
@@ -30,11 +32,6 @@ from export.reading import (
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-PICKLE_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-CONVERT_LINE = (
-    "python -c \"import transformers as t; f = 'FOLDER'; c = t.AutoConfig.from_pretrained(f);"
-    ' getattr(t, c.architectures[0]).from_pretrained(f).save_pretrained(f)"'
-)
 # The reference implementation reads 100 MB. A model of 1,000 layers has a header of 2 MB.
 MAX_HEADER_BYTES = MAX_TEXT_BYTES
 MAX_NAME_LENGTH = 200

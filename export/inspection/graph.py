@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from export.errors import ExportError
 from export.reading import plain_size
+from export.vetting.signature import element_name
 from export.vetting.wire import Fields, Shape, WireError
 
 MAX_BYTES = (1 << 31) - 1  # of a protocol buffer
@@ -78,7 +79,7 @@ def inspect_graph(path: Path) -> GraphFacts:
         operators.setdefault(_text(node.domain) or _STANDARD, Counter())[_text(node.op_type)] += 1
     weights: Counter[str] = Counter()
     for tensor in tensors:
-        weights[_type_name(tensor.data_type)] += _size(tensor)
+        weights[element_name(tensor.data_type)] += _size(tensor)
     return GraphFacts(
         name=path.name,
         size=path.stat().st_size,
@@ -150,12 +151,7 @@ def _value(value: onnx.ValueInfoProto) -> ValueFacts:
             dim.dim_value if dim.HasField("dim_value") else _text(dim.dim_param) or "?"
             for dim in tensor.shape.dim
         )
-    return ValueFacts(_text(value.name), _type_name(tensor.elem_type), shape)
-
-
-def _type_name(element: int) -> str:
-    known = element in TensorProto.DataType.values()
-    return str(TensorProto.DataType.Name(element)) if known else f"type {element}"
+    return ValueFacts(_text(value.name), element_name(tensor.elem_type), shape)
 
 
 def _count(tensor: onnx.TensorProto) -> int:
@@ -163,7 +159,7 @@ def _count(tensor: onnx.TensorProto) -> int:
 
 
 def _size(tensor: onnx.TensorProto) -> int:
-    return math.ceil(_count(tensor) * _BITS.get(_type_name(tensor.data_type), 8) / 8)
+    return math.ceil(_count(tensor) * _BITS.get(element_name(tensor.data_type), 8) / 8)
 
 
 def _locations(tensors: list[onnx.TensorProto]) -> Iterator[str]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from export.archive import ARTIFACT_MARK, CHECKPOINT_MARK, ArchiveLimits, unpack_archive
-from export.checkpoint.tensors import CONVERT_LINE, INDEX_FILE
+from export.archive import ARTIFACT_MARK, CHECKPOINT_MARK, PICKLE_SUFFIXES, ArchiveLimits, unpack_archive
+from export.checkpoint.tensors import INDEX_FILE
 from export.errors import ArchiveError, CheckpointError, ExportError
 from export.inspection.artifact import ArtifactFacts, inspect_artifact
 from export.inspection.checkpoint import CheckpointFacts, inspect_checkpoint
 from export.inspection.graph import GraphFacts, inspect_graph
 from export.inspection.tensors import WeightFacts, inspect_weights
-from export.reading import plain_size
+from export.reading import CONVERT_LINE, plain_size
 
 Facts = CheckpointFacts | ArtifactFacts | GraphFacts | WeightFacts
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 def inspect_path(path: Path, limits: ArchiveLimits) -> Facts:
@@ -37,7 +36,7 @@ def inspect_path(path: Path, limits: ArchiveLimits) -> Facts:
         return inspect_graph(path)
     if path.suffix == ".safetensors":
         return inspect_weights([path], name)
-    if path.suffix in _PICKLES:
+    if path.suffix in PICKLE_SUFFIXES:
         raise CheckpointError(
             f"{name}: pickles are not opened; convert it where you trust it: {CONVERT_LINE}"
         )

@@ -17,6 +17,7 @@ from runtime.contract import GoldenPrompt, Kind
 
 MAX_CALIBRATION_BYTES = 64 << 20
 MAX_HEAD_TEXTS = 512
+MAX_TOKEN_CHARACTERS = 16  # of which a window is cut; few tokens are longer
 SENTENCES = (
     "What a wonderful little story this was!",
     "play the newest album by the band on my phone",
@@ -50,13 +51,27 @@ def read_calibration(path: Path) -> str:
 
 
 def language_rows(text: str, tokenizer: Tokenizer, rows: int, length: int) -> list[list[int]]:
-    """Token ids of the text in `rows` windows of `length` tokens, spread over all of it."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    starts = range(0, max(1, len(ids) - length + 1), length)
-    chosen = [starts[index * len(starts) // rows] for index in range(min(rows, len(starts)))]
-    if len(ids) < 2:
+    """Token ids of the text in up to `rows` windows of `length` tokens, spread over all of it."""
+    # Encoded, a text takes over a hundred times its bytes: of a long one only the windows are.
+    width = MAX_TOKEN_CHARACTERS * length
+    if len(text) > rows * width:
+        step = (len(text) - width) / max(1, rows - 1)
+        pieces = [text[int(row * step) : int(row * step) + width] for row in range(rows)]
+        windows = [_encode(tokenizer, piece)[:length] for piece in pieces]
+    else:
+        ids = _encode(tokenizer, text)
+        starts = range(0, max(1, len(ids) - length + 1), length)
+        chosen = [starts[index * len(starts) // rows] for index in range(min(rows, len(starts)))]
+        windows = [ids[start : start + length] for start in chosen]
+    windows = [window for window in windows if len(window) > 1]
+    if not windows:
         raise _refused("the text is a single token of this model, and two are needed to compare anything")
-    return [ids[start : start + length] for start in chosen]
+    return windows
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
 
 
 def head_texts(calibration: str | None, kind: Kind) -> list[GoldenPrompt]:

@@ -100,7 +100,10 @@ def _check_head(graph: Path, variant: Variant, manifest: Manifest, tokenizer: To
 def _head_token_ids(tokenizer: Tokenizer, prompt: GoldenPrompt, manifest: Manifest) -> list[int]:
     """As `export.quality.texts.head_token_ids`, by the manifest where there is no config."""
     special = manifest.kind is Kind.CLASSIFIER
-    ids: list[int] = tokenizer.encode(prompt.text, prompt.text_pair, add_special_tokens=special).ids
+    encoding = tokenizer.encode(prompt.text, prompt.text_pair, add_special_tokens=special)
+    if not ({0, 1} if prompt.text_pair else {0}) <= set(encoding.sequence_ids):
+        return []  # the tokenizer's clean-up leaves nothing of a text
+    ids: list[int] = encoding.ids
     return [*ids, manifest.architecture.eos_token_id, *ids] if manifest.nlu_echo and ids else ids
 
 

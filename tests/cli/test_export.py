@@ -162,7 +162,7 @@ def test_ctrl_c_while_verifying_leaves_nothing(tmp_path: Path, monkeypatch: pyte
         (NLI, ("--variants", "fp32,fp32"), "variants: at least one is needed, and each only once"),
         (NLI, ("--calibration", "nothing"), "calibration: nothing: No such file or directory"),
         (NLI, ("--variants", "int8", "--verify"), "verify: only fp32 is compared"),
-        (NLI, ("--output", "text"), "text: exists already"),
+        (NLI, ("--output", "text"), "text: exists, and is no folder"),
         (NLI, ("--output", "text/below"), "text: File exists"),
     ],
 )

@@ -196,10 +196,30 @@ def test_a_killed_run_leaves_no_output_and_the_next_one_cleans_up(
 
 def test_a_run_killed_between_the_renames_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / ".out.old").mkdir()
-    (tmp_path / ".out.old" / "file").write_text("old", "utf-8")
+    (tmp_path / ".out.old" / "manifest.json").write_text("old", "utf-8")
     with pytest.raises(RuntimeError), new_folder(tmp_path / "out", overwrite=True):
         raise RuntimeError
-    assert files(tmp_path / "out") == {"file": b"old"}
+    assert files(tmp_path / "out") == {"manifest.json": b"old"}
+
+
+@pytest.mark.parametrize("taken", ["file", "link", "folder of others"])
+def test_only_an_artifact_is_overwritten(
+    taken: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "precious.txt").write_text("mine", "utf-8")
+    if taken == "file":
+        out.write_text("mine", "utf-8")
+    elif taken == "link":
+        out.symlink_to(mine)
+    else:
+        mine.rename(out)
+    with pytest.raises(ExportError, match=r"out: (exists, and is no folder|is no artifact)") as caught:
+        export_checkpoint(checkpoint("lm"), out, name="x", variants=[Variant.FP32], overwrite=True)
+    assert caught.value.field == "output"
+    kept = {"file": out, "link": mine / "precious.txt", "folder of others": out / "precious.txt"}[taken]
+    assert kept.read_text("utf-8") == "mine"
 
 
 def test_two_runs_do_not_share_an_output(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.contract import Manifest, Variant
+from runtime.contract import Kind, Manifest, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,18 @@ class QualityBudget:
             "label_agreement": (self.label_agreement, -1),
             "slot_agreement": (self.label_agreement, -1),
         }
-        return [
+        missing = [f"{name} is not in its quality card" for name in _needed(manifest) if name not in card]
+        return missing + [
             f"{name} {card[name]:.4g}, {'at most' if sign > 0 else 'at least'} {limit:g}"
             for name, (limit, sign) in limits.items()
             # What is no number is within nothing.
             if name in card and not sign * card[name] <= sign * limit
         ]
+
+
+def _needed(manifest: Manifest) -> list[str]:
+    """The figures that a card must have; a regression has no labels to agree on, and no budget."""
+    if manifest.kind is Kind.LM:
+        return ["perplexity_change", "top1_agreement"]
+    names = ["label_agreement"] if manifest.labels and manifest.problem_type != "regression" else []
+    return names + (["slot_agreement"] if manifest.kind is Kind.NLU else [])

@@ -101,7 +101,8 @@ def _require_quality(manifest: Manifest, variant: Variant, budget: QualityBudget
     if excess := budget.excess(manifest, variant):
         raise Conflict(
             f"{variant.value} is over the quality budget: {'; '.join(excess)}. "
-            'Deploy fp32, or this all the same with "force": true'
+            f"{'Deploy' if Variant.FP32 in manifest.variants else 'Export and deploy'} fp32, "
+            'or this all the same with "force": true'
         )
     return variant
 

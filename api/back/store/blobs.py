@@ -93,9 +93,14 @@ class BlobStore:
 
 
 def _link_or_copy(path: Path, blob: Path) -> None:
+    """A blob that another version has a link to is copied, so that Triton leaves that version alone."""
     try:
-        path.hardlink_to(blob)
+        linked = blob.stat().st_nlink == 1
+        if linked:
+            path.hardlink_to(blob)
     except OSError:  # another file system, or one without links
+        linked = False
+    if not linked:
         shutil.copyfile(blob, path)
 
 

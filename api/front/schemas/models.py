@@ -9,11 +9,10 @@ from pydantic import BaseModel, Field, model_validator
 
 from api.back.store.records import DeploymentRecord, ModelRecord, VersionRecord
 from api.front.schemas.tasks import TaskView
-from api.middle.schemas.base import ModelName, Schema, VersionName
+from api.middle.schemas.base import ModelName, Schema, VariantName, VersionName
 from api.middle.schemas.convert import Precision
 
 KindName = Literal["lm", "classifier", "nlu"]
-VariantName = Literal["fp32", "fp16", "int8", "int4"]
 
 
 class DeploymentView(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from api.back.backend import Backend
-from api.back.store.records import VersionRecord
+from api.back.store.records import DeploymentRecord, VersionRecord
 from api.errors import Conflict, ServerFault
 from api.middle.handlers.base import Handler, Lane
 from api.middle.job import Job
@@ -42,19 +42,21 @@ class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
             version=version.version,
             kind=version.kind.value,
             variants=[variant.value for variant in version.manifest.variants],
-            deployment=deployment,
+            deployment=deployment.id if deployment else None,
+            precision=deployment.variant.value if deployment else None,
+            note=deployment.note if deployment else None,
         )
 
-    async def _deploy(self, version: VersionRecord, parameters: ConvertParameters) -> str:
+    async def _deploy(self, version: VersionRecord, parameters: ConvertParameters) -> DeploymentRecord:
         precision = parameters.precision or self._precision
         try:
-            record = await self._backend.cluster.deploy(
+            return await self._backend.cluster.deploy(
                 version.model, version.version, precision, force=parameters.force
             )
         except Conflict:
             # The same bytes were uploaded again, or a restart repeats the task: it is deployed, as asked.
             for record in self._backend.cluster.deployments():
-                if (record.model, record.version) == (version.model, version.version):
-                    return record.id
+                same = (record.model, record.version) == (version.model, version.version)
+                if same and precision in (record.precision_asked, record.variant.value):
+                    return record
             raise
-        return record.id

@@ -83,12 +83,15 @@ class Usage(BaseModel):
         return cls(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
+VariantName = Literal["fp32", "fp16", "int8", "int4"]  # as `Variant`; a test holds them equal
+
+
 class Answer(BaseModel):
     """What every answer says of its origin."""
 
     model: str
     version: int
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: VariantName
 
 
 def origin(target: Target) -> dict[str, Any]:

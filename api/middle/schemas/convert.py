@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.middle.schemas.base import ModelName, TaskParameters, VersionName
+from api.middle.schemas.base import ModelName, TaskParameters, VariantName, VersionName
 
-Precision = Literal["auto", "fp32", "fp16", "int8", "int4"]
+Precision = Literal["auto"] | VariantName
 
 
 class ConvertParameters(TaskParameters):
@@ -27,3 +27,5 @@ class ConvertAnswer(BaseModel):
     kind: Literal["lm", "classifier", "nlu"]
     variants: list[str] = Field(description="Precisions that the artifact holds.")
     deployment: str | None = Field(default=None, description="Id of the deployment, where one was asked for.")
+    precision: VariantName | None = Field(default=None, description="What that deployment serves.")
+    note: str | None = Field(default=None, description="Why it serves that precision.")

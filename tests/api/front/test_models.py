@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from starlette.testclient import TestClient
 
+from api.config import Settings
 from api.front.archive_response import byte_range
+from api.middle.schemas.base import Answer, VariantName
+from runtime.contract import Variant
 from tests.api.fakes import ARCHIVE, FakeBack
 
 ARCHIVE_PATH = "/v1/models/mini-lm/versions/1/archive"
@@ -126,3 +131,10 @@ def test_servers(client: TestClient) -> None:
     (server,) = client.get("/v1/servers").json()["data"]
     assert (server["name"], server["state"], server["pid"]) == ("triton-0", "ready", 42)
     assert "mini-lm/1" in server["models"]
+
+
+def test_every_precision_can_be_named() -> None:
+    variants = tuple(variant.value for variant in Variant)
+    assert get_args(VariantName) == variants
+    assert Answer(model="m", version=1, precision="int4").precision == "int4"
+    assert get_args(Settings.model_fields["precision"].annotation) == ("auto", *variants)

@@ -12,7 +12,14 @@ from export.checkpoint.config import read_config
 from export.errors import ExportError
 from export.pipeline import export_checkpoint
 from export.quality.reference import LEAST_ROWS, MAX_TOKENS, ROW_TOKENS, rows_that_are_quick
-from export.quality.texts import SENTENCES, head_texts, head_token_ids, language_rows, read_calibration
+from export.quality.texts import (
+    MAX_TOKEN_CHARACTERS,
+    SENTENCES,
+    head_texts,
+    head_token_ids,
+    language_rows,
+    read_calibration,
+)
 from export.verification import numpy_gpt2 as oracle
 from perf.checkpoints import SIZES
 from runtime.contract import GoldenPrompt, Kind, Manifest, Variant
@@ -48,13 +55,18 @@ def test_the_card_is_that_of_the_users_text(checkpoint: Callable[[str], Path], t
 
 def test_rows_are_spread_over_the_text() -> None:
     tokenizer = tiny_tokenizer()
-    ids = tokenizer.encode(STORY, add_special_tokens=False).ids
-    rows = language_rows(STORY, tokenizer, 3, 16)
+    short = STORY[: 3 * 16 * MAX_TOKEN_CHARACTERS]  # of which all is read
+    ids = tokenizer.encode(short, add_special_tokens=False).ids
+    rows = language_rows(short, tokenizer, 3, 16)
     assert len(rows) == 3
     assert rows[0] == ids[:16]
     places = [next(i for i in range(len(ids)) if ids[i : i + 16] == row and i % 16 == 0) for row in rows]
     assert places == sorted(places)
     assert places[-1] > len(ids) // 2
+    long = language_rows(STORY * 50, tokenizer, 3, 16)
+    assert [len(row) for row in long] == [16, 16, 16]
+    assert long[0] == ids[:16]
+    assert tokenizer.decode(long[-1]) in STORY
     assert language_rows("the cat sat", tokenizer, 3, 16) == [tokenizer.encode("the cat sat").ids]
 
 

@@ -7,6 +7,7 @@ from api.back.store.records import DeploymentRecord, DeploymentState, VersionRec
 from runtime.contract import Architecture, FileEntry, Kind, Manifest, Variant, VariantEntry
 
 MIB = 1024**2
+CARD = {"perplexity_change": 0.0, "top1_agreement": 1.0}
 
 
 def manifest(
@@ -14,13 +15,14 @@ def manifest(
     variants: tuple[Variant, ...] = (Variant.FP32, Variant.INT8),
     labels: tuple[str, ...] = (),
 ) -> Manifest:
+    card = CARD if kind is Kind.LM else {}
     return Manifest(
         name="tiny",
         kind=kind,
         architecture=Architecture(12, 12, 64, 768, 50257, 1024, 50256, 50256),
         tokenizer=FileEntry("tokenizer.json", 10, "0" * 64),
         variants={
-            variant: VariantEntry((FileEntry("model.onnx", 100 * MIB, "0" * 64),), (), 0.1, {})
+            variant: VariantEntry((FileEntry("model.onnx", 100 * MIB, "0" * 64),), (), 0.1, card)
             for variant in variants
         },
         labels=labels,

@@ -83,8 +83,9 @@ def test_a_precision_that_cannot_be_is_refused(
         (POOR, r"top1_agreement 0\.92, at least 0\.97"),
         ({"perplexity_change": 0.0051}, r"perplexity_change 0\.0051, at most 0\.005"),
         ({"perplexity_change": float("nan")}, r"perplexity_change nan, at most 0\.005"),
-        ({"label_agreement": 0.98}, r"label_agreement 0\.98, at least 0\.99"),
-        ({"label_agreement": 1.0, "slot_agreement": 0.5}, r"slot_agreement 0\.5, at least 0\.99"),
+        (GOOD | {"label_agreement": 0.98}, r"label_agreement 0\.98, at least 0\.99"),
+        (GOOD | {"label_agreement": 1.0, "slot_agreement": 0.5}, r"slot_agreement 0\.5, at least 0\.99"),
+        ({}, "perplexity_change is not in its quality card; top1_agreement is not in"),
         (POOR | {"perplexity_change": 1.0}, r"perplexity_change 1, at most 0\.005; top1_agreement"),
         (None, "no quality card"),
     ],
@@ -98,9 +99,24 @@ def test_a_variant_over_the_budget_is_refused_with_its_figures(
     assert planned(content, "int8", force=True).variant is Variant.INT8
 
 
-@pytest.mark.parametrize("card", [GOOD, {"perplexity_change": -0.5}, {"perplexity_change": 0.005}, {}])
-def test_a_variant_within_the_budget_is_deployed(card: dict[str, float]) -> None:
+@pytest.mark.parametrize("change", [0.004, -0.5, 0.005])
+def test_a_variant_within_the_budget_is_deployed(change: float) -> None:
+    card = GOOD | {"perplexity_change": change}
     assert planned(with_cards(int8=card), "int8").variant is Variant.INT8
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem_type", "needed"),
+    [
+        (Kind.CLASSIFIER, "single_label_classification", ["label_agreement"]),
+        (Kind.CLASSIFIER, "multi_label_classification", ["label_agreement"]),
+        (Kind.CLASSIFIER, "regression", []),
+        (Kind.NLU, "single_label_classification", ["label_agreement", "slot_agreement"]),
+    ],
+)
+def test_a_card_needs_the_figures_of_its_kind(kind: Kind, problem_type: str, needed: list[str]) -> None:
+    content = dataclasses.replace(manifest(kind, labels=("a",)), problem_type=problem_type)
+    assert BUDGET.excess(content, Variant.INT8) == [f"{name} is not in its quality card" for name in needed]
 
 
 def test_auto_passes_over_what_is_over_the_budget_and_says_so() -> None:
