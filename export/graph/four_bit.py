@@ -1,7 +1,8 @@
 """Four-bit weights for CPUs: a scale and a zero point for every 32 weights of a column.
 
-The blocks take half the bytes of int8's; quicker where up to about four rows are decoded, slower for many, and
-further from fp32. The embedding stays in eight bits: one copy has two uses, and its error reaches every logit.
+The blocks take half the bytes of int8's: quicker where up to about four rows are decoded, slower for many,
+and further from fp32. The embedding stays in eight bits: one copy has two uses, and its error reaches every
+logit.
 """
 
 from __future__ import annotations
