@@ -69,7 +69,7 @@ def test_push_deploy_pull_remove(appliance: Appliance, tmp_path: Path) -> None:
     pushed = lmaas(
         "models", "push", "cli-nli", str(ROOT / "models" / "mini-nli"), "--deploy", url=appliance.url
     )
-    assert "ready and deployed" in pushed
+    assert "is ready and serves in int8" in pushed
     lmaas("models", "pull", "cli-nli", "-o", str(tmp_path / "nli.tar.gz"), url=appliance.url)
     assert (tmp_path / "nli.tar.gz").stat().st_size > 1_000_000
     lmaas("undeploy", "cli-nli", url=appliance.url)
