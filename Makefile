@@ -4,8 +4,8 @@ SHELL := /bin/sh
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.10 python3; do command -v $$name >/dev/null 2>&1 && \
 	$$name -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$name && break; done)
 PIP := .venv/bin/python -m pip --disable-pip-version-check
-REQUIREMENTS := pyproject.toml constraints.txt
-SOURCES := lmaas.py api cli export perf runtime train tests
+REQUIREMENTS := pyproject.toml constraints.txt setup.py $(wildcard kernels/native/*)
+SOURCES := lmaas.py setup.py api cli export kernels perf runtime train tests
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format clean
@@ -30,7 +30,7 @@ format: .venv/test.installed ## Write the code in its one format
 	.venv/bin/ruff check --fix $(SOURCES)
 
 clean: ## Remove the environment, the state and every cache
-	rm -rf .venv var build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv var kernels/operators.so build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from kernels import element_type, open_graph
 from runtime.contract import Architecture, HeadGraph, LmGraph, Variant
 
 Floats = NDArray[np.float32]
@@ -38,7 +39,7 @@ def open_session(graph: Path, variant: Variant, *, lean: bool = True) -> onnxrun
         # would be kept in float32; in this order each is made just before its use, and dropped.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    return open_graph(graph, options)
 
 
 class LanguageSession:
@@ -55,9 +56,10 @@ class LanguageSession:
         lean: bool = True,
     ) -> None:
         self._session = open_session(graph, variant, lean=lean)
-        self._row = (architecture.num_heads, context, architecture.head_size)
+        key = next(value for value in self._session.get_inputs() if value.name == LmGraph.past_key(0))
+        self._row = (architecture.num_heads, context, int(key.shape[3]))
         self._vocab_size = architecture.vocab_size
-        self._element = np.float16 if variant is Variant.FP16 else np.float32
+        self._element = element_type(key)
         self._cache = {}
         for layer in range(architecture.num_layers):
             for past, present in (
@@ -125,8 +127,8 @@ class LanguageSession:
         shape = [len(ids), *self._row]
         for (past, present), buffer in self._cache.items():
             pointer = buffer.data_ptr()
-            binding.bind_input(past, "cpu", 0, self._element, shape, pointer)
-            binding.bind_output(present, "cpu", 0, self._element, shape, pointer)
+            binding.bind_input(past, "cpu", 0, self._element.type, shape, pointer)
+            binding.bind_output(present, "cpu", 0, self._element.type, shape, pointer)
         self._session.run_with_iobinding(binding)
         return logits
 

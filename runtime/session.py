@@ -15,26 +15,29 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from kernels import element_type, open_graph
 from runtime.contract import LmGraph, Operation
 from runtime.errors import ModelError
 from runtime.kv_cache import CacheLayout, KvCache
 from runtime.scheduler import Batch, Decode, Prefill
 
 Floats = NDArray[np.float32]
+SPIN_MICROSECONDS = "20"
 
 
 def open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
     """A CPU session as every model of this server runs it; raises ModelError where the graph cannot be read.
 
-    Idle threads sleep instead of spinning: several models and Triton itself share the cores, and a thread
-    that spins for one model takes them from all others.
+    Threads wait for the next operator awake, but hardly longer than the step from one to the next takes:
+    several models and Triton itself share the cores, and a thread that spins for one model takes them from
+    all others.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
     try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        return open_graph(graph, options)
     except Exception as error:  # onnxruntime has a type of its own for each status, with Exception in common
         raise ModelError(f"{graph.name}: ONNX Runtime cannot load it: {error}") from None
 
@@ -67,7 +70,7 @@ class LmSession:
             num_layers=sum(name.startswith("past_key.") for name in inputs),
             num_heads=int(key.shape[1]),
             head_size=int(key.shape[3]),
-            dtype=np.dtype(np.float16 if "float16" in key.type else np.float32),
+            dtype=element_type(key),
         )
         self._options = onnxruntime.RunOptions()
         # Skips the vocabulary matrix where no row of logits is wanted, as in the first chunks of a prompt.

@@ -1,0 +1,269 @@
+"""From the graph of an artifact to the one that runs here: whole patterns become one operator each.
+
+An artifact's graph is written in operators that every ONNX Runtime has. Where this processor can run our own,
+these patterns are replaced when the graph is opened; what does not match stays as it is.
+
+    rounding by row, MatMulIntegerToFloat, scaling     -> Linear
+      its bias, FastGelu, or the residual's sum          -> inside of it
+      the norm before it                                 -> inside of it
+    GroupQueryAttention                                -> Attention, over keys and values of eight bits
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+DOMAIN = "lmaas"
+MICROSOFT = "com.microsoft"
+SCALE_BYTES = 4  # of a key or value in the cache: the float32 that one of its whole numbers stands for
+MOST_HEAD_SIZE = 256
+_ZERO_POINT = 128
+_EPSILON = 1e-5
+
+
+@dataclass(slots=True)
+class _Product:
+    """`x @ weight` in eight bits, and what could be taken into it."""
+
+    node: NodeProto  # MatMulIntegerToFloat
+    x: str
+    output: str
+    weight: str
+    scales: str
+    transposed: bool
+    lowest: float | None
+    bias: str = ""
+    gamma: str = ""
+    beta: str = ""
+    residual: str = ""
+    gelu: bool = False
+    epsilon: float = _EPSILON
+
+
+@dataclass(slots=True)
+class _Graph:
+    proto: onnx.GraphProto
+    makers: dict[str, NodeProto] = field(default_factory=dict)
+    users: dict[str, list[NodeProto]] = field(default_factory=dict)
+    weights: dict[str, TensorProto] = field(default_factory=dict)
+    added: list[NodeProto] = field(default_factory=list)
+    replaced: set[str] = field(default_factory=set)  # tensors that a new node makes now
+
+    def __post_init__(self) -> None:
+        self.weights = {tensor.name: tensor for tensor in self.proto.initializer}
+        for node in self.proto.node:
+            for name in node.output:
+                self.makers[name] = node
+            for name in node.input:
+                self.users.setdefault(name, []).append(node)
+
+    def maker(self, tensor: str, operator: str) -> NodeProto | None:
+        node = self.makers.get(tensor)
+        return node if node is not None and node.op_type == operator else None
+
+    def only_user(self, tensor: str) -> NodeProto | None:
+        users = self.users.get(tensor, [])
+        return users[0] if len(users) == 1 and not self.is_output(tensor) else None
+
+    def is_output(self, tensor: str) -> bool:
+        return any(value.name == tensor for value in self.proto.output)
+
+    def scalar(self, name: str) -> float | None:
+        """A small constant; None for anything else."""
+        tensor = self.weights.get(name)
+        if tensor is None or tensor.data_location == TensorProto.EXTERNAL or int(np.prod(tensor.dims)) != 1:
+            return None
+        return float(numpy_helper.to_array(tensor).reshape(()))
+
+    def add(self, node: NodeProto) -> None:
+        self.added.append(node)
+        self.replaced.update(name for name in node.output if name)
+
+
+def fuse(model: onnx.ModelProto) -> bool:
+    """Replace in place what matches; whether anything did."""
+    graph = _Graph(model.graph)
+    products = {product.output: product for product in _products(graph)}
+    if not products:
+        return False
+    for product in list(products.values()):
+        _take_bias(graph, product, products)
+    _take_sums(graph, products)
+    for product in products.values():
+        graph.add(_linear(product))
+    for node in model.graph.node:
+        if node.op_type == "GroupQueryAttention":
+            _attention(graph, node)
+    _assemble(graph)
+    model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    return True
+
+
+# x --+-- Abs -- ReduceMax -- Mul 1/127 --+---------------------------+
+#     +-----------------------------------+-- QuantizeLinear -- node -- Mul -- out
+def _products(graph: _Graph) -> list[_Product]:
+    found = [_product(graph, node) for node in graph.proto.node if node.op_type == "MatMulIntegerToFloat"]
+    return [product for product in found if product is not None]
+
+
+def _product(graph: _Graph, node: NodeProto) -> _Product | None:
+    rounded, data, one, scales, *zero = node.input
+    quantize, scaled = graph.maker(rounded, "QuantizeLinear"), graph.only_user(node.output[0])
+    if quantize is None or scaled is None or scaled.op_type != "Mul" or graph.scalar(one) != 1.0:
+        return None
+    x, row_scales = quantize.input[:2]
+    step = graph.maker(row_scales, "Mul")
+    if step is None or row_scales not in scaled.input:
+        return None
+    largest = graph.maker(step.input[0], "ReduceMax")
+    if largest is None:
+        return None
+    steps = 255 if not zero else 127
+    if graph.scalar(step.input[1]) != float(np.float32(1 / steps)):
+        return None
+    lowest = None
+    if zero:
+        magnitudes = graph.maker(largest.input[0], "Abs")
+        if magnitudes is None or magnitudes.input[0] != x or graph.scalar(zero[0]) != _ZERO_POINT:
+            return None
+    else:
+        shifted = graph.maker(x, "Sub")
+        if shifted is None or largest.input[0] != x:
+            return None
+        x, lowest = shifted.input[0], graph.scalar(shifted.input[1])
+        if lowest is None:
+            return None
+    turned = graph.maker(data, "Transpose")
+    weight = turned.input[0] if turned is not None else data
+    tensor = graph.weights.get(weight)
+    if tensor is None or tensor.data_type != TensorProto.INT8 or scales not in graph.weights:
+        return None
+    return _Product(node, x, scaled.output[0], weight, scales, turned is not None, lowest)
+
+
+def _take_bias(graph: _Graph, product: _Product, products: dict[str, _Product]) -> None:
+    """The Add or FastGelu that is the only one to read the product."""
+    user = graph.only_user(product.output)
+    if user is None or user.op_type not in ("Add", "FastGelu") or user.input[0] != product.output:
+        return
+    if user.input[1] not in graph.weights:
+        return
+    del products[product.output]
+    product.bias, product.gelu, product.output = user.input[1], user.op_type == "FastGelu", user.output[0]
+    products[product.output] = product
+
+
+# product --+
+# residual -+-- SkipLayerNormalization --- normed --- product
+#                          \______________ sum
+def _take_sums(graph: _Graph, products: dict[str, _Product]) -> None:
+    """The sum goes into the product before it, the norm into each product after it."""
+    for node in list(graph.proto.node):
+        if node.op_type != "SkipLayerNormalization":
+            continue
+        x, skip, gamma, beta, *bias = node.input
+        normed = node.output[0]
+        total = node.output[3] if len(node.output) > 3 else f"{node.name}.sum"
+        before = products.get(x)
+        if before is not None and graph.only_user(x) is not None and not (before.bias or before.gelu):
+            del products[x]
+            before.bias, before.residual, before.output = (bias or [""])[0], skip, total
+            products[total] = before
+        elif not bias and x in graph.makers and graph.makers[x].op_type in ("Gather", "DequantizeLinear"):
+            graph.add(helper.make_node("Add", [x, skip], [total], name=f"{node.name}.add"))
+        else:
+            continue
+        epsilon = next(item.f for item in node.attribute if item.name == "epsilon")
+        after = [product for product in products.values() if product.x == normed and product.lowest is None]
+        others = graph.is_output(normed) or len(_readers(graph, normed)) > len(after)
+        if others:
+            graph.add(_norm(node, total, normed, epsilon))
+            continue
+        for product in after:
+            product.x, product.gamma, product.beta, product.epsilon = total, gamma, beta, epsilon
+
+
+def _readers(graph: _Graph, tensor: str) -> list[NodeProto]:
+    """Who reads the tensor; a product's rounding and largest value count as one."""
+    return [node for node in graph.users.get(tensor, []) if node.op_type not in ("Abs", "ReduceMax")]
+
+
+def _norm(node: NodeProto, x: str, normed: str, epsilon: float) -> NodeProto:
+    inputs = [x, node.input[2], node.input[3]]
+    return helper.make_node("LayerNormalization", inputs, [normed], name=node.name, axis=-1, epsilon=epsilon)
+
+
+def _linear(product: _Product) -> NodeProto:
+    inputs = [product.x, product.weight, product.scales, product.bias, product.gamma, product.beta]
+    return helper.make_node(
+        "Linear",
+        [*inputs, product.residual],
+        [product.output],
+        name=product.node.name,
+        domain=DOMAIN,
+        transposed=int(product.transposed),
+        gelu=int(product.gelu),
+        above_lowest=int(product.lowest is not None),
+        lowest=product.lowest or 0.0,
+        epsilon=product.epsilon,
+    )
+
+
+# packed -- Reshape -- GroupQueryAttention -- Reshape -- [tokens, width]
+def _attention(graph: _Graph, node: NodeProto) -> None:
+    folded, flat = graph.maker(node.input[0], "Reshape"), graph.only_user(node.output[0])
+    numbers = {item.name: item for item in node.attribute}
+    heads = numbers["num_heads"].i
+    past = [name for name in node.input[3:5] if name]
+    values = [value for value in graph.proto.input if value.name in past]
+    values += [value for value in graph.proto.output if value.name in node.output[1:]]
+    if folded is None or flat is None or flat.op_type != "Reshape" or heads != numbers["kv_num_heads"].i:
+        return
+    for value in values:
+        kind = value.type.tensor_type
+        side = kind.shape.dim[3].dim_value
+        if kind.elem_type != TensorProto.FLOAT or side % 4 or not 0 < side <= MOST_HEAD_SIZE:
+            return
+    for value in values:
+        kind = value.type.tensor_type
+        kind.elem_type = TensorProto.UINT8
+        kind.shape.dim[3].dim_value += SCALE_BYTES
+    graph.add(
+        helper.make_node(
+            "Attention",
+            [folded.input[0], node.input[5], node.input[6], *past],
+            [flat.output[0], *(node.output[1:] if past else [])],
+            name=node.name,
+            domain=DOMAIN,
+            num_heads=heads,
+            scale=numbers["scale"].f,
+        )
+    )
+
+
+def _assemble(graph: _Graph) -> None:
+    """Put the new nodes in place of the old ones, drop what nobody reads any more, and sort."""
+    makers = {name: node for node in graph.proto.node for name in node.output if name}
+    makers.update({name: node for node in graph.added for name in node.output if name})
+    ordered: list[NodeProto] = []
+    placed: set[int] = set()
+    pending = [(makers[value.name], False) for value in reversed(graph.proto.output)]
+    while pending:
+        node, ready = pending.pop()
+        if ready:
+            ordered.append(node)
+        elif id(node) not in placed:
+            placed.add(id(node))
+            pending.append((node, True))
+            pending.extend((makers[name], False) for name in node.input if name in makers)
+    read = {name for node in ordered for name in node.input}
+    kept = [tensor for tensor in graph.proto.initializer if tensor.name in read]
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    weights = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del graph.proto.node[:], graph.proto.initializer[:]
+    graph.proto.node.extend(nodes)
+    graph.proto.initializer.extend(weights)

@@ -1,0 +1,23 @@
+"""Our compiled operators: where they lie, and whether this processor can run them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+LIBRARY = Path(__file__).resolve().parent / "operators.so"
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why graphs run in ONNX Runtime's own operators here; None where ours can be used."""
+    if not LIBRARY.is_file():
+        return f"{LIBRARY.name} was not built: `pip install -e .` builds it"
+    try:
+        supported = ctypes.CDLL(str(LIBRARY)).lmaas_supported
+    except (OSError, AttributeError) as error:
+        return f"{LIBRARY.name} cannot be loaded: {error}"
+    if not supported():
+        return "the processor lacks AVX-512 with VNNI"
+    return None

@@ -1,0 +1,45 @@
+"""Opening a graph on the CPU, with our operators where they can be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from kernels.fusion import fuse
+from kernels.library import LIBRARY, missing
+
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+_ELEMENTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+
+
+def open_graph(graph: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session over `graph`; what is raised is ONNX Runtime's.
+
+    Where patterns of an eight-bit graph were replaced, its cache is of uint8, with four bytes more to a head:
+    read type and shape from the session.
+    """
+    providers = ["CPUExecutionProvider"]
+    fused = None if missing() else _fused(graph)
+    if fused is None:
+        return onnxruntime.InferenceSession(str(graph), options, providers=providers)
+    options.register_custom_ops_library(str(LIBRARY))
+    options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.parent))
+    return onnxruntime.InferenceSession(fused, options, providers=providers)
+
+
+def element_type(value: onnxruntime.NodeArg) -> np.dtype[Any]:
+    """Of an input or output of a session, floats or bytes."""
+    return np.dtype(_ELEMENTS[value.type])
+
+
+def _fused(graph: Path) -> bytes | None:
+    try:
+        model = onnx.load(graph, load_external_data=False)
+    except Exception:  # not a model: the session will say so in its own words
+        return None
+    return model.SerializeToString() if fuse(model) else None

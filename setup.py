@@ -1,0 +1,36 @@
+"""Builds kernels/operators.so with the C compiler of the package `ziglang`: no compiler need be installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+INSTRUCTIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "fma")
+FLAGS = ("-shared", "-fPIC", "-O3", "-std=gnu11", "-fno-sanitize=all", "-Wall", "-Wextra", "-Werror", "-s")
+SOURCES = sorted(str(path) for path in Path("kernels/native").glob("*.c"))
+
+
+class BuildOperators(build_ext):
+    """A plain shared library, not a module: `kernels.library` knows its name."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return f"{fullname.replace('.', '/')}.so"
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu.2.17", *FLAGS]
+        command += [f"-m{name}" for name in INSTRUCTIONS]
+        subprocess.run([*command, "-o", str(target), *ext.sources], check=True)
+
+
+setup(
+    ext_modules=[
+        Extension("kernels.operators", SOURCES, depends=["kernels/native/ort.h", "kernels/native/simd.h"])
+    ],
+    cmdclass={"build_ext": BuildOperators},
+)

@@ -1,0 +1,125 @@
+"""`Attention` against NumPy over the same rounded keys and values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kernels.fusion import SCALE_BYTES
+from tests.kernels.sessions import run
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+RANDOM = np.random.default_rng(0)
+HEADS, CONTEXT = 3, 48
+
+
+def attend(
+    packed: Floats, size: int, lengths: list[int], total: int, cache: tuple[Bytes, Bytes] | None
+) -> tuple[Floats, Bytes, Bytes]:
+    """`packed` `[batch, sequence, 3, heads, size]`; lengths are those after the run."""
+    rows = packed.reshape(-1, 3 * HEADS * size)
+    seqlens, most = np.array(lengths, np.int32) - np.int32(1), np.array(total, np.int32)
+    inputs: list[Any] = [rows, seqlens, most, *(cache or (None, None))]
+    kinds: list[type] = [np.float32, np.uint8, np.uint8] if cache else [np.float32]
+    found = run("Attention", inputs, {}, kinds, num_heads=HEADS, scale=size**-0.5)
+    out = found[0].reshape(*packed.shape[:2], HEADS, size)
+    return (out, found[1], found[2]) if cache else (out, np.empty(0, np.uint8), np.empty(0, np.uint8))
+
+
+def empty(batch: int, size: int) -> tuple[Bytes, Bytes]:
+    shape = (batch, HEADS, CONTEXT, size + SCALE_BYTES)
+    # What lies beyond a row's tokens has no meaning: it must not matter.
+    return RANDOM.integers(0, 256, shape).astype(np.uint8), RANDOM.integers(0, 256, shape).astype(np.uint8)
+
+
+def rounded(x: Floats) -> Floats:
+    """As the cache keeps it: whole numbers of -127 .. 127, each head's key or value with its own step."""
+    step = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
+    return np.asarray(np.rint(x / step) * step, np.float32)
+
+
+def expected(packed: Floats, size: int) -> Floats:
+    """Causal attention over one row `[tokens, 3, heads, size]` from its beginning."""
+    query, key, value = packed[:, 0], rounded(packed[:, 1]), rounded(packed[:, 2])
+    scores = np.einsum("qhd,khd->hqk", query, key).astype(np.float64) * size**-0.5
+    scores[:, np.triu(np.ones(scores.shape[1:], bool), 1)] = -np.inf
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return np.asarray(np.einsum("hqk,khd->qhd", weights, value), np.float32)
+
+
+def tokens(batch: int, sequence: int, size: int) -> Floats:
+    return RANDOM.normal(size=(batch, sequence, 3, HEADS, size)).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [8, 16, 20, 64, 72, 128, 256])
+def test_a_prompt_then_chunks_then_single_tokens(size: int) -> None:
+    row, cache = tokens(1, 41, size), empty(1, size)
+    wanted, start = expected(row[0], size), 0
+    for count in (19, 5, 1, 1, 14, 1):
+        stop = start + count
+        out, keys, values = attend(row[:, start:stop], size, [stop], stop, cache)
+        cache = keys, values
+        np.testing.assert_allclose(out[0], wanted[start : start + count], rtol=0, atol=2e-3)
+        start += count
+
+
+def test_padded_prompts_of_different_lengths_answer_as_alone() -> None:
+    lengths, size = [17, 1, 30, 4], 64
+    rows = tokens(4, 30, size)
+    together, keys, values = attend(rows, size, lengths, 30, empty(4, size))
+    for row, length in enumerate(lengths):
+        alone, alone_keys, alone_values = attend(
+            rows[row : row + 1, :length], size, [length], length, empty(1, size)
+        )
+        np.testing.assert_allclose(alone[0], together[row, :length], rtol=0, atol=1e-5)
+        assert np.array_equal(alone_keys[0, :, :length], keys[row, :, :length])
+        assert np.array_equal(alone_values[0, :, :length], values[row, :, :length])
+        assert not together[row, length:].any()
+
+
+def test_decoding_rows_of_different_lengths_is_bit_identical_to_alone() -> None:
+    lengths, size = [20, 1, 48, 7, 33], 64
+    cache = empty(5, size)
+    for row, length in enumerate(lengths):
+        if length > 1:
+            past = tokens(1, length - 1, size)
+            _, key, value = attend(
+                past, size, [length - 1], length - 1, (cache[0][row : row + 1], cache[1][row : row + 1])
+            )
+            cache[0][row], cache[1][row] = key[0], value[0]
+    new = tokens(5, 1, size)
+    together, _, _ = attend(new, size, lengths, max(lengths), cache)
+    for row, length in enumerate(lengths):
+        one = (cache[0][row : row + 1], cache[1][row : row + 1])
+        # A total that differs from the sequence says that this is no prompt.
+        alone, _, _ = attend(new[row : row + 1], size, [length], max(length, 2), one)
+        assert np.array_equal(alone[0], together[row])
+
+
+def test_without_a_cache() -> None:
+    rows = tokens(2, 21, 64)
+    out, _, _ = attend(rows, 64, [21, 9], 21, None)
+    np.testing.assert_allclose(out[0], expected(rows[0], 64), rtol=0, atol=2e-3)
+    np.testing.assert_allclose(out[1, :9], expected(rows[1, :9], 64), rtol=0, atol=2e-3)
+
+
+def test_zeros_and_nan() -> None:
+    out, _, _ = attend(np.zeros((1, 5, 3, HEADS, 64), np.float32), 64, [5], 5, empty(1, 64))
+    assert not out.any()
+    rows = tokens(1, 5, 64)
+    rows[0, 2, 1] = np.nan
+    out, _, _ = attend(rows, 64, [5], 5, empty(1, 64))
+    assert np.isfinite(out[0, :2]).all()
+    assert np.isnan(out[0, 2:]).all()
+
+
+def test_lengths_that_do_not_fit_are_refused() -> None:
+    row = tokens(1, 2, 64)
+    for lengths, total in (([1], 9), ([10], 9), ([0], 2), ([3], CONTEXT + 1)):
+        with pytest.raises(Exception, match="Attention: "):
+            attend(row, 64, lengths, total, empty(1, 64))
