@@ -1,4 +1,4 @@
-/* Attention: causal, over a cache of eight-bit keys and values that it extends in place.
+/* Attention: causal, over a cache of eight-bit keys and values that it extends in place; in floats where there is none.
  *
  *   packed [batch * sequence, 3 * heads * size] float       queries, keys, values of the new tokens
  *   past_key, past_value [batch, heads, context, size + 4] uint8, or both left out
@@ -30,7 +30,7 @@ typedef struct {
   float scale;
   const float *packed;
   float *out;
-  uint8_t *keys, *values;
+  uint8_t *keys, *values; /* NULL without a cache */
   const int32_t *seqlens;
   int is_prompt;
   int *out_of_memory;
@@ -192,26 +192,33 @@ ALWAYS void attend_one(const Head *head, float *scores, const size_t size) {
 
 /* ---- many new tokens ------------------------------------------------------------------------------------------- */
 
-/* Keys and values of a head, laid out for many queries. */
+/* Keys and values of a head, laid out for many queries: 16 keys side by side, in bytes or in floats. */
 typedef struct {
-  uint8_t *keys; /* [blocks of 16][quads][16][QUAD] */
-  float *steps;  /* [blocks of 16] of 16, the scale of attention included */
-  float *values; /* [tokens][padded size] */
-  float *scores; /* [QUERIES][padded tokens] */
+  uint8_t *bytes; /* [blocks of 16][quads][16][QUAD]; NULL without a cache */
+  float *keys;    /* [blocks of 16][size][16]; NULL with one */
+  float *steps;   /* [blocks of 16][16]: what a product with a key is multiplied by */
+  float *values;  /* [tokens][padded size] */
+  float *scores;  /* [QUERIES][padded tokens] */
   size_t padded_size, padded_tokens;
 } Panels;
 
-static int lay_out(const Head *head, size_t tokens, Panels *panels) {
-  const Run *run = head->run;
+static int reserve(const Run *run, size_t tokens, Panels *panels) {
   panels->padded_size = round_up(run->size, LANES), panels->padded_tokens = round_up(tokens, LANES);
-  const size_t key_bytes = panels->padded_tokens * run->quads * QUAD, value_floats = tokens * panels->padded_size;
-  float *memory = scratch(SCRATCH_ATTENTION, key_bytes + (value_floats + (1 + QUERIES) * panels->padded_tokens) * sizeof(float));
+  const size_t value_floats = tokens * panels->padded_size, row_floats = (1 + QUERIES) * panels->padded_tokens;
+  const size_t key_bytes = panels->padded_tokens * run->size * (run->keys ? 1 : sizeof(float));
+  float *memory = scratch(SCRATCH_ATTENTION, key_bytes + (value_floats + row_floats) * sizeof(float));
   if (!memory) return 0;
   panels->values = memory, panels->steps = memory + value_floats, panels->scores = panels->steps + panels->padded_tokens;
-  panels->keys = (uint8_t *)(panels->scores + QUERIES * panels->padded_tokens);
+  float *keys = panels->scores + QUERIES * panels->padded_tokens;
+  panels->bytes = run->keys ? (uint8_t *)keys : NULL, panels->keys = run->keys ? NULL : keys;
+  return 1;
+}
+
+static void lay_out_cache(const Head *head, size_t tokens, const Panels *panels) {
+  const Run *run = head->run;
   for (size_t j = 0; j < panels->padded_tokens; j++) {
     const uint8_t *key = head->keys + (j < tokens ? j : tokens - 1) * run->width;
-    uint8_t *block = panels->keys + j / LANES * run->quads * LANES * QUAD + j % LANES * QUAD;
+    uint8_t *block = panels->bytes + j / LANES * run->quads * LANES * QUAD + j % LANES * QUAD;
     for (size_t quad = 0; quad < run->quads; quad++) memcpy(block + quad * LANES * QUAD, key + quad * QUAD, QUAD);
     panels->steps[j] = step_of(key, run->size) * run->scale;
   }
@@ -223,13 +230,43 @@ static int lay_out(const Head *head, size_t tokens, Panels *panels) {
       _mm512_storeu_ps(panels->values + j * panels->padded_size + i, _mm512_mul_ps(_mm512_cvtepi32_ps(whole), step));
     }
   }
-  return 1;
+}
+
+static void lay_out_floats(const Head *head, size_t tokens, const Panels *panels) {
+  const Run *run = head->run;
+  const size_t all = run->heads * run->size;
+  for (size_t j = 0; j < panels->padded_tokens; j++) {
+    const float *key = head->packed + (j < tokens ? j : tokens - 1) * 3 * all + all;
+    float *block = panels->keys + j / LANES * run->size * LANES + j % LANES;
+    for (size_t i = 0; i < run->size; i++) block[i * LANES] = key[i];
+    panels->steps[j] = run->scale;
+    if (j < tokens) memcpy(panels->values + j * panels->padded_size, key + all, run->size * sizeof(float));
+  }
+}
+
+/* `score` over keys in floats. */
+ALWAYS void score_floats(const Run *run, const Panels *panels, const float *const *query, size_t keys, const int queries) {
+  for (size_t block = 0; block * LANES < keys; block++) {
+    const float *key = panels->keys + block * run->size * LANES;
+    __m512 sums[QUERIES];
+#pragma GCC unroll 4
+    for (int q = 0; q < queries; q++) sums[q] = _mm512_setzero_ps();
+    for (size_t i = 0; i < run->size; i++) {
+      const __m512 floats = _mm512_loadu_ps(key + i * LANES);
+#pragma GCC unroll 4
+      for (int q = 0; q < queries; q++) sums[q] = _mm512_fmadd_ps(floats, _mm512_set1_ps(query[q][i]), sums[q]);
+    }
+    const __m512 steps = _mm512_loadu_ps(panels->steps + block * LANES);
+#pragma GCC unroll 4
+    for (int q = 0; q < queries; q++)
+      _mm512_storeu_ps(panels->scores + q * panels->padded_tokens + block * LANES, _mm512_mul_ps(sums[q], steps));
+  }
 }
 
 /* Scores of `queries` neighbouring tokens with all keys up to the last of them. */
 ALWAYS void score(const Run *run, const Panels *panels, const Query *query, size_t keys, const int queries) {
   for (size_t block = 0; block * LANES < keys; block++) {
-    const uint8_t *key = panels->keys + block * run->quads * LANES * QUAD;
+    const uint8_t *key = panels->bytes + block * run->quads * LANES * QUAD;
     __m512i high[QUERIES], low[QUERIES];
 #pragma GCC unroll 4
     for (int q = 0; q < queries; q++) high[q] = low[q] = _mm512_setzero_si512();
@@ -288,13 +325,19 @@ ALWAYS void blend(const Panels *panels, size_t keys, const float *shares, float 
 ALWAYS void attend_some(const Head *head, const Panels *panels, size_t first, const int queries) {
   const Run *run = head->run;
   const size_t keys = head->past + first + queries, stride = 3 * run->heads * run->size;
-  Query query[QUERIES];
+  const float *rows[QUERIES];
   float shares[QUERIES], *out[QUERIES];
   for (int q = 0; q < queries; q++) {
-    split_query(head->packed + (first + q) * stride, run->size, &query[q]);
+    rows[q] = head->packed + (first + q) * stride;
     out[q] = head->out + (first + q) * run->heads * run->size;
   }
-  score(run, panels, query, keys, queries);
+  if (panels->bytes) {
+    Query query[QUERIES];
+    for (int q = 0; q < queries; q++) split_query(rows[q], run->size, &query[q]);
+    score(run, panels, query, keys, queries);
+  } else {
+    score_floats(run, panels, rows, keys, queries);
+  }
   for (int q = 0; q < queries; q++) {
     float *scores = panels->scores + q * panels->padded_tokens;
     const size_t seen = head->past + first + q + 1;
@@ -306,10 +349,15 @@ ALWAYS void attend_some(const Head *head, const Panels *panels, size_t first, co
 
 static void attend_many(const Head *head) {
   Panels panels;
-  if (!lay_out(head, head->past + head->count, &panels)) {
+  const size_t tokens = head->past + head->count;
+  if (!reserve(head->run, tokens, &panels)) {
     *head->run->out_of_memory = 1; /* whichever thread writes it, it is a 1 */
     return;
   }
+  if (panels.bytes)
+    lay_out_cache(head, tokens, &panels);
+  else
+    lay_out_floats(head, tokens, &panels);
   size_t first = 0;
   for (; first + QUERIES <= head->count; first += QUERIES) attend_some(head, &panels, first, QUERIES);
   for (; first < head->count; first++) attend_some(head, &panels, first, 1);
@@ -320,16 +368,16 @@ static void attend_part(void *data, size_t part) {
   const size_t row = part / run->heads, number = part % run->heads, size = run->size;
   const size_t all = run->heads * size, stride = 3 * all, bytes = run->context * run->width;
   const size_t total = (size_t)run->seqlens[row] + 1;
-  Head head = {run, run->keys + part * bytes, run->values + part * bytes,
+  Head head = {run, run->keys ? run->keys + part * bytes : NULL, run->keys ? run->values + part * bytes : NULL,
                run->packed + row * run->sequence * stride + number * size, run->out + row * run->sequence * all + number * size,
                run->is_prompt ? 0 : total - run->sequence, run->is_prompt ? total : run->sequence};
-  for (size_t s = 0; s < head.count; s++) {
+  for (size_t s = 0; s < head.count && run->keys; s++) {
     const float *key = head.packed + s * stride + all;
     store(key, size, ZERO_POINT, head.keys + (head.past + s) * run->width);
     store(key + all, size, 0, head.values + (head.past + s) * run->width);
   }
   for (size_t s = head.count; s < run->sequence; s++) memset(head.out + s * all, 0, size * sizeof(float)); /* padding */
-  if (head.count > 1) {
+  if (head.count > 1 || !run->keys) {
     attend_many(&head);
     return;
   }
@@ -391,17 +439,11 @@ static OrtStatus *run_attention(void *kernel, OrtKernelContext *context) {
   const int64_t out_sides[] = {rows, width / 3};
   const int64_t sides[] = {batch, (int64_t)op->heads, (int64_t)run.context, (int64_t)run.width};
   const size_t bytes = (size_t)batch * run.heads * run.context * run.width;
-  void *out, *present[2];
+  void *out, *present[2] = {NULL, NULL};
   TRY(make_output(api, context, 0, out_sides, 2, &out));
-  if (past[0].data) {
-    for (int i = 0; i < 2; i++) {
-      TRY(make_output(api, context, (size_t)i + 1, sides, 4, &present[i]));
-      if (present[i] != past[i].data) memcpy(present[i], past[i].data, bytes);
-    }
-  } else {
-    present[0] = scratch(SCRATCH_ROWS, 2 * bytes);
-    if (!present[0]) return ort_status(api, ORT_FAIL, "Attention: out of memory");
-    present[1] = (uint8_t *)present[0] + bytes;
+  for (int i = 0; i < 2 && past[0].data; i++) {
+    TRY(make_output(api, context, (size_t)i + 1, sides, 4, &present[i]));
+    if (present[i] != past[i].data) memcpy(present[i], past[i].data, bytes);
   }
   int out_of_memory = 0;
   run.out = out, run.keys = present[0], run.values = present[1], run.out_of_memory = &out_of_memory;

@@ -42,9 +42,11 @@ def rounded(x: Floats) -> Floats:
     return np.asarray(np.rint(x / step) * step, np.float32)
 
 
-def expected(packed: Floats, size: int) -> Floats:
+def expected(packed: Floats, size: int, *, cached: bool = True) -> Floats:
     """Causal attention over one row `[tokens, 3, heads, size]` from its beginning."""
-    query, key, value = packed[:, 0], rounded(packed[:, 1]), rounded(packed[:, 2])
+    query, key, value = np.moveaxis(packed, 1, 0)
+    if cached:
+        key, value = rounded(key), rounded(value)
     scores = np.einsum("qhd,khd->hqk", query, key).astype(np.float64) * size**-0.5
     scores[:, np.triu(np.ones(scores.shape[1:], bool), 1)] = -np.inf
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -101,11 +103,13 @@ def test_decoding_rows_of_different_lengths_is_bit_identical_to_alone() -> None:
         assert np.array_equal(alone[0], together[row])
 
 
-def test_without_a_cache() -> None:
-    rows = tokens(2, 21, 64)
-    out, _, _ = attend(rows, 64, [21, 9], 21, None)
-    np.testing.assert_allclose(out[0], expected(rows[0], 64), rtol=0, atol=2e-3)
-    np.testing.assert_allclose(out[1, :9], expected(rows[1, :9], 64), rtol=0, atol=2e-3)
+@pytest.mark.parametrize("size", [8, 20, 64, 128])
+def test_without_a_cache_nothing_is_rounded(size: int) -> None:
+    rows = tokens(3, 21, size)
+    out, _, _ = attend(rows, size, [21, 9, 1], 21, None)
+    for row, length in enumerate([21, 9, 1]):
+        wanted = expected(rows[row, :length], size, cached=False)
+        np.testing.assert_allclose(out[row, :length], wanted, rtol=0, atol=1e-5)
 
 
 def test_zeros_and_nan() -> None:
