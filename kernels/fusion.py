@@ -7,6 +7,9 @@ these patterns are replaced when the graph is opened; what does not match stays 
       its bias, FastGelu, or the residual's sum          -> inside of it
       the norm before it                                 -> inside of it
     GroupQueryAttention                                -> Attention, over keys and values of eight bits
+
+Beside the logits of a language model stand two outputs more, `BEST` and `LOG_SUM`: a greedy choice and its
+probability need not look at a vocabulary of floats again.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 DOMAIN = "lmaas"
 MICROSOFT = "com.microsoft"
+BEST, LOG_SUM = "best", "log_sum"  # [rows] int64: the largest logit's place; [rows] float32
 SCALE_BYTES = 4  # of a key or value in the cache: the float32 that one of its whole numbers stands for
 MOST_HEAD_SIZE = 256
 _ZERO_POINT = 128
@@ -98,6 +102,7 @@ def fuse(model: onnx.ModelProto) -> bool:
     for node in model.graph.node:
         if node.op_type == "GroupQueryAttention":
             _attention(graph, node)
+    _choice(graph, products)
     _assemble(graph)
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return True
@@ -243,6 +248,16 @@ def _attention(graph: _Graph, node: NodeProto) -> None:
             scale=numbers["scale"].f,
         )
     )
+
+
+def _choice(graph: _Graph, products: dict[str, _Product]) -> None:
+    """Over the output that is a product of the vocabulary: only a language model has one."""
+    logits = [value for value in graph.proto.output if value.name in products]
+    for value in logits:
+        graph.add(helper.make_node("Best", [value.name], [BEST, LOG_SUM], name=BEST, domain=DOMAIN))
+        rows = [value.type.tensor_type.shape.dim[0].dim_param]
+        graph.proto.output.append(helper.make_tensor_value_info(BEST, TensorProto.INT64, rows))
+        graph.proto.output.append(helper.make_tensor_value_info(LOG_SUM, TensorProto.FLOAT, rows))
 
 
 def _assemble(graph: _Graph) -> None:

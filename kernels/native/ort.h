@@ -26,7 +26,7 @@ typedef struct {
   const char *(*GetVersionString)(void);
 } OrtApiBase;
 
-enum { ORT_FAIL = 1, ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_INT32 = 6 };
+enum { ORT_FAIL = 1, ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_INT32 = 6, ORT_INT64 = 7 };
 enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 
 #define ORT_FUNCTION(name, place, ...)                  \
@@ -155,6 +155,6 @@ static inline OrtStatus *make_output(OrtApi *api, OrtKernelContext *context, siz
   return ort_data(api, value, data);
 }
 
-extern const Operator linear_operator, attention_operator;
+extern const Operator linear_operator, attention_operator, best_operator;
 
 #endif

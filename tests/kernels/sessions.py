@@ -16,6 +16,7 @@ Array = NDArray[Any]
 _ELEMENTS = {
     np.dtype(np.float32): TensorProto.FLOAT,
     np.dtype(np.int32): TensorProto.INT32,
+    np.dtype(np.int64): TensorProto.INT64,
     np.dtype(np.uint8): TensorProto.UINT8,
 }
 
