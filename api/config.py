@@ -21,6 +21,7 @@ BUNDLED_MODELS = Path(__file__).resolve().parent.parent / "models"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
+Tokens = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -86,11 +87,22 @@ class Settings(BaseSettings):
     )
     fan_out: Count = Field(default=16, description="Items of one list request that run at once.")
     num_slots: Count = Field(default=32, description="Sequences that one language model decodes at once.")
+    max_kv_tokens: Tokens = Field(
+        default=0,
+        description="Tokens that one language model's KV cache holds, prompts and answers at their longest; "
+        "what needs more waits. 0: as many as the slots have.",
+    )
     max_queued: Count = Field(default=256, description="Requests that wait inside one language model.")
+    max_queued_tokens: Tokens = Field(
+        default=131_072, ge=1, description="Prompt tokens that wait inside one language model."
+    )
     prefill_chunk: Count = Field(
         default=128, description="Prompt tokens that one engine step takes from a sequence."
     )
     engine_threads: Count = Field(default=2, description="Threads of one model's engine.")
+    step_timeout_seconds: Count = Field(
+        default=60, description="A model's step that takes longer hangs: the model is started anew."
+    )
     probe_interval_seconds: Seconds = Field(
         default=2, description="Time between probe inferences of a deployment."
     )
@@ -141,9 +153,12 @@ class Settings(BaseSettings):
             convert_timeout_seconds=self.convert_timeout_seconds,
             convert_memory_bytes=self.convert_memory_bytes,
             num_slots=self.num_slots,
+            max_kv_tokens=self.max_kv_tokens,
             max_queued=self.max_queued,
+            max_queued_tokens=self.max_queued_tokens,
             prefill_chunk=self.prefill_chunk,
             engine_threads=self.engine_threads,
+            step_timeout_seconds=self.step_timeout_seconds,
             task_retention_days=self.task_retention_days,
             probe_interval_seconds=self.probe_interval_seconds,
             probe_timeout_seconds=self.probe_timeout_seconds,

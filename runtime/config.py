@@ -16,16 +16,19 @@ from runtime.errors import ModelError
 class EngineConfig:
     variant: Variant
     num_slots: int = 32  # sequences that run at once
+    max_kv_tokens: int = 0  # of all sequences in slots together, at their longest; 0: slots times context
     max_queued: int = 256  # requests that wait for a slot
-    max_queued_tokens: int = 131_072  # prompt tokens of all waiting requests together
+    max_queued_tokens: int = 131_072  # prompt tokens of all waiting sequences together
     prefill_chunk: int = 128  # prompt tokens between two decode steps of the running sequences
     threads: int = 2  # of ONNX Runtime, for this model alone
+    step_timeout_seconds: int = 60  # a step that takes longer never returns
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if item.name != "variant" and (type(value) is not int or value < 1):
-                raise ModelError(f"{ENGINE_FILE}: {item.name}: a whole number >= 1 is needed, not {value!r}")
+            value, least = getattr(self, item.name), 0 if item.name == "max_kv_tokens" else 1
+            if item.name != "variant" and (type(value) is not int or value < least):
+                needed = f"a whole number >= {least} is needed"
+                raise ModelError(f"{ENGINE_FILE}: {item.name}: {needed}, not {value!r}")
 
     @classmethod
     def load(cls, folder: Path) -> EngineConfig:

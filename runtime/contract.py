@@ -22,6 +22,9 @@ ENGINE_FILE = "engine.json"
 GRAPH_FILE = "model.onnx"
 BACKEND_NAME = "lmaas"
 
+MOST_URGENT, LEAST_URGENT = -100, 100  # priorities of a request: the lower is served sooner, as in vLLM
+MAX_CALLER_LENGTH = 128  # characters of the name under which a caller shares the engine with others
+
 
 class Kind(str, Enum):
     """What a checkpoint answers; decides graph, tensors and adapter."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from runtime.config import EngineConfig
 from runtime.contract import Architecture, Fault, FaultCode, FinishReason, Operation
 from runtime.errors import RequestFault
-from runtime.kv_cache import KvCache
+from runtime.kv_cache import KEEP_SECONDS, KvCache
 from runtime.live import (
     DoneEvent,
     Event,
@@ -32,11 +32,15 @@ from runtime.live import (
 from runtime.sampling import Sampled, log_softmax, sample_batch
 from runtime.sampling.distribution import largest
 from runtime.scheduler import Batch, Prefill, Scheduler
-from runtime.sequence import Sequence
+from runtime.sequence import Sequence, SequenceState
 from runtime.session import LmSession
 
 Floats = NDArray[np.float32]
 logger = logging.getLogger(__name__)
+
+# Between looks for memory that can be given back, while there is none, and while there is.
+TIDY_SECONDS = 1.0
+TIDY_ON_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -58,25 +62,33 @@ class EngineCore:
         session: LmSession,
         architecture: Architecture,
         config: EngineConfig,
-        left_queue: Callable[[LiveRequest], None],
+        left_queue: Callable[[Sequence], None],
     ) -> None:
-        """`left_queue` is told once of every request that waits no more."""
-        self.cache = KvCache(session.layout, config.num_slots, architecture.context_length)
-        self.scheduler = Scheduler(self.cache, config.prefill_chunk)
+        """`left_queue` is told once of every sequence that waits no more."""
+        slots, context = config.num_slots, architecture.context_length
+        self.cache = KvCache(session.layout, slots, context, config.max_kv_tokens)
+        self.scheduler = Scheduler(self.cache, config.prefill_chunk, left_queue)
         self.counters = Counters()
         self._session = session
         self._session.attach(self.cache, config.prefill_chunk)
         self._prefill_chunk = config.prefill_chunk
         self._eos_token_id = architecture.eos_token_id
         self._left_queue = left_queue
+        self._tidy_due = 0.0  # on the monotonic clock, seconds
         self._live: dict[str, LiveRequest] = {}
         self._deadlines: list[tuple[float, int, LiveRequest]] = []  # a heap; the number breaks ties
         self._num_added = 0
         self._events: list[Event] = []
+        self.step_began: float | None = None  # likewise; read by the watchdog, None between steps
 
     @property
     def has_work(self) -> bool:
         return bool(self._live or self._events)
+
+    @property
+    def rest_seconds(self) -> float | None:
+        """Without work: until the next step should come all the same. None: not before there is some."""
+        return max(0.0, self._tidy_due - time.monotonic()) if self.cache.untidy else None
 
     def add(self, live: LiveRequest) -> None:
         self._num_added += 1
@@ -109,12 +121,13 @@ class EngineCore:
             self._events.append(FaultEvent(live, fault))
             live.closed = True
             for sequence in live.sequences:
+                if sequence.state is SequenceState.WAITING:
+                    self._left_queue(sequence)
+                sequence.state = SequenceState.FINISHED
                 sequence.finish_reason = sequence.finish_reason or FinishReason.ERROR
-            if live.started is None:
-                self._left_queue(live)
         self._live.clear()
         self.cache.clear()
-        self.scheduler = Scheduler(self.cache, self._prefill_chunk)
+        self.scheduler = Scheduler(self.cache, self._prefill_chunk, self._left_queue)
 
     def stop(self, live: LiveRequest, index: int) -> None:
         """A stop string completed: the sequence needs no further token."""
@@ -122,25 +135,34 @@ class EngineCore:
 
     def step(self) -> list[Event]:
         """Run the graph once, if there is anything to run; return what happened."""
-        self._expire(time.monotonic())
-        if batch := self.scheduler.schedule():
-            try:
-                self._start(batch)
-                self._finish(batch, self._session.run(batch))
-            except Exception as error:
-                self._fail(batch, error)
+        self.step_began = now = time.monotonic()
+        try:
+            self._expire(now)
+            if batch := self.scheduler.schedule():
+                self._run(batch)
+            if self.cache.untidy and now >= self._tidy_due:
+                found = self.cache.give_back(now - KEEP_SECONDS)
+                self._tidy_due = now + (TIDY_ON_SECONDS if found else TIDY_SECONDS)
+        finally:
+            self.step_began = None
         events, self._events = self._events, []
         return events
 
     def check_integrity(self) -> None:
         self.scheduler.check_integrity()
 
+    def _run(self, batch: Batch) -> None:
+        try:
+            self._start(batch)
+            self._finish(batch, self._session.run(batch))
+        except Exception as error:
+            self._fail(batch, error)
+
     def _start(self, batch: Batch) -> None:
         self.counters.steps += 1
         for sequence in batch.sequences:
             if sequence.live.started is None:
                 sequence.live.started = time.monotonic()
-                self._left_queue(sequence.live)
 
     def _finish(self, batch: Batch, rows: Floats) -> None:
         if isinstance(batch, Prefill):
@@ -148,7 +170,8 @@ class EngineCore:
             return
         sequences = batch.sequences
         samplers = [sequence.sampler for sequence in sequences if sequence.sampler is not None]
-        for sequence, sampled in zip(sequences, sample_batch(samplers, rows), strict=True):
+        choices = self._session.choices(len(rows))
+        for sequence, sampled in zip(sequences, sample_batch(samplers, rows, choices), strict=True):
             sequence.computed += 1
             if isinstance(sampled, RequestFault):
                 self.abort(sequence.live.request.request_id, sampled.fault)
@@ -245,8 +268,6 @@ class EngineCore:
         live.closed = True
         live.finished = time.monotonic()
         del self._live[live.request.request_id]
-        if live.started is None:
-            self._left_queue(live)
         self.counters.queue_seconds += live.timings.queue_seconds
         self.counters.prefill_seconds += live.timings.prefill_seconds
         self.counters.decode_seconds += live.timings.decode_seconds

@@ -1,21 +1,27 @@
 """The thread between the engine and the sinks: it turns events into answers, so that text holds up no step.
 
 Whatever events are ready when it looks are taken together: tokens that came while a sink was busy share an
-answer.
+answer. Where many requests stream, one that was sent something waits a little for more: an answer costs every
+process on its way to the client, and a server that sends for all its time computes nothing.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from runtime.contract import Fault, FaultCode
-from runtime.live import Event, FaultEvent, LiveRequest
+from runtime.live import Event, FaultEvent, LiveRequest, TokenEvent
 
 Item = TypeVar("Item")
+
+# From so many streams on, all together get at most so many answers a second; a first or last one never waits.
+FREELY_SENT = 4
+SENT_PER_SECOND = 500
 logger = logging.getLogger(__name__)
 
 
@@ -27,6 +33,10 @@ class Delivery:
         self._answered = answered
         self._abort = abort
         self._queue: SimpleQueue[list[Event] | None] = SimpleQueue()
+        self._streams: dict[
+            int, float
+        ] = {}  # by id of a request: when it may be sent more, monotonic seconds
+        self._held: dict[int, LiveRequest] = {}  # those of them that have something to send
         self._thread = threading.Thread(target=self._run, name="lmaas-delivery", daemon=True)
         self._thread.start()
 
@@ -41,22 +51,40 @@ class Delivery:
     def _run(self) -> None:
         open_ = True
         while open_:
-            ready = [self._queue.get()]
+            ready: list[list[Event] | None] = []
             try:
+                ready.append(self._queue.get(timeout=self._patience()))
                 while True:
                     ready.append(self._queue.get_nowait())
             except Empty:
                 pass
             open_ = None not in ready
             self.deliver([event for events in ready if events is not None for event in events])
+        self._send_all(self._held)
+
+    def _patience(self) -> float | None:
+        """Seconds until something that is held may be sent."""
+        if not self._held:
+            return None
+        return max(0.0, min(self._streams[key] for key in self._held) - time.monotonic())
 
     def deliver(self, events: list[Event]) -> None:
-        touched: dict[int, LiveRequest] = {}
+        touched, urgent = self._held, set()
+        self._held = {}
         for event in events:
             if not event.live.answered:
                 touched[id(event.live)] = event.live
+                if not isinstance(event, TokenEvent) or event.reason is not None:
+                    urgent.add(id(event.live))
                 self._attempt(event.live, self._add, event)
-        for live in touched.values():
+        now = time.monotonic()
+        for key, live in touched.items():
+            if key not in urgent and self._streams.get(key, 0.0) > now:
+                self._held[key] = live
+        self._send_all({key: live for key, live in touched.items() if key not in self._held})
+
+    def _send_all(self, requests: dict[int, LiveRequest]) -> None:
+        for live in requests.values():
             if not live.answered:
                 self._attempt(live, self._send, live)
 
@@ -73,15 +101,23 @@ class Delivery:
         answer, final = taken
         live.sink.send(answer, final=final)  # where it raises, nothing was sent: the request fails instead
         if final:
-            live.answered = True
-            self._answered(live)
+            self._end(live)
+        else:
+            pause = max(0, len(self._streams) - FREELY_SENT) / SENT_PER_SECOND
+            self._streams[id(live)] = time.monotonic() + pause
 
     def _fail(self, live: LiveRequest, fault: Fault) -> None:
         live.answered = True
         try:
             live.sink.fail(fault)
         finally:
-            self._answered(live)
+            self._end(live)
+
+    def _end(self, live: LiveRequest) -> None:
+        live.answered = True
+        self._streams.pop(id(live), None)
+        self._held.pop(id(live), None)
+        self._answered(live)
 
     def _attempt(self, live: LiveRequest, action: Callable[[Item], None], item: Item) -> None:
         """A defect in the answer of one request, or in its sink, must not end the answers of the others."""

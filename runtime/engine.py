@@ -5,6 +5,7 @@
 | any             | `submit`: checks, tokenizes, takes a place in the queue; `abort`, `stats`       |
 | step thread     | owns the core: obeys commands, then steps, as long as there is work             |
 | delivery thread | detokenizes, finds stop strings, calls the sinks                                |
+| watchdog        | fails everything where a step does not return, since the step thread cannot     |
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,19 +34,22 @@ from runtime.contract import (
 )
 from runtime.core import EngineCore
 from runtime.delivery import Delivery
-from runtime.errors import ModelError, RequestFault
+from runtime.errors import IntegrityError, ModelError, RequestFault
 from runtime.golden import check_golden
-from runtime.live import LiveRequest, Sink
+from runtime.live import FaultEvent, LiveRequest, Sink
 from runtime.planning import Planner
 from runtime.queue_places import QueuePlaces
 from runtime.request import Request
 from runtime.session import LmSession
 from runtime.text import Tokenizer
+from runtime.watchdog import Watchdog, stack_of
 
 Command = Callable[[], None]
 logger = logging.getLogger(__name__)
 
 _UNLOADED = Fault(FaultCode.UNAVAILABLE, "the model is being unloaded")
+FAREWELL_SECONDS = 2.0  # in which the faults of a stalled engine reach the callers
+_JOIN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,9 @@ class EngineStats:
     running: int  # sequences in slots
     waiting: int  # requests without a slot
     slots: int
-    kv_tokens_used: int
+    kv_tokens_used: int  # rows that belong to sequences
+    kv_tokens_promised: int  # rows that these may come to need
+    kv_tokens_resident: int  # rows promised, or that hold memory
     kv_tokens_capacity: int
     generated_tokens: int
     prompt_tokens: int
@@ -62,30 +69,40 @@ class EngineStats:
     prefill_seconds: float
     decode_seconds: float
     finished: dict[FinishReason, int]  # sequences
+    stalled: bool  # a step did not return; nothing is answered any more
 
 
 class Engine:
     def __init__(
-        self, manifest: Manifest, config: EngineConfig, session: LmSession, tokenizer: Tokenizer
+        self,
+        manifest: Manifest,
+        config: EngineConfig,
+        session: LmSession,
+        tokenizer: Tokenizer,
+        on_stall: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_stall` is called, by a thread of its own, where a step did not return and all were told so."""
         self.manifest = manifest
         self.config = config
         self.tokenizer = tokenizer
         self._places = QueuePlaces(config.max_queued, config.max_queued_tokens)
-        self._planner = Planner(tokenizer, manifest.architecture)
         self._core = EngineCore(session, manifest.architecture, config, self._places.leave)
+        self._planner = Planner(tokenizer, manifest.architecture, self._core.cache.capacity)
         self._inbox: SimpleQueue[Command | None] = SimpleQueue()
-        self._pending: set[str] = set()  # accepted, not answered yet
+        self._pending: dict[str, LiveRequest] = {}  # accepted, not answered yet
         self._pending_changed = threading.Condition()
-        self._accepting = True
+        self._refusal: Fault | None = None  # why nothing is accepted any more
+        self._stalled = False
+        self._on_stall = on_stall
         self._delivery = Delivery(
             self._forget, lambda live, fault: self._abort(live.request.request_id, fault)
         )
         self._thread = threading.Thread(target=self._run, name="lmaas-step", daemon=True)
         self._thread.start()
+        self._watchdog = Watchdog(config.step_timeout_seconds, lambda: self._core.step_began, self._stall)
 
     @classmethod
-    def load(cls, folder: Path) -> Engine:
+    def load(cls, folder: Path, on_stall: Callable[[], None] = lambda: None) -> Engine:
         """Open a version folder and replay its golden prompts; raises ModelError."""
         try:
             manifest = Manifest.load(folder)
@@ -105,7 +122,7 @@ class Engine:
             )
         session = LmSession(folder / manifest.variants[config.variant].graph.path, config.threads)
         tokenizer = Tokenizer(folder / TOKENIZER_FILE, manifest.architecture.eos_token_id)
-        engine = cls(manifest, config, session, tokenizer)
+        engine = cls(manifest, config, session, tokenizer, on_stall)
         try:
             check_golden(engine)
         except (ModelError, RequestFault) as error:
@@ -118,12 +135,12 @@ class Engine:
         live = self._planner.plan(request, sink)
         live.assembly = assembly_for(live, self.tokenizer, self._stop)
         with self._pending_changed:
-            if not self._accepting:
-                raise RequestFault(_UNLOADED)
+            if self._refusal is not None:
+                raise RequestFault(self._refusal)
             if request.request_id in self._pending:
                 raise RequestFault.invalid("request_id", f"{request.request_id!r} is under way already")
             self._places.take(live)
-            self._pending.add(request.request_id)
+            self._pending[request.request_id] = live
             self._inbox.put(partial(self._core.add, live))
 
     def abort(self, request_id: str) -> None:
@@ -137,7 +154,9 @@ class Engine:
             waiting=self._places.num_taken,
             slots=core.cache.num_slots,
             kv_tokens_used=core.cache.num_tokens,
-            kv_tokens_capacity=core.cache.num_slots * core.cache.context_length,
+            kv_tokens_promised=core.cache.promised,
+            kv_tokens_resident=core.cache.resident,
+            kv_tokens_capacity=core.cache.capacity,
             generated_tokens=counters.generated_tokens,
             prompt_tokens=counters.prompt_tokens,
             reused_tokens=core.cache.reused_tokens,
@@ -146,21 +165,70 @@ class Engine:
             prefill_seconds=counters.prefill_seconds,
             decode_seconds=counters.decode_seconds,
             finished={reason: counters.finished[reason] for reason in FinishReason},
+            stalled=self._stalled,
         )
 
     def drain(self, timeout: float) -> bool:
         """Accept nothing more and wait, at most `timeout` seconds; whether all requests were answered."""
         with self._pending_changed:
-            self._accepting = False
+            self._refusal = self._refusal or _UNLOADED
             return self._pending_changed.wait_for(lambda: not self._pending, timeout)
 
     def close(self) -> None:
-        """Fail what is under way and end both threads; every request has had its outcome by then."""
+        """Fail what is under way and end the threads; every request has had its outcome by then.
+
+        A step thread that does not return is left behind.
+        """
         with self._pending_changed:
-            self._accepting = False
+            self._refusal = self._refusal or _UNLOADED
         self._inbox.put(None)
-        self._thread.join()
+        while self._thread.is_alive() and not self._stalled:
+            self._thread.join(_JOIN_SECONDS)
+        self._watchdog.close()
         self._delivery.close()
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError where the books do not agree, as they stand between two steps."""
+        if not self._thread.is_alive():
+            self._check_books()
+            return
+        checked: Future[None] = Future()
+
+        def check() -> None:
+            try:
+                self._check_books()
+            except IntegrityError as error:
+                checked.set_exception(error)
+            else:
+                checked.set_result(None)
+
+        self._inbox.put(check)
+        checked.result()
+
+    def _check_books(self) -> None:
+        self._core.check_integrity()
+        with self._pending_changed:
+            if not self._pending:
+                self._places.check_empty()
+
+    def _stall(self) -> None:
+        """On the watchdog's thread, which may touch nothing of the core."""
+        limit = self.config.step_timeout_seconds
+        fault = Fault(
+            FaultCode.UNAVAILABLE,
+            f"a step of the model has run for more than {limit} s; it must be started anew",
+        )
+        with self._pending_changed:
+            self._refusal = fault
+            self._stalled = True
+            pending = list(self._pending.values())
+        stack = stack_of(self._thread)
+        logger.critical("%s; %d requests fail. It is here:\n%s", fault.message, len(pending), stack)
+        self._delivery.put([FaultEvent(live, fault) for live in pending])
+        for live in pending:  # should the step return after all
+            self._abort(live.request.request_id, fault)
+        self.drain(FAREWELL_SECONDS)
+        self._on_stall()
 
     def _abort(self, request_id: str, fault: Fault) -> None:
         self._inbox.put(partial(self._core.abort, request_id, fault))
@@ -170,7 +238,7 @@ class Engine:
 
     def _forget(self, live: LiveRequest) -> None:
         with self._pending_changed:
-            self._pending.discard(live.request.request_id)
+            self._pending.pop(live.request.request_id, None)
             self._pending_changed.notify_all()
 
     def _run(self) -> None:
@@ -194,7 +262,7 @@ class Engine:
         if wait:
             self._core.check_integrity()
         try:
-            while command := self._inbox.get(block=wait):
+            while command := self._inbox.get(wait, self._core.rest_seconds if wait else None):
                 command()
                 wait = False
         except Empty:

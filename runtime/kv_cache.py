@@ -1,11 +1,16 @@
-"""The KV cache: one buffer of fixed slots, and who owns which of its rows.
+"""The KV cache: fixed slots in one buffer, who owns which of its rows, and how many rows there may be at all.
 
 | rows of a slot                    | owner                                                              |
 | --------------------------------- | ------------------------------------------------------------------ |
 | taken slot, [0, computed)         | the sequence in the slot                                           |
-| taken slot, [computed, context)   | nobody; the next run writes there                                  |
+| taken slot, [computed, need)      | promised to it; the next run writes row `computed`                 |
 | free slot, [0, len(residue))      | nobody; left by the last owner, whoever begins alike may take over |
-| free slot, [len(residue), context)| nobody; holds no meaning                                           |
+| any slot, up to `touched`         | dead where not owned: memory that can be given back                |
+
+`capacity` bounds the rows that are promised to sequences or hold memory, over all slots: a sequence gets a
+slot only where its whole need fits beside the other promises, and free slots give up their rows for it, the
+longest unused first. Within the capacity, residues stay while they are the latest quarter of it; other rows
+that nobody took over in KEEP_SECONDS go back to the operating system.
 
 Decoding sequences lie in a prefix of the slots, so that a step runs on one view without a copy. A sequence
 that is still being prefilled may lie within this prefix: its slot rides along, and only its row `computed` is
@@ -14,49 +19,49 @@ written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+import time
 
 from runtime.errors import IntegrityError
+from runtime.kv_memory import CacheLayout, KvMemory
 from runtime.sequence import Sequence, SequenceState
 
+__all__ = ["CacheLayout", "KvCache"]
 
-@dataclass(frozen=True, slots=True)
-class CacheLayout:
-    """The cache that a graph asks for; `head_size` may be padded beyond the model's own."""
-
-    num_layers: int
-    num_heads: int
-    head_size: int
-    dtype: np.dtype[Any]
+KEEP_SECONDS = 10.0
+RESIDUE_SHARE = 4  # residues may stay while they are this part of the capacity
+_COMPARED_AT_ONCE = 32  # tokens
 
 
 class KvCache:
-    """`buffers` [2 * layers, slots, heads, context, head_size]: layer 0's keys, its values, layer 1's ..."""
-
-    def __init__(self, layout: CacheLayout, num_slots: int, context_length: int) -> None:
+    def __init__(
+        self, layout: CacheLayout, num_slots: int, context_length: int, max_tokens: int | None = None
+    ) -> None:
+        """`max_tokens` bounds the rows of all slots together; None: all that there are."""
         self.context_length = context_length
         self.num_slots = num_slots
-        shape = (2 * layout.num_layers, num_slots, layout.num_heads, context_length, layout.head_size)
-        # Zeroed by the operating system page by page when first touched: memory follows use, not capacity.
-        self.buffers = np.zeros(shape, layout.dtype)
+        self.capacity = min(max_tokens or num_slots * context_length, num_slots * context_length)
         self.reused_tokens = 0
+        self._memory = KvMemory(layout, num_slots, context_length)
+        self.buffers = self._memory.buffers
         self.clear()
 
     def clear(self) -> None:
         """Forget all owners and all rows."""
+        for slot in range(self.num_slots):
+            self._memory.give_back(slot, 0, self.context_length)
         self._owners: list[Sequence | None] = [None] * self.num_slots
         self._residues: list[list[int]] = [[] for _ in range(self.num_slots)]
+        self._freed = [0.0] * self.num_slots  # when a slot was last left, on the monotonic clock
+        self._touched = [0] * self.num_slots  # rows of each slot that may hold memory
+        self.num_taken = 0
+        self.promised = 0  # rows, to all sequences in slots
+        self.resident = 0  # rows promised, or that may hold memory
+        self.untidy = False  # some rows may have to be given back
 
     @property
-    def has_free(self) -> bool:
-        return None in self._owners
-
-    @property
-    def num_taken(self) -> int:
-        return sum(owner is not None for owner in self._owners)
+    def owners(self) -> list[Sequence]:
+        """The sequences in slots."""
+        return [owner for owner in self._owners if owner is not None]
 
     @property
     def has_decoding(self) -> bool:
@@ -65,26 +70,35 @@ class KvCache:
     @property
     def num_tokens(self) -> int:
         """Rows that belong to sequences, over all slots."""
-        return sum(owner.computed for owner in self._owners if owner is not None)
+        return sum(owner.computed for owner in self.owners)
+
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether there is a slot, and room for all the rows that it may need."""
+        return self.num_taken < self.num_slots and self.promised + sequence.need <= self.capacity
 
     def allocate(self, sequence: Sequence) -> None:
         """Give the sequence a slot, with the rows of its longest prefix that is in the cache already."""
         taken, taken_length = self._longest_prefix(sequence, free=False)
         slot, length = self._longest_prefix(sequence, free=True)
-        if length == 0 or length < taken_length:
+        copied = length == 0 or length < taken_length
+        if copied:
             slot, length = self._owners.index(None), taken_length
-            self._copy(taken, slot, length)
-        self._owners[slot] = sequence
-        self._residues[slot] = []
-        sequence.slot = slot
+        self._take(slot, sequence)
+        self._make_room()
+        if copied:
+            self._memory.copy_rows(taken, slot, length)
         sequence.computed = length
+        self.num_taken += 1
+        self.promised += sequence.need
         self.reused_tokens += length
 
     def deallocate(self, sequence: Sequence) -> None:
         """Take the slot back; its rows stay until somebody else needs the place."""
-        self._owners[sequence.slot] = None
+        self._leave(sequence.slot, sequence)
         self._residues[sequence.slot] = sequence.tokens[: sequence.computed]
         sequence.slot = -1
+        self.num_taken -= 1
+        self.promised -= sequence.need
 
     def decoding_rows(self) -> list[Sequence]:
         """Close the holes below the last decoding sequence; the sequences of slots 0 up to and with it."""
@@ -94,21 +108,97 @@ class KvCache:
             last = self._last_decoding()
         return [owner for owner in self._owners[: last + 1] if owner is not None]
 
+    def give_back(self, before: float) -> bool:
+        """Give back the rows of one slot that was left before this moment; whether there was one.
+
+        One, because it takes milliseconds for a long slot of a large model, in which no sequence goes on.
+        """
+        room = self.capacity // RESIDUE_SHARE
+        free = [slot for slot, owner in enumerate(self._owners) if owner is None and self._touched[slot]]
+        self.untidy = False
+        for slot in sorted(free, key=self._freed.__getitem__, reverse=True):
+            kept = len(self._residues[slot])
+            room -= kept
+            if room < 0:
+                room, kept = room + kept, 0
+            if kept == 0 or self._touched[slot] - kept > self._memory.rows_per_page:
+                self.untidy = True
+                if self._freed[slot] <= before:
+                    self._give_back(slot, kept)
+                    return True
+        return False
+
     def check_integrity(self) -> None:
         """Raise IntegrityError where the table at the head of this file does not hold."""
-        for slot, owner in enumerate(self._owners):
-            if owner is None:
-                continue
-            if owner.slot != slot or owner.state is not SequenceState.RUNNING:
-                raise IntegrityError(
-                    f"slot {slot} belongs to a sequence {owner.state.value} in slot {owner.slot}"
-                )
-            if not 0 <= owner.computed <= min(len(owner.tokens), self.context_length):
-                raise IntegrityError(f"slot {slot}: {owner.computed} rows for {len(owner.tokens)} tokens")
-            if self._residues[slot]:
-                raise IntegrityError(f"slot {slot} is taken, yet holds a residue")
         if self.buffers.shape[1] != len(self._owners) or len(self._residues) != len(self._owners):
             raise IntegrityError("slots were lost")
+        for slot, owner in enumerate(self._owners):
+            if owner is not None:
+                self._check_owner(slot, owner)
+            if not len(self._residues[slot]) <= self._touched[slot] <= self.context_length:
+                raise IntegrityError(f"slot {slot}: a residue where nothing was written")
+        promised, resident = sum(one.need for one in self.owners), sum(map(self._held, range(self.num_slots)))
+        found, counted = (
+            (len(self.owners), promised, resident),
+            (self.num_taken, self.promised, self.resident),
+        )
+        if found != counted:
+            raise IntegrityError(f"slots taken, rows promised and resident: {found}, counted {counted}")
+        if self.resident > self.capacity:
+            raise IntegrityError(f"{self.resident} rows are held, of at most {self.capacity}")
+
+    def _check_owner(self, slot: int, owner: Sequence) -> None:
+        if owner.slot != slot or owner.state is not SequenceState.RUNNING:
+            raise IntegrityError(
+                f"slot {slot} belongs to a sequence {owner.state.value} in slot {owner.slot}"
+            )
+        if not 0 <= owner.computed <= min(len(owner.tokens), owner.need):
+            raise IntegrityError(
+                f"slot {slot}: {owner.computed} rows for {len(owner.tokens)} tokens, {owner.need} promised"
+            )
+        if self._residues[slot]:
+            raise IntegrityError(f"slot {slot} is taken, yet holds a residue")
+
+    def _held(self, slot: int) -> int:
+        """Rows of the slot that are promised or may hold memory."""
+        owner = self._owners[slot]
+        return self._touched[slot] if owner is None else max(self._touched[slot], owner.need)
+
+    def _take(self, slot: int, sequence: Sequence) -> None:
+        self.resident -= self._held(slot)
+        self._owners[slot] = sequence
+        self._residues[slot] = []
+        self.resident += self._held(slot)
+        sequence.slot = slot
+
+    def _leave(self, slot: int, sequence: Sequence) -> None:
+        """The slot is free; one row beyond the sequence's own may have been written by a step."""
+        self.resident -= self._held(slot)
+        self._owners[slot] = None
+        self._touched[slot] = max(self._touched[slot], min(sequence.computed + 1, sequence.need))
+        self._freed[slot] = time.monotonic()
+        self.resident += self._touched[slot]
+        self.untidy = True
+
+    def _make_room(self) -> None:
+        """Give back rows that nobody owns until the held ones fit: without meaning, oldest, beyond need."""
+        if self.resident <= self.capacity:
+            return
+        free = [slot for slot, owner in enumerate(self._owners) if owner is None and self._touched[slot]]
+        for slot in sorted(free, key=lambda slot: (bool(self._residues[slot]), self._freed[slot])):
+            self._give_back(slot, 0)
+            if self.resident <= self.capacity:
+                return
+        for slot, owner in enumerate(self._owners):
+            if owner is not None and self._touched[slot] > owner.need:
+                self._give_back(slot, owner.need)
+
+    def _give_back(self, slot: int, kept: int) -> None:
+        self._memory.give_back(slot, kept, self._touched[slot])
+        self.resident -= self._held(slot)
+        self._residues[slot] = self._residues[slot][:kept]
+        self._touched[slot] = kept
+        self.resident += self._held(slot)
 
     def _last_decoding(self) -> int:
         for slot in range(self.num_slots - 1, -1, -1):
@@ -124,8 +214,10 @@ class KvCache:
             if (owner is None) is not free:
                 continue
             held = self._residues[slot] if owner is None else owner.tokens
-            rows = len(held) if owner is None else owner.computed
-            length = _common_prefix(held, sequence.tokens, min(rows, sequence.reusable))
+            limit = min(len(held) if owner is None else owner.computed, sequence.reusable)
+            if limit <= longest or held[longest] != sequence.tokens[longest]:
+                continue  # it cannot be longer than the longest
+            length = _common_prefix(held, sequence.tokens, limit)
             if length > longest:
                 best, longest = slot, length
         return best, longest
@@ -134,21 +226,16 @@ class KvCache:
         sequence = self._owners[source]
         if sequence is None:
             raise IntegrityError(f"slot {source} has nothing to move")
-        self._copy(source, target, sequence.computed)
-        self._owners[source], self._owners[target] = None, sequence
-        self._residues[source], self._residues[target] = sequence.tokens[: sequence.computed], []
-        sequence.slot = target
-
-    def _copy(self, source: int, target: int, length: int) -> None:
-        if length:
-            self.buffers[:, target, :, :length] = self.buffers[:, source, :, :length]
+        self._memory.copy_rows(source, target, sequence.computed)
+        self._leave(source, sequence)
+        self._take(target, sequence)
+        self._make_room()
 
 
 def _common_prefix(left: list[int], right: list[int], limit: int) -> int:
-    """Leading tokens that both share, at most `limit`; cheap where the first ones differ already."""
-    if limit <= 0 or left[0] != right[0]:
-        return 0
-    for position in range(1, limit):
-        if left[position] != right[position]:
-            return position
+    """Leading tokens that both share, at most `limit`."""
+    for begin in range(0, limit, _COMPARED_AT_ONCE):
+        end = min(begin + _COMPARED_AT_ONCE, limit)
+        if left[begin:end] != right[begin:end]:
+            return next(place for place in range(begin, end) if left[place] != right[place])
     return limit

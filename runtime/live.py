@@ -4,6 +4,7 @@
 | --------------------------------- | --------------------------------------------------------- |
 | request, sink, prompt, assembly   | set before the step thread sees it, then read only        |
 | sequences, the stamps, closed     | the step thread                                           |
+| num_waiting                       | the queue's places, under their lock                      |
 | answered, and inside of assembly  | the delivery thread                                       |
 """
 
@@ -48,6 +49,7 @@ class LiveRequest:
         self.sink = sink
         self.prompt = prompt
         self.sequences: list[Sequence] = []
+        self.num_waiting = 0  # of these, those that wait for a slot
         self.assembly: Assembly
         self.started: float | None = (
             None  # seconds, as the next two: first run, first token, last sequence done

@@ -16,9 +16,14 @@ from runtime.text import Tokenizer
 class Planner:
     """Knows the limits of one model. Thread-safe: used by whoever submits."""
 
-    def __init__(self, tokenizer: Tokenizer, architecture: Architecture) -> None:
+    def __init__(self, tokenizer: Tokenizer, architecture: Architecture, kv_capacity: int) -> None:
+        """`kv_capacity` is what the KV cache holds for all sequences together, in tokens."""
         self._tokenizer = tokenizer
-        self._context_length = architecture.context_length
+        self._limit = architecture.context_length
+        self._bound = f"the context holds {architecture.context_length}"
+        if kv_capacity < architecture.context_length:
+            self._limit = kv_capacity
+            self._bound = f"max_kv_tokens of this server allows {kv_capacity}"
         longest_token = max(len(tokenizer.token_bytes(token)) for token in range(architecture.vocab_size))
         self._most_characters = (architecture.context_length + 1) * max(1, longest_token)
         self._eos_token_id = architecture.eos_token_id
@@ -54,7 +59,7 @@ class Planner:
                 list(prompt),
                 first_wanted=0 if prompt_scored and index == 0 else len(prompt) - 1,
                 max_new_tokens=max_tokens,
-                sampler=SequenceSampler(parameters, prompt, index),
+                sampler=SequenceSampler(parameters, prompt, index, with_logprob=request.with_logprob),
                 stop_at_eos=not parameters.ignore_eos,
             )
             for index in range(parameters.n)
@@ -62,19 +67,17 @@ class Planner:
         return live
 
     def _max_tokens(self, asked: int | None, num_prompt: int) -> int:
-        room = self._context_length - num_prompt
+        room = self._limit - num_prompt
         if asked is None:
             if room == 0:
                 raise RequestFault.invalid(
-                    "text_input",
-                    f"{num_prompt} tokens fill the context of {self._context_length}; none can follow",
+                    "text_input", f"{num_prompt} tokens, and none can follow: {self._bound}"
                 )
             return min(DEFAULT_MAX_TOKENS, room)
         if asked > room:
             raise RequestFault.invalid(
                 "max_tokens",
-                f"{num_prompt} prompt tokens + {asked} = {num_prompt + asked}, "
-                f"but the context holds {self._context_length}",
+                f"{num_prompt} prompt tokens + {asked} = {num_prompt + asked}, but {self._bound}",
             )
         return asked
 
@@ -88,11 +91,10 @@ class Planner:
             tokens = self._encode(context + moved + continuation, "continuations")
             if not context or len(tokens) < 2:
                 tokens = [self._eos_token_id, *tokens]
-            if len(tokens) - 1 > self._context_length:
+            if len(tokens) - 1 > self._limit:
                 raise RequestFault.invalid(
                     "continuations",
-                    f"number {index} and the prompt have {len(tokens)} tokens, "
-                    f"but the context holds {self._context_length}",
+                    f"number {index} and the prompt have {len(tokens)} tokens, but {self._bound}",
                 )
             # A merge across the border may leave the whole no longer than the prompt: its last token counts.
             begin = min(len(prompt), len(tokens) - 1)
@@ -101,18 +103,13 @@ class Planner:
 
     def _prompt(self, text: str) -> list[int]:
         prompt = self._encode(text, "text_input")
-        if len(prompt) > self._context_length:
-            raise RequestFault.invalid(
-                "text_input", f"{len(prompt)} tokens, but the context holds {self._context_length}"
-            )
+        if len(prompt) > self._limit:
+            raise RequestFault.invalid("text_input", f"{len(prompt)} tokens, but {self._bound}")
         return prompt
 
     def _encode(self, text: str, field: str) -> list[int]:
         if len(text) > self._most_characters:  # cannot fit, however it is cut: not worth the tokenizer's time
-            raise RequestFault.invalid(
-                field,
-                f"{len(text)} characters are more than the context of {self._context_length} tokens holds",
-            )
+            raise RequestFault.invalid(field, f"{len(text)} characters are too many tokens: {self._bound}")
         try:
             return self._tokenizer.encode(text)
         except UnicodeEncodeError as error:

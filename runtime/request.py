@@ -15,10 +15,11 @@ DEFAULT_CANDIDATES = 10
 MAX_CANDIDATES = 1000
 
 # Operations that choose no tokens take their own parameters and those of the queue, and refuse the others.
+_OF_THE_QUEUE = ("deadline_ms", "priority", "caller")
 _OWN_PARAMETERS = {
-    Operation.SCORE: ("continuations", "deadline_ms"),
-    Operation.NEXT: ("top_k", "deadline_ms"),
-    Operation.EMBED: ("deadline_ms",),
+    Operation.SCORE: ("continuations", *_OF_THE_QUEUE),
+    Operation.NEXT: ("top_k", *_OF_THE_QUEUE),
+    Operation.EMBED: _OF_THE_QUEUE,
 }
 
 
@@ -31,6 +32,7 @@ class Request:
     stream: bool = False
     continuations: tuple[str, ...] = ()  # operation `score`
     num_candidates: int = DEFAULT_CANDIDATES  # operation `next`
+    with_logprob: bool = True  # whether somebody will look at the log-probabilities of generated tokens
     arrived: float = field(default_factory=time.monotonic)  # seconds
 
     @property
@@ -56,7 +58,7 @@ def parse_request(
                 "sampling_parameters",
                 f"{str(name)[:80]!r} means nothing to operation {operation.value}; known are {known}",
             )
-    common = {name: value for name, value in data.items() if name == "deadline_ms"}
+    common = {name: value for name, value in data.items() if name in _OF_THE_QUEUE}
     return Request(
         request_id,
         text,

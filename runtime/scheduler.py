@@ -1,18 +1,23 @@
 """Policy: who gets a slot, and what the next run of the graph is.
 
-Admission is first come, first served. One prompt is prefilled at a time, in chunks at batch 1
-(GroupQueryAttention refuses a chunk after a past in a larger batch). Between two decode steps of the running
-sequences at most `prefill_chunk` prompt tokens are run: many short prompts, or one chunk of a long one.
+Admission is by priority, then by turns of the callers (runtime/fair_queue.py). Whose turn it is waits for a
+slot and for room in the KV cache, and is not overtaken by somebody who needs less: a long request would never
+come in. A slot is never taken away again.
+
+One prompt is prefilled at a time, in chunks at batch 1 (GroupQueryAttention refuses a chunk after a past in a
+larger batch); only a more urgent one is put before it. Between two decode steps of the running sequences at
+most `prefill_chunk` prompt tokens are run: many short prompts, or one chunk of a long one.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from runtime.contract import FinishReason
 from runtime.errors import IntegrityError
+from runtime.fair_queue import FairQueue
 from runtime.kv_cache import KvCache
 from runtime.sequence import Sequence, SequenceState
 
@@ -51,11 +56,13 @@ Batch = Prefill | Decode
 
 
 class Scheduler:
-    def __init__(self, cache: KvCache, prefill_chunk: int) -> None:
+    def __init__(self, cache: KvCache, prefill_chunk: int, left_queue: Callable[[Sequence], None]) -> None:
+        """`left_queue` is told once of every sequence that waits no more."""
         self.cache = cache
-        self.waiting: deque[Sequence] = deque()
+        self.queue = FairQueue()
+        self._left_queue = left_queue
         self._prefill_chunk = prefill_chunk
-        self._prefilling: Sequence | None = None
+        self._prefilling: list[Sequence] = []  # the most urgent last; the others wait for it, in their slots
         self._allowance = prefill_chunk  # prompt tokens that may be run before the next decode step
 
     @property
@@ -64,19 +71,22 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.waiting) or self.num_running > 0
+        return len(self.queue) > 0 or self.num_running > 0
 
     def add(self, sequences: Iterable[Sequence]) -> None:
-        self.waiting.extend(sequences)
+        for sequence in sequences:
+            self.queue.add(sequence)
 
     def remove(self, sequence: Sequence, reason: FinishReason) -> None:
         """Finish a waiting or running sequence; its slot is free when this returns."""
         if sequence.state is SequenceState.WAITING:
-            self.waiting.remove(sequence)
+            self.queue.remove(sequence)
+            self._left_queue(sequence)
         elif sequence.state is SequenceState.RUNNING:
             self.cache.deallocate(sequence)
-        if self._prefilling is sequence:
-            self._prefilling = None
+            self.queue.settle(sequence)
+        if sequence in self._prefilling:
+            self._prefilling.remove(sequence)
         sequence.state = SequenceState.FINISHED
         sequence.finish_reason = reason
 
@@ -85,11 +95,12 @@ class Scheduler:
         return self._next_prefill() or self._next_decode()
 
     def _next_prefill(self) -> Prefill | None:
-        sequence = self._prefilling
-        if sequence is None or sequence.is_decoding:
-            sequence = self._prefilling = self._admit()
-        if sequence is None:
+        if self._prefilling and self._prefilling[-1].is_decoding:
+            self._prefilling.pop()
+        self._admit()
+        if not self._prefilling:
             return None
+        sequence = self._prefilling[-1]
         count = min(sequence.end - sequence.computed, self._prefill_chunk)
         if count > self._allowance and self.cache.has_decoding:
             return None
@@ -102,22 +113,26 @@ class Scheduler:
         wanted = [row for row, sequence in enumerate(rows) if sequence.is_decoding]
         return Decode(rows, wanted) if wanted else None
 
-    def _admit(self) -> Sequence | None:
+    def _admit(self) -> None:
         """Give slots away until a sequence needs prefill; one that finds its prefix cached may need none."""
-        while self.waiting and self.cache.has_free:
-            sequence = self.waiting.popleft()
+        while (sequence := self.queue.peek()) is not None and self._may_start(sequence):
+            self.queue.pop()
+            self._left_queue(sequence)
             self.cache.allocate(sequence)
             sequence.state = SequenceState.RUNNING
             if not sequence.is_decoding:
-                return sequence
-        return None
+                self._prefilling.append(sequence)
+
+    def _may_start(self, sequence: Sequence) -> bool:
+        urgent = not self._prefilling or sequence.priority < self._prefilling[-1].priority
+        return urgent and self.cache.fits(sequence)
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError where sequences, states and slots contradict each other."""
+        """Raise IntegrityError where sequences, states, turns and slots contradict each other."""
         self.cache.check_integrity()
-        if any(s.state is not SequenceState.WAITING or s.slot != -1 for s in self.waiting):
-            raise IntegrityError("a sequence in the queue is not waiting")
-        if len({id(sequence) for sequence in self.waiting}) != len(self.waiting):
-            raise IntegrityError("a sequence is in the queue twice")
-        if self._prefilling is not None and self._prefilling.state is not SequenceState.RUNNING:
-            raise IntegrityError("the sequence in prefill has no slot")
+        self.queue.check_integrity(self.cache.owners)
+        if any(sequence.state is not SequenceState.RUNNING for sequence in self._prefilling):
+            raise IntegrityError("a sequence in prefill has no slot")
+        priorities = [sequence.priority for sequence in self._prefilling]
+        if any(below <= above for below, above in pairwise(priorities)):
+            raise IntegrityError("prompts are not prefilled in the order of their priorities")

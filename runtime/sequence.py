@@ -32,8 +32,9 @@ class Sequence:
     """
 
     __slots__ = (
-        "computed", "finish_reason", "first_wanted", "hidden_sum", "index", "live", "max_length",
-        "num_prompt", "operation", "sampler", "slot", "state", "stop_at_eos", "tokens",
+        "caller", "computed", "finish_reason", "first_wanted", "generates", "hidden_sum", "index", "live",
+        "max_length", "need", "num_prompt", "operation", "priority", "sampler", "slot", "state",
+        "stop_at_eos", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -50,11 +51,16 @@ class Sequence:
     ) -> None:
         self.live = live
         self.index = index  # the choice or continuation of its request
+        self.priority = live.request.parameters.priority
+        self.caller = live.request.parameters.caller
         self.operation = operation
+        self.generates = operation is Operation.GENERATE
         self.tokens = tokens
         self.num_prompt = len(tokens)
         self.first_wanted = first_wanted
         self.max_length = len(tokens) + max_new_tokens
+        # Rows of the KV cache that it is promised; a scored text has none for its last token.
+        self.need = self.max_length - (operation is Operation.SCORE)
         self.sampler = sampler
         self.stop_at_eos = stop_at_eos
         self.state = SequenceState.WAITING
@@ -73,7 +79,7 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """It generates, and only its newest token is still to be run."""
-        return self.operation is Operation.GENERATE and len(self.tokens) - self.computed == 1
+        return self.generates and len(self.tokens) - self.computed == 1
 
     @property
     def reusable(self) -> int:

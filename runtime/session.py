@@ -15,10 +15,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from kernels import element_type, open_graph
+from kernels import BEST, LOG_SUM, element_type, open_graph
 from runtime.contract import LmGraph, Operation
 from runtime.errors import ModelError
 from runtime.kv_cache import CacheLayout, KvCache
+from runtime.sampling import Choices
 from runtime.scheduler import Batch, Decode, Prefill
 
 Floats = NDArray[np.float32]
@@ -72,6 +73,7 @@ class LmSession:
             head_size=int(key.shape[3]),
             dtype=element_type(key),
         )
+        self._tells_best = BEST in outputs
         self._options = onnxruntime.RunOptions()
         # Skips the vocabulary matrix where no row of logits is wanted, as in the first chunks of a prompt.
         self._options.only_execute_path_to_fetches = True
@@ -92,6 +94,7 @@ class LmSession:
         }
         # Reserved for the largest run; the operating system hands out only the pages that are written.
         self._outputs = {name: np.empty((tokens, width), np.float32) for name, width in self._widths.items()}
+        self._best, self._log_sums = np.empty(tokens, np.int64), np.empty(tokens, np.float32)
 
     def run(self, batch: Batch) -> Floats:
         """The wanted rows of the batch: logits [rows, vocab], or hidden states [rows, hidden] to embed.
@@ -101,6 +104,12 @@ class LmSession:
         if isinstance(batch, Decode):
             return self._run_decode(batch)
         return self._run_prefill(batch)
+
+    def choices(self, rows: int) -> Choices | None:
+        """What the graph itself found in the `rows` rows of logits of the last run, where it looks."""
+        if not self._tells_best:
+            return None
+        return Choices(self._best[:rows].tolist(), self._log_sums[:rows].tolist())
 
     def _run_decode(self, batch: Decode) -> Floats:
         rows, wanted = batch.rows, batch.wanted
@@ -156,6 +165,9 @@ class LmSession:
                 _bind(bind_output, present, view, view.shape)
         if rows:
             _bind(bind_output, output, self._outputs[output], (rows, self._widths[output]))
+        if rows and output == LmGraph.LOGITS and self._tells_best:
+            _bind(bind_output, BEST, self._best, (rows,))
+            _bind(bind_output, LOG_SUM, self._log_sums, (rows,))
         binding.length, binding.rows, binding.output = length, rows, output
 
     def _cache_views(self, binding: _Binding) -> Iterator[tuple[str, str, NDArray[Any]]]:

@@ -26,9 +26,12 @@ class BackSettings:
     convert_timeout_seconds: float = 1800.0
     convert_memory_bytes: int = 8 * 1024**3
     num_slots: int = 32
+    max_kv_tokens: int = 0  # 0: slots times context
     max_queued: int = 256
+    max_queued_tokens: int = 131_072
     prefill_chunk: int = 128
     engine_threads: int = 2
+    step_timeout_seconds: int = 60
     task_retention_days: int = 7  # of finished tasks' records
     probe_interval_seconds: float = 2.0
     probe_timeout_seconds: float = 3.0

@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from api.back.store.records import TaskRecord, TaskState, now
 from api.errors import ApiError
-from api.middle.schemas.base import TaskParameters
+from api.middle.schemas.base import ModelParameters, TaskParameters
+from runtime.contract import MAX_CALLER_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Job:
 
     record: TaskRecord
     parameters: TaskParameters
+    shared_as: str = ""  # whom the engine's fairness counts it to; empty: the record's caller
     deadline: float | None = None  # time.monotonic() seconds
     arrived: float = field(default_factory=time.perf_counter)
     events: list[Event] = field(default_factory=list)
@@ -52,6 +54,15 @@ class Job:
     @property
     def id(self) -> str:
         return self.record.id
+
+    @property
+    def account(self) -> str:
+        """Under which name the task shares a model with others."""
+        return (self.shared_as or self.record.caller)[:MAX_CALLER_LENGTH]
+
+    @property
+    def priority(self) -> int:
+        return self.parameters.priority if isinstance(self.parameters, ModelParameters) else 0
 
     def begin(self) -> None:
         self.record = dataclasses.replace(self.record, state=TaskState.RUNNING, started=now())

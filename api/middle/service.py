@@ -39,9 +39,9 @@ class Service:
         workers = {Lane.MODELS: settings.task_workers, Lane.CONVERSIONS: 1}
         return cls(backend, tasks, Dispatcher(tasks, router, workers), settings.precision)
 
-    def submit(self, task_type: str, parameters: TaskParameters, caller: str) -> Job:
+    def submit(self, task_type: str, parameters: TaskParameters, caller: str, account: str = "") -> Job:
         """Start a synchronous task. Raises Overloaded, Unavailable."""
-        job = self.tasks.admit(task_type, parameters, caller)
+        job = self.tasks.admit(task_type, parameters, caller, account)
         self.dispatcher.run(job)
         return job
 

@@ -56,8 +56,11 @@ class TaskManager:
         self._queued = 0  # asynchronous jobs that no worker has taken
         self._stopping = False
 
-    def admit(self, task_type: str, parameters: TaskParameters, caller: str) -> Job:
-        """A synchronous task, to be started at once. Raises Overloaded, Unavailable."""
+    def admit(self, task_type: str, parameters: TaskParameters, caller: str, account: str = "") -> Job:
+        """A synchronous task, to be started at once. Raises Overloaded, Unavailable.
+
+        `caller` goes on record; `account` is whom the engine's fairness counts the task to.
+        """
         self._check_open()
         if self._in_flight >= self.max_in_flight:
             self.metrics.refused.labels(task_type).inc()
@@ -72,9 +75,11 @@ class TaskManager:
             parameters=shortened(parameters.model_dump(exclude_unset=True)),
         )
         self._in_flight += 1
-        return self._keep(Job(record, parameters))
+        return self._keep(Job(record, parameters, account))
 
-    async def enqueue(self, task_type: str, parameters: TaskParameters, caller: str) -> Job:
+    async def enqueue(
+        self, task_type: str, parameters: TaskParameters, caller: str, account: str = ""
+    ) -> Job:
         """An asynchronous task, durable when this returns. Raises Overloaded, Unavailable."""
         self._check_open()
         if self._queued >= self.max_queued:
@@ -95,7 +100,7 @@ class TaskManager:
         except BaseException:
             self._queued -= 1
             raise
-        return self._line_up(Job(record, parameters))
+        return self._line_up(Job(record, parameters, account))
 
     async def recover(self) -> int:
         """Close or take up what the last run left open; returns how many tasks wait again."""

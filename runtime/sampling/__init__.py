@@ -2,10 +2,11 @@
 
 from runtime.sampling.distribution import largest, log_softmax
 from runtime.sampling.parameters import DEFAULT_MAX_TOKENS, SamplingParameters, parse_sampling_parameters
-from runtime.sampling.sampler import Sampled, SequenceSampler, sample_batch
+from runtime.sampling.sampler import Choices, Sampled, SequenceSampler, sample_batch
 
 __all__ = [
     "DEFAULT_MAX_TOKENS",
+    "Choices",
     "Sampled",
     "SamplingParameters",
     "SequenceSampler",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.contract import LEAST_URGENT, MAX_CALLER_LENGTH, MOST_URGENT
 from runtime.errors import RequestFault
 
 DEFAULT_MAX_TOKENS = 64
@@ -44,6 +45,8 @@ class SamplingParameters:
     logprobs: int | None = None  # alternatives listed beside each token; None: no logprob records
     echo: bool = False
     deadline_ms: int | None = None  # milliseconds from arrival
+    priority: int = 0
+    caller: str = ""  # whoever shares the engine with others, within one priority in equal parts
     ignore_eos: bool = False
 
     @property
@@ -85,6 +88,7 @@ _INTEGERS = {
     "n": _Range(1, 16),
     "logprobs": _Range(0, MAX_LOGPROBS),
     "deadline_ms": _Range(1, 24 * 60 * 60 * 1000),
+    "priority": _Range(MOST_URGENT, LEAST_URGENT),
 }
 _SWITCHES = ("echo", "ignore_eos")
 # What vLLM's clients send along and the engine does not have: only the value that changes nothing is taken.
@@ -115,6 +119,8 @@ def parse_sampling_parameters(data: Mapping[str, Any]) -> SamplingParameters:
             parsed = None if value is None else _switch(key, value)
         elif key == "stop":
             parsed = None if value is None else _stop(value)
+        elif key == "caller":
+            parsed = None if value is None else _caller(value)
         elif key in _NEUTRAL or key == _BEST_OF:
             continue
         else:
@@ -204,8 +210,17 @@ def _stop(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(strings))
 
 
+def _caller(value: Any) -> str:
+    if not isinstance(value, str):
+        raise RequestFault.invalid("caller", f"a string is needed, not {shown(value)}")
+    if len(value) > MAX_CALLER_LENGTH:
+        message = f"a string of {len(value)} characters, but at most {MAX_CALLER_LENGTH} are allowed"
+        raise RequestFault.invalid("caller", message)
+    return value
+
+
 def _unknown(key: Any) -> RequestFault:
-    known = ", ".join([*_FLOATS, *_INTEGERS, *_SWITCHES, "stop"])
+    known = ", ".join([*_FLOATS, *_INTEGERS, *_SWITCHES, "stop", "caller"])
     message = f"unknown parameter {shown(key)}; known are {known}"
     # A fault travels as `code [field]: message`, which a name with brackets or colons would break.
     named = isinstance(key, str) and re.fullmatch(r"\w{1,64}", key, re.ASCII) is not None

@@ -25,8 +25,15 @@ class Sampled(NamedTuple):
     """One chosen token."""
 
     token_id: int
-    logprob: float
+    logprob: float  # NaN where nobody will look at it
     top: list[tuple[int, float]]  # the `parameters.logprobs` likeliest tokens, likeliest first
+
+
+class Choices(NamedTuple):
+    """What is known of each row of logits already: a graph may look at them itself."""
+
+    best: list[int]  # the first of the largest logits
+    log_sum: list[float]  # logarithm of the sum of all exponentials
 
 
 class SequenceSampler:
@@ -35,8 +42,18 @@ class SequenceSampler:
     The same parameters with a seed, prompt and logits give the same tokens, whatever else is in the batch.
     """
 
-    def __init__(self, parameters: SamplingParameters, prompt_ids: Sequence[int], index: int) -> None:
+    def __init__(
+        self,
+        parameters: SamplingParameters,
+        prompt_ids: Sequence[int],
+        index: int,
+        *,
+        with_logprob: bool = True,
+    ) -> None:
+        """`with_logprob` says whether the log-probabilities of chosen tokens are wanted: they cost most."""
         self.parameters = parameters
+        self._with_logprob = with_logprob or parameters.logprobs is not None
+        self._takes_best = parameters.is_greedy and not parameters.has_penalties
         seed = parameters.seed
         bits = (
             np.random.Philox() if seed is None else np.random.Philox(key=np.array([seed, index], np.uint64))
@@ -44,28 +61,34 @@ class SequenceSampler:
         self._random = np.random.Generator(bits)
         self._penalties = Penalties(parameters, prompt_ids) if parameters.has_penalties else None
 
-    def sample(self, logits: Floats, best: int | None = None) -> Sampled:
+    def sample(self, logits: Floats, best: int | None = None, log_sum: float | None = None) -> Sampled:
         """Choose from `logits` `[vocab] float32`, which are left as they are.
 
-        `best` is the index of the largest logit where it is known already. Raises RequestFault (internal)
-        where the model's logits are not numbers.
+        `best` and `log_sum` are those of `Choices` where they are known already. Raises RequestFault
+        (internal) where the model's logits are not numbers.
         """
         if best is None:
             best = int(logits.argmax())
         peak = float(logits[best])
         if not math.isfinite(peak):  # the largest is NaN where any is
             raise RequestFault.of(FaultCode.INTERNAL, "the model's logits are not finite numbers")
-        shifted = logits - np.float32(peak)
-        normalizer = peak + math.log(float(np.exp(shifted).sum()))
-        token_id = self._choose(logits, shifted, best)
+        needs_sum = self._with_logprob and log_sum is None
+        token_id = best
+        if needs_sum or not self._takes_best:
+            shifted = logits - np.float32(peak)
+            if needs_sum:
+                log_sum = peak + math.log(float(np.exp(shifted).sum()))
+            if not self._takes_best:
+                token_id = self._choose(logits, shifted, best)
         if self._penalties is not None:
             self._penalties.count(token_id)
-        top = largest(logits, self.parameters.logprobs or 0)
-        return Sampled(
-            token_id,
-            float(logits[token_id]) - normalizer,
-            [(token, float(logits[token]) - normalizer) for token in top.tolist()],
-        )
+        if log_sum is None:
+            log_sum = math.nan
+        top = [
+            (token, float(logits[token]) - log_sum)
+            for token in largest(logits, self.parameters.logprobs or 0).tolist()
+        ]
+        return Sampled(token_id, float(logits[token_id]) - log_sum, top)
 
     def _choose(self, logits: Floats, shifted: Floats, best: int) -> int:
         """`shifted` is `logits` less their largest value, which is at `best`."""
@@ -113,17 +136,23 @@ class Penalties:
         return logits
 
 
-def sample_batch(samplers: Sequence[SequenceSampler], logits: Floats) -> list[Sampled | RequestFault]:
-    """Choose for each row of `logits` `[batch, vocab] float32`; bit for bit what `sample` answers.
+def sample_batch(
+    samplers: Sequence[SequenceSampler], logits: Floats, choices: Choices | None = None
+) -> list[Sampled | RequestFault]:
+    """Choose for each row of `logits` `[batch, vocab] float32`; what `sample` answers.
 
     A row that cannot be answered has the fault in its place, so that the others go on.
     """
-    rows = zip(samplers, logits, logits.argmax(axis=1).tolist(), strict=True)
-    return [_sampled_or_fault(sampler, row, best) for sampler, row, best in rows]
+    if choices is None:
+        best: list[int] = logits.argmax(axis=1).tolist()
+        return [_sampled_or_fault(*row, None) for row in zip(samplers, logits, best, strict=True)]
+    return [_sampled_or_fault(*row) for row in zip(samplers, logits, *choices, strict=True)]
 
 
-def _sampled_or_fault(sampler: SequenceSampler, logits: Floats, best: int) -> Sampled | RequestFault:
+def _sampled_or_fault(
+    sampler: SequenceSampler, logits: Floats, best: int, log_sum: float | None
+) -> Sampled | RequestFault:
     try:
-        return sampler.sample(logits, best)
+        return sampler.sample(logits, best, log_sum)
     except RequestFault as fault:
         return fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ def read_lm(request: Any, request_id: str) -> tuple[Request, Wishes]:
         switch.removeprefix("return_") for switch in LmTensors.SWITCHES if not bool(_value(request, switch))
     }
     outputs = frozenset(request.requested_output_names()) - off
+    parsed = dataclasses.replace(parsed, with_logprob="cumulative_logprob" in outputs)
     return parsed, Wishes(outputs, prepend_input=not excluded and not parsed.parameters.echo)
 
 

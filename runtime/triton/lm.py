@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -28,13 +29,18 @@ from runtime.triton.outputs import ResponseBuilder
 logger = logging.getLogger(__name__)
 
 CANCEL_POLL_SECONDS = 0.05
+ASKED_PER_SECOND = (
+    200  # most requests that are asked whether they were cancelled: each question crosses processes
+)
 METRICS_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
+LOG_SECONDS = 0.5  # for the last lines to reach Triton's log
+STALLED_STATUS = 70  # of the process, as EX_SOFTWARE of sysexits.h
 
 
 class LmAdapter:
     def __init__(self, folder: Path, labels: dict[str, str]) -> None:
-        self._engine = Engine.load(folder)
+        self._engine = Engine.load(folder, end_process)
         self._metrics = EngineMetrics(labels)
         self._numbers = itertools.count()
         self._responses: dict[str, LmResponses] = {}  # of requests under way
@@ -76,7 +82,7 @@ class LmAdapter:
             raise
 
     def _run_watch(self) -> None:
-        while not self._closing.wait(CANCEL_POLL_SECONDS):
+        while not self._closing.wait(max(CANCEL_POLL_SECONDS, len(self._responses) / ASKED_PER_SECOND)):
             self._look_around()
 
     def _look_around(self) -> None:
@@ -95,6 +101,13 @@ class LmAdapter:
                 self._engine.abort(request_id)
         except Exception:  # nor must one request keep the watch from the others
             logger.exception("request %s could not be asked whether it was cancelled", request_id)
+
+
+def end_process() -> None:
+    """A step hangs, and with it the model. Whoever watches this process brings a new one up."""
+    logger.critical("this process ends with status %d", STALLED_STATUS)
+    time.sleep(LOG_SECONDS)
+    os._exit(STALLED_STATUS)
 
 
 class LmResponses:

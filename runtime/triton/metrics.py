@@ -21,7 +21,10 @@ _GAUGES = {
     "lmaas_engine_waiting": ("waiting", "Requests that wait for a slot"),
     "lmaas_engine_slots": ("slots", "Sequences that can run at once"),
     "lmaas_engine_kv_tokens_used": ("kv_tokens_used", "Rows of the KV cache that belong to sequences"),
-    "lmaas_engine_kv_tokens_capacity": ("kv_tokens_capacity", "Rows of the KV cache"),
+    "lmaas_engine_kv_tokens_promised": ("kv_tokens_promised", "Rows that these may come to need"),
+    "lmaas_engine_kv_tokens_resident": ("kv_tokens_resident", "Rows promised, or that hold memory"),
+    "lmaas_engine_kv_tokens_capacity": ("kv_tokens_capacity", "Most rows that may be promised"),
+    "lmaas_engine_stalled": ("stalled", "1 where a step did not return, just before the process ends"),
 }
 _COUNTERS = {
     "lmaas_engine_generated_tokens_total": ("generated_tokens", "Tokens generated"),

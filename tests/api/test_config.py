@@ -25,12 +25,15 @@ def test_the_environment_is_read() -> None:
             "LMAAS_PRECISION": "fp32",
             "LMAAS_DATABASE_URL": "postgresql://u:secret@h/db",
             "LMAAS_NUM_SLOTS": "8",
+            "LMAAS_MAX_KV_TOKENS": "4096",
+            "LMAAS_STEP_TIMEOUT_SECONDS": "30",
             "LMAAS_VARIANTS": "fp32, int4",
             "LMAAS_BUDGET_LABELS": "0.9",
         }
     )
     assert (settings.port, settings.home, settings.max_body_bytes) == (9000, Path("/data"), 2 * 1024**2)
     assert (settings.back.home, settings.back.num_slots) == (Path("/data"), 8)
+    assert (settings.back.max_kv_tokens, settings.back.step_timeout_seconds) == (4096, 30)
     assert settings.back.variants == (Variant.FP32, Variant.INT4)
     assert settings.back.budget == QualityBudget(0.005, 0.97, 0.9)
     assert settings.back.database_url == "postgresql://u:secret@h/db"

@@ -11,9 +11,23 @@ import pytest
 
 from runtime.contract import Variant
 from runtime.engine import Engine
+from tests.runtime.books import Books
 from tests.runtime.engines import version_folder
 
 OpenEngine = Callable[..., Engine]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def books() -> Iterator[Books]:
+    with Books().recording() as recorded:
+        yield recorded
+
+
+@pytest.fixture(autouse=True)
+def books_agree(books: Books) -> Iterator[None]:
+    """After every test, in every core and engine of it, and in those that outlive it."""
+    yield
+    books.check()
 
 
 @pytest.fixture(scope="session")

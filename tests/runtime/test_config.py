@@ -25,6 +25,8 @@ def test_all_but_the_variant_has_a_default(tmp_path: Path) -> None:
         ({"variant": ["int8"]}, "variant"),
         ({"variant": "int8", "threads": 0}, "threads"),
         ({"variant": "int8", "threads": "2"}, "threads"),
+        ({"variant": "int8", "max_kv_tokens": -1}, "max_kv_tokens: a whole number >= 0"),
+        ({"variant": "int8", "step_timeout_seconds": 0}, "step_timeout_seconds: a whole number >= 1"),
         ({"variant": "int8", "threads": True}, "threads"),
         ([], "object"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ from runtime.contract import (
     Variant,
 )
 from runtime.core import EngineCore
+from runtime.errors import RequestFault
+from runtime.kv_cache import KEEP_SECONDS
 from runtime.live import Event, FaultEvent, LiveRequest, TokenEvent
 from runtime.planning import Planner
+from runtime.queue_places import QueuePlaces
 from runtime.request import parse_request
 from runtime.scheduler import Batch
 from runtime.session import LmSession
@@ -59,22 +63,23 @@ class Bench:
     def __init__(self, artifact: Path, **values: int) -> None:
         manifest = Manifest.load(artifact)
         self.session = FailingSession(artifact / "fp32" / GRAPH_FILE, 1)
-        self.left: list[str] = []
+        self.places = QueuePlaces(1000, 100_000)
         self.config = EngineConfig(Variant.FP32, **values)
         self.core = EngineCore(
             self.session,
             manifest.architecture,
             self.config,
-            lambda live: self.left.append(live.request.request_id),
+            self.places.leave,
         )
         tokenizer = Tokenizer(artifact / TOKENIZER_FILE, manifest.architecture.eos_token_id)
-        self._planner = Planner(tokenizer, manifest.architecture)
+        self._planner = Planner(tokenizer, manifest.architecture, self.core.cache.capacity)
 
     def add(
         self, request_id: str, text: str, operation: Operation = Operation.GENERATE, **parameters: Any
     ) -> LiveRequest:
         request = parse_request(request_id, text, operation, parameters, stream=False)
         live = self._planner.plan(request, Collector())
+        self.places.take(live)
         self.core.add(live)
         return live
 
@@ -83,6 +88,7 @@ class Bench:
         while self.core.has_work:
             events += self.core.step()
             self.core.check_integrity()
+        self.places.check_empty()
         return events
 
 
@@ -106,7 +112,6 @@ def test_cancelling_frees_the_slot_before_the_next_step(bench: Bench) -> None:
     assert bench.core.scheduler.num_running == 2, "the waiting request has the slot now"
     assert [event.fault for event in events if isinstance(event, FaultEvent)] == [CANCELLED]
     assert {event.live.request.request_id for event in bench.run()} == {"b", "c"}
-    assert bench.left == ["a", "b", "c"]
 
 
 def test_cancelling_in_the_middle_of_a_prefill(bench: Bench) -> None:
@@ -190,6 +195,82 @@ def test_requests_that_are_over_are_not_kept_for_their_deadline(bench: Bench) ->
     assert [live() for live in lives] == [None] * 60
 
 
+def test_a_deadline_that_passed_in_the_queue_takes_no_slot(bench: Bench) -> None:
+    for name in ("a", "b"):
+        bench.add(name, "the cat", **LONG)
+    for _ in range(4):
+        bench.core.step()
+    late = bench.add("late", "the dog", deadline_ms=60_000, **LONG)
+    bench.core._deadlines[0] = (time.monotonic() - 1, *bench.core._deadlines[0][1:])
+    bench.core.abort("a", CANCELLED)
+    assert bench.core.scheduler.num_running == 1
+    faults = [event.fault for event in bench.core.step() if isinstance(event, FaultEvent)]
+    assert [fault.code for fault in faults] == [FaultCode.CANCELLED, FaultCode.DEADLINE_EXCEEDED]
+    assert "(waiting)" in faults[1].message
+    assert late.started is None
+    assert len(bench.core.scheduler.queue) == 0
+
+
+def test_siblings_keep_their_places_until_each_has_a_slot(bench: Bench) -> None:
+    """Four of 2 tokens, of which two find a slot."""
+    bench.add("a", "the cat", n=4, **LONG)
+    assert (bench.places.num_taken, bench.places.num_tokens) == (1, 8)
+    for _ in range(4):
+        bench.core.step()
+    assert (bench.places.num_taken, bench.places.num_tokens) == (1, 4)
+    bench.core.abort("a", CANCELLED)
+    bench.places.check_empty()
+
+
+def test_requests_of_one_caller_do_not_hold_up_another_nor_the_urgent_ones(bench: Bench) -> None:
+    for number in range(20):
+        bench.add(f"flood {number}", "the cat", max_tokens=4, ignore_eos=True, caller="flood")
+    bench.core.step()
+    bench.add("single", "the dog", max_tokens=4, ignore_eos=True, caller="single")
+    bench.add("urgent", "it rains", max_tokens=4, ignore_eos=True, caller="flood", priority=-1)
+    ends = [
+        event.live.request.request_id
+        for event in bench.run()
+        if isinstance(event, TokenEvent) and event.reason
+    ]
+    assert ends[:2] == ["flood 0", "urgent"]
+    assert ends.index("single") <= 3
+
+
+def test_the_cache_holds_no_more_than_it_may(lm_artifact: Path) -> None:
+    bench = Bench(lm_artifact, num_slots=4, max_kv_tokens=40)
+    for name in ("a", "b", "c"):
+        bench.add(name, "the cat", max_tokens=14, ignore_eos=True)  # 16 each
+    most = 0
+    while bench.core.has_work:
+        bench.core.step()
+        bench.core.check_integrity()
+        most = max(most, bench.core.cache.promised)
+    assert most == 32
+    with pytest.raises(RequestFault) as raised:
+        bench.add("d", "the cat", max_tokens=39)
+    expected = "2 prompt tokens + 39 = 41, but max_kv_tokens of this server allows 40"
+    assert (raised.value.fault.field, raised.value.fault.message) == ("max_tokens", expected)
+    with pytest.raises(RequestFault, match=r"text_input.*41 tokens, but max_kv_tokens of this server"):
+        bench.add("e", "a" * 41, Operation.EMBED)
+
+
+def test_idle_memory_is_given_back_after_a_while(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.add("a", "the cat", **LONG)
+    bench.run()
+    bench.add("b", "it rains", max_tokens=1)
+    bench.run()
+    assert bench.core.cache.resident > 50
+    assert bench.core.rest_seconds is not None, "an idle core comes back to it"
+    later = time.monotonic() + KEEP_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    bench.core.step()
+    assert bench.core.cache.resident < 10, "the rows of the longer one lay beyond those of the latest"
+    later += 1
+    bench.core.step()
+    assert bench.core.cache.untidy is False
+
+
 texts = st.sampled_from(["a", "the", "the cat", "the cat sat on the mat", "the dog ran home", "it rains"])
 requests = st.tuples(
     st.just("add"), texts, st.sampled_from(list(Operation)), st.integers(1, 6), st.integers(1, 3)
@@ -223,7 +304,6 @@ def test_any_history_gives_every_request_one_outcome(
                 events += bench.core.step()
         bench.core.check_integrity()
     events += bench.run()
-    assert sorted(bench.left) == sorted(live.request.request_id for live in lives)
     for live in lives:
         assert live.closed
         assert live.is_done

@@ -182,9 +182,9 @@ def test_without_max_tokens_the_room_in_the_context_is_the_limit(engine: Engine)
     [
         ("", {}, "text_input", "empty"),
         ("a" * 97, {}, "text_input", "97 tokens, but the context holds 96"),
-        ("a" * 96, {}, "text_input", "96 tokens fill the context of 96"),
+        ("a" * 96, {}, "text_input", "96 tokens, and none can follow: the context holds 96"),
         ("a" * 90, {"max_tokens": 7}, "max_tokens", "90 prompt tokens + 7 = 97, but the context holds 96"),
-        ("a" * 1_000_000, {}, "text_input", "1000000 characters"),
+        ("a" * 1_000_000, {}, "text_input", "1000000 characters are too many tokens: the context holds 96"),
         ("\ud800", {}, "text_input", "surrogate"),
     ],
 )
@@ -226,6 +226,48 @@ def test_the_queue_is_bounded_by_tokens_too(open_engine: OpenEngine) -> None:
     with pytest.raises(RequestFault) as raised:
         all(submit(engine, "a" * 40, {"max_tokens": 50, "ignore_eos": True}) for _ in range(100))
     assert raised.value.fault.code is FaultCode.QUEUE_FULL
+
+
+def test_the_cache_is_bounded_by_tokens_and_what_does_not_fit_waits(open_engine: OpenEngine) -> None:
+    engine = open_engine(num_slots=4, max_kv_tokens=96, max_queued=3)
+    long: dict[str, Any] = {"max_tokens": 90, "ignore_eos": True}
+    sinks = [submit(engine, "a", long)]
+    with pytest.raises(RequestFault) as raised:
+        sinks.extend(submit(engine, "a", long) for _ in range(50))
+    assert raised.value.fault.code is FaultCode.QUEUE_FULL
+    assert engine.stats().running <= 1, "the slots are not what it lacks"
+    assert [sink.wait().fault for sink in sinks] == [None] * len(sinks)
+    assert engine.stats().kv_tokens_capacity == 96
+
+
+def test_one_request_that_can_never_fit_is_refused(open_engine: OpenEngine) -> None:
+    engine = open_engine(num_slots=4, max_kv_tokens=60)
+    with pytest.raises(
+        RequestFault, match=r"\[max_tokens\]: 1 prompt tokens \+ 60 = 61, but max_kv_tokens"
+    ) as big:
+        submit(engine, "a", {"max_tokens": 60})
+    assert big.value.fault.code is FaultCode.INVALID_ARGUMENT
+    with pytest.raises(RequestFault, match=r"\[continuations\]: number 0 and the prompt have 62 tokens"):
+        submit(engine, "a" * 31, {"continuations": ["a" * 31]}, operation=Operation.SCORE)
+    details = ask(engine, "a" * 50, ignore_eos=True)
+    assert details["usage"]["completion_tokens"] == 10, "without max_tokens the room that is left"
+    with pytest.raises(ModelError, match=r"golden prompt|max_kv_tokens"):
+        open_engine(max_kv_tokens=3)
+
+
+def test_a_flood_of_one_caller_holds_up_no_other(open_engine: OpenEngine) -> None:
+    engine = open_engine(num_slots=2)
+    ends: list[str] = []
+
+    def submit_as(caller: str) -> Collector:
+        sink = Collector(lambda answer: ends.append(caller))
+        return submit(engine, "the cat", {"max_tokens": 20, "ignore_eos": True, "caller": caller}, sink=sink)
+
+    sinks = [submit_as("flood") for _ in range(60)]
+    sinks.append(submit_as("single"))
+    for sink in sinks:
+        sink.wait()
+    assert ends.index("single") < 40
 
 
 def test_a_deadline_fails_running_and_waiting_requests(open_engine: OpenEngine) -> None:
@@ -316,7 +358,9 @@ def test_the_figures_add_up(open_engine: OpenEngine) -> None:
     after = engine.stats()
     assert after.generated_tokens - before.generated_tokens == 21
     assert after.finished[FinishReason.LENGTH] - before.finished[FinishReason.LENGTH] == 3
-    assert (after.running, after.waiting, after.kv_tokens_used) == (0, 0, 0)
+    assert (after.running, after.waiting, after.kv_tokens_used, after.kv_tokens_promised) == (0, 0, 0, 0)
+    assert (after.kv_tokens_capacity, after.stalled) == (4 * 96, False)
+    assert 8 <= after.kv_tokens_resident <= 30, "what was left for those who begin alike"
     assert after.decode_seconds > before.decode_seconds
 
 

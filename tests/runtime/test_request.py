@@ -24,6 +24,8 @@ from runtime.request import parse_request
         (Operation.NEXT, {"top_k": 1001}, "top_k"),
         (Operation.NEXT, {"top_k": "many"}, "top_k"),
         (Operation.EMBED, {"deadline_ms": 0}, "deadline_ms"),
+        (Operation.NEXT, {"priority": 101}, "priority"),
+        (Operation.SCORE, {"continuations": ["a"], "caller": 1}, "caller"),
     ],
 )
 def test_the_field_at_fault_is_named(operation: Operation, data: dict[str, Any], field: str) -> None:
@@ -39,6 +41,14 @@ def test_only_generation_streams() -> None:
 
 def test_numbers_may_come_as_text() -> None:
     assert parse_request("1", "text", Operation.NEXT, {"top_k": "3"}, stream=False).num_candidates == 3
+
+
+@pytest.mark.parametrize("operation", list(Operation))
+def test_every_operation_has_its_turn_in_the_queue(operation: Operation) -> None:
+    data: dict[str, Any] = {"continuations": ["a"]} if operation is Operation.SCORE else {}
+    turn = {"priority": "-3", "caller": "me", "deadline_ms": 5}
+    parsed = parse_request("1", "text", operation, {**data, **turn}, stream=False).parameters
+    assert (parsed.priority, parsed.caller, parsed.deadline_ms) == (-3, "me", 5)
 
 
 def test_the_deadline_counts_from_arrival() -> None:

@@ -1,11 +1,12 @@
 """Scheduler and KV cache together, over random histories and without a graph.
 
 The test plays the graph: a run writes into row p of a slot a number that stands for all tokens up to p.
-Whatever is copied, moved or taken over, the rows of a sequence must stand for its own tokens.
+Whatever is copied, moved, taken over or given back, the rows of a sequence must stand for its own tokens.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass, field
 
@@ -16,16 +17,18 @@ from hypothesis import strategies as st
 
 from runtime.contract import FinishReason, Operation
 from runtime.errors import IntegrityError
-from runtime.kv_cache import CacheLayout, KvCache
+from runtime.kv_cache import RESIDUE_SHARE, CacheLayout, KvCache
 from runtime.live import LiveRequest
 from runtime.request import Request
-from runtime.scheduler import Decode, Prefill, Scheduler
+from runtime.sampling import SamplingParameters
+from runtime.scheduler import Batch, Decode, Prefill, Scheduler
 from runtime.sequence import Sequence, SequenceState
 from tests.runtime.engines import Collector
 
 CONTEXT = 24
 CHUNK = 4
-LAYOUT = CacheLayout(num_layers=1, num_heads=1, head_size=1, dtype=np.dtype(np.float32))
+# A row is a page: memory that is given back is zero at once, down to the row.
+LAYOUT = CacheLayout(num_layers=1, num_heads=1, head_size=1024, dtype=np.dtype(np.float32))
 
 
 def mark(tokens: list[int]) -> float:
@@ -37,33 +40,52 @@ class Played:
     """A scheduler and what happened to its sequences."""
 
     num_slots: int
+    max_tokens: int | None = None
     added: list[Sequence] = field(default_factory=list)
+    started: list[Sequence] = field(default_factory=list)
     ends: list[Sequence] = field(default_factory=list)
     prompt_tokens_since_decode: int = 0
 
     def __post_init__(self) -> None:
-        self.cache = KvCache(LAYOUT, self.num_slots, CONTEXT)
-        self.scheduler = Scheduler(self.cache, CHUNK)
+        self.cache = KvCache(LAYOUT, self.num_slots, CONTEXT, self.max_tokens)
+        self.scheduler = Scheduler(self.cache, CHUNK, self._left_queue)
+        self._removing = False
 
-    def add(self, tokens: list[int], new_tokens: int, operation: Operation = Operation.GENERATE) -> None:
-        live = LiveRequest(Request("1", "text"), Collector(), tokens)
+    def _left_queue(self, sequence: Sequence) -> None:
+        if not self._removing:
+            waiting = [one for one in self.added if one.state is SequenceState.WAITING]
+            assert sequence.priority == min(one.priority for one in waiting)
+            self.started.append(sequence)
+
+    def add(
+        self,
+        tokens: list[int],
+        new_tokens: int,
+        operation: Operation = Operation.GENERATE,
+        priority: int = 0,
+        caller: str = "",
+    ) -> None:
+        parameters = SamplingParameters(priority=priority, caller=caller)
+        live = LiveRequest(Request("1", "text", parameters=parameters), Collector(), tokens)
         wanted = 0 if operation is Operation.EMBED else len(tokens) - 1
         sequence = Sequence(live, 0, operation, list(tokens), first_wanted=wanted, max_new_tokens=new_tokens)
         self.added.append(sequence)
         self.scheduler.add([sequence])
 
     def remove(self, sequence: Sequence, reason: FinishReason) -> None:
+        self._removing = True
         self.scheduler.remove(sequence, reason)
+        self._removing = False
         self.ends.append(sequence)
 
-    def step(self) -> bool:
+    def step(self) -> Batch | None:
         batch = self.scheduler.schedule()
         if isinstance(batch, Prefill):
             self._prefill(batch)
         elif isinstance(batch, Decode):
             self._decode(batch)
         self.check()
-        return batch is not None
+        return batch
 
     def _prefill(self, batch: Prefill) -> None:
         sequence = batch.sequence
@@ -103,6 +125,11 @@ class Played:
                 rows = self.cache.buffers[0, sequence.slot, 0, : sequence.computed, 0]
                 expected = [mark(sequence.tokens[: row + 1]) for row in range(sequence.computed)]
                 assert rows.tolist() == expected
+        for slot, residue in enumerate(self.cache._residues):
+            rows = self.cache.buffers[1, slot, 0, : len(residue), -1]
+            assert rows.tolist() == [mark(residue[: row + 1]) for row in range(len(residue))]
+            beyond = self.cache.buffers[1, slot, 0, self.cache._touched[slot] :]
+            assert self.cache._owners[slot] is not None or not beyond.any(), "rows that nobody counts"
 
 
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=14)
@@ -113,8 +140,11 @@ actions = st.lists(
             prompts,
             st.integers(1, 10),
             st.sampled_from([Operation.GENERATE, Operation.GENERATE, Operation.NEXT, Operation.EMBED]),
+            st.integers(-1, 1),
+            st.sampled_from("abc"),
         ),
         st.tuples(st.just("abort"), st.integers(0, 30)),
+        st.tuples(st.just("tidy")),
         st.tuples(st.just("step")),
         st.tuples(st.just("step")),
     ),
@@ -123,13 +153,24 @@ actions = st.lists(
 
 
 @settings(max_examples=500, deadline=None)
-@given(num_slots=st.integers(1, 4), history=actions)
-def test_any_history_keeps_rows_slots_and_outcomes(num_slots: int, history: list[tuple[object, ...]]) -> None:
-    played = Played(num_slots)
+@given(num_slots=st.integers(1, 4), max_tokens=st.none() | st.integers(CONTEXT, 60), history=actions)
+def test_any_history_keeps_rows_slots_and_outcomes(
+    num_slots: int, max_tokens: int | None, history: list[tuple[object, ...]]
+) -> None:
+    played = Played(num_slots, max_tokens)
     for action in history:
         match action:
-            case ("add", list() as tokens, int() as new_tokens, Operation() as operation):
-                played.add(tokens, new_tokens, operation)
+            case (
+                "add",
+                list() as tokens,
+                int() as new,
+                Operation() as what,
+                int() as priority,
+                str() as who,
+            ):
+                played.add(tokens, new, what, priority, who)
+            case ("tidy",):
+                played.cache.give_back(math.inf)
             case ("abort", int() as number) if played.added:
                 sequence = played.added[number % len(played.added)]
                 if sequence.state is not SequenceState.FINISHED:
@@ -141,7 +182,12 @@ def test_any_history_keeps_rows_slots_and_outcomes(num_slots: int, history: list
         pass
     assert sorted(map(id, played.ends)) == sorted(map(id, played.added))
     assert not played.scheduler.has_work
-    assert played.cache.num_tokens == 0
+    assert (played.cache.num_tokens, played.cache.promised) == (0, 0)
+    while played.cache.give_back(math.inf):
+        played.check()
+    kept = sum(map(len, played.cache._residues))
+    assert kept <= played.cache.capacity // RESIDUE_SHARE
+    assert played.cache.resident - kept <= num_slots, "a page of each slot at most"
 
 
 def test_a_prompt_that_begins_like_one_in_the_cache_is_run_from_where_they_part() -> None:
@@ -171,12 +217,63 @@ def test_a_long_prompt_shares_the_steps_with_a_running_sequence() -> None:
     played.add([0], 20)
     played.step()
     played.add([1] * 14, 1)
-    kinds = []
-    for _ in range(7):
-        batch = played.scheduler.schedule()
-        kinds.append(type(batch).__name__)
-        played._prefill(batch) if isinstance(batch, Prefill) else played._decode(batch)  # type: ignore[arg-type]
+    kinds = [type(played.step()).__name__ for _ in range(7)]
     assert kinds == ["Prefill", "Decode", "Prefill", "Decode", "Prefill", "Decode", "Prefill"]
+
+
+def test_many_short_prompts_hold_up_a_running_sequence_no_longer_than_a_long_one() -> None:
+    played = Played(num_slots=40)
+    played.add([0], 20)
+    played.step()
+    for number in range(30):
+        played.add([number + 1] * (1 + number % 3), 1, priority=number % 5 - 2, caller=str(number % 7))
+    tokens, most = 0, 0
+    while batch := played.step():
+        tokens = 0 if isinstance(batch, Decode) else tokens + batch.count
+        most = max(most, tokens)
+        if len(played.started) == 31:
+            break
+    assert played.added[0].state is SequenceState.RUNNING
+    assert most == CHUNK
+
+
+def test_an_urgent_prompt_goes_before_one_in_prefill() -> None:
+    played = Played(num_slots=3)
+    played.add([1] * 14, 1)
+    played.step()
+    played.add([0] * 6, 1)
+    played.add([2] * 6, 1, priority=-1)
+    played.add([2] * 5 + [0], 1, priority=-1)
+    while played.step():
+        pass
+    assert [played.added.index(one) for one in played.ends] == [2, 3, 0, 1]
+
+
+def test_a_sequence_waits_until_its_whole_need_fits_and_is_not_overtaken() -> None:
+    played = Played(num_slots=4, max_tokens=CONTEXT)
+    played.add([0] * 4, 10)
+    played.add([1] * 4, 10)
+    played.add([2], 1)
+    while len(played.started) < 2:
+        played.step()
+        assert played.cache.promised <= CONTEXT
+        assert played.added[2].state is SequenceState.WAITING
+    assert played.ends == [played.added[0]]
+    assert played.cache.promised == 14
+
+
+def test_rows_unused_for_longest_make_room_first() -> None:
+    played = Played(num_slots=3, max_tokens=38)
+    for tokens, new_tokens in (([0] * 4, 8), ([1] * 4, 6), ([2] * 4, 3)):
+        played.add(tokens, new_tokens)
+    while played.step():
+        pass
+    assert [played.added.index(one) for one in played.ends] == [2, 1, 0]
+    assert played.cache.resident == 29
+    played.add([3] * 4, 19)  # 23 in slot 0, beside the 10 and 7 rows that are left
+    played.step()
+    assert [residue[:1] for residue in played.cache._residues] == [[], [1], []]
+    assert played.cache.resident == 33
 
 
 def test_books_that_do_not_agree_are_found() -> None:

@@ -26,7 +26,7 @@ from api.back.cluster.supervisor import Supervisor
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
 from api.errors import ApiError, DeadlineExceeded, Overloaded, ServerFault, Unavailable
-from runtime.contract import Kind, Operation
+from runtime.contract import MOST_URGENT, Kind, Operation
 
 LOAD_SECONDS = 120.0  # for the first load, of a large model on a slow disk
 MIN_RELOAD_SECONDS = 5.0
@@ -34,6 +34,7 @@ LIVE_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
 STABLE_SECONDS = 60.0  # a deployment that was well for as long owes nothing to its last death
 QUICK_RELOADS = 3  # deaths in a row that are healed without delay
+PROBE = "lmaas-probe"  # its name among the engine's callers: whoever floods a model makes it wait one turn
 WORK_SECONDS = 1.5  # in which an engine at work reports a step: it does so each second
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class Keeper:
             answer = server.generate(
                 live.held,
                 text=prompt.text,
-                parameters={"max_tokens": 1, "temperature": 0.0},
+                parameters={"max_tokens": 1, "temperature": 0.0, "priority": MOST_URGENT, "caller": PROBE},
                 operation=Operation.GENERATE,
                 stream=False,
             )

@@ -117,7 +117,8 @@ class ClusterManager:
         record = placement.plan(found, precision, replicas, traffic_weight, budget=budget, force=force)
         manifest = placement.require_manifest(found)
         record = dataclasses.replace(record, note=placement.explain(manifest, record, budget))
-        await asyncio.to_thread(placement.check_memory, manifest, record.variant, self._settings.num_slots)
+        bounds = (self._settings.num_slots, self._settings.max_kv_tokens)
+        await asyncio.to_thread(placement.check_memory, manifest, record.variant, *bounds)
         _ = self._supervisor.server  # refuses while there is none
         await self._records.add(record)  # refuses a version that is deployed
         live = LiveDeployment(record, found, manifest)

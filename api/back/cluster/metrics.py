@@ -10,7 +10,7 @@ from api.back.cluster.triton_process import HOST
 
 TIMEOUT_SECONDS = 1.0
 OURS = re.compile(r"^(# (HELP|TYPE) )?lmaas_")
-SAMPLE = re.compile(r"^(?P<series>lmaas_\w+(\{.*\})?) (?P<value>\S+)$")
+COUNTER = re.compile(r"^(?P<series>lmaas_\w+_total(\{.*\})?) (?P<value>\S+)$")
 
 
 async def engine_lines(port: int) -> str:
@@ -24,9 +24,9 @@ async def engine_lines(port: int) -> str:
 
 
 async def engine_counters(port: int, model: str, version: int) -> dict[str, float]:
-    """The values of one model version's series."""
+    """The counters of one model version: they move only where it works, while a queue grows by itself."""
     labels = (f'model="{model}"', f'version="{version}"')
-    samples = (SAMPLE.match(line) for line in (await engine_lines(port)).splitlines())
+    samples = (COUNTER.match(line) for line in (await engine_lines(port)).splitlines())
     return {
         sample["series"]: float(sample["value"])
         for sample in samples

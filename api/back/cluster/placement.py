@@ -139,11 +139,12 @@ def check_traffic_weight(weight: int) -> None:
         raise InvalidInput.of("traffic_weight", f"{weight} is not within 0..{MAX_WEIGHT}")
 
 
-def check_memory(manifest: Manifest, variant: Variant, num_slots: int) -> None:
+def check_memory(manifest: Manifest, variant: Variant, num_slots: int, max_kv_tokens: int) -> None:
     """Raises Conflict with both figures."""
-    needed, available = needed_memory(manifest, variant, num_slots), available_memory()
+    needed, available = needed_memory(manifest, variant, num_slots, max_kv_tokens), available_memory()
     if needed > available:
         raise Conflict(
             f"{needed // MIB} MiB of memory are needed for {variant.value} with {num_slots} slots, "
-            f"{available // MIB} MiB are free: undeploy another model, or lower LMAAS_NUM_SLOTS"
+            f"{available // MIB} MiB are free: undeploy another model, or lower LMAAS_NUM_SLOTS or "
+            "LMAAS_MAX_KV_TOKENS"
         )

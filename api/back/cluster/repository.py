@@ -61,9 +61,12 @@ class LiveRepository:
         return {
             "variant": variant.value,
             "num_slots": self._settings.num_slots,
+            "max_kv_tokens": self._settings.max_kv_tokens,
             "max_queued": self._settings.max_queued,
+            "max_queued_tokens": self._settings.max_queued_tokens,
             "prefill_chunk": self._settings.prefill_chunk,
             "threads": self._settings.engine_threads,
+            "step_timeout_seconds": self._settings.step_timeout_seconds,
         }
 
     def touch(self, model: str, version: int) -> None:

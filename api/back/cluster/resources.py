@@ -23,7 +23,7 @@ def available_memory() -> int:
     return available
 
 
-def needed_memory(manifest: Manifest, variant: Variant, num_slots: int) -> int:
+def needed_memory(manifest: Manifest, variant: Variant, num_slots: int, max_kv_tokens: int = 0) -> int:
     """What a deployment takes at most: process, weights, and for a language model the whole KV cache."""
     need = PROCESS_BYTES + WEIGHT_FACTOR * manifest.variants[variant].size
     if manifest.kind is Kind.LM:
@@ -31,5 +31,6 @@ def needed_memory(manifest: Manifest, variant: Variant, num_slots: int) -> int:
         per_token = (
             2 * shape.num_layers * shape.num_heads * shape.head_size * CACHE_ELEMENT_BYTES.get(variant, 4)
         )
-        need += num_slots * shape.context_length * per_token
+        tokens = num_slots * shape.context_length
+        need += min(tokens, max_kv_tokens or tokens) * per_token
     return need

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.errors import ApiError, ServerFault
 from api.front.body import with_deadline
-from api.front.calls import answer_of, caller, json_answer, service
+from api.front.calls import account, answer_of, caller, json_answer, service
 from api.front.endpoint import Endpoint
 from api.front.problems import problem_json
 from api.front.sse import JobStream, first_event, sse
@@ -38,8 +38,9 @@ SUMMARIES: dict[type[Handler[Any, Any]], str] = {
 
 
 def submit(request: Request, task_type: str, parameters: TaskParameters) -> Job:
-    """Start the task under the caller's address and deadline."""
-    return service(request).submit(task_type, with_deadline(request, parameters), caller(request))
+    """Start the task under the caller's address, share and deadline."""
+    parameters = with_deadline(request, parameters)
+    return service(request).submit(task_type, parameters, caller(request), account(request))
 
 
 class GenerateStream:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.back.store.records import TaskRecord, TaskState
 from api.front.body import with_deadline
-from api.front.calls import caller, json_answer, service
+from api.front.calls import account, caller, json_answer, service
 from api.front.endpoint import EVENTS, Endpoint
 from api.front.schemas.tasks import TaskFilter, Tasks, TaskSubmission, TaskView
 from api.front.sse import HEADERS, JobStream, sse
@@ -38,7 +38,8 @@ def last_event(record: TaskRecord) -> bytes:
 async def submit(request: Request, submission: TaskSubmission) -> Response:
     asked: Any = submission.root
     parameters = with_deadline(request, asked.parameters)
-    job = await service(request).tasks.enqueue(asked.type, parameters, caller(request))
+    tasks = service(request).tasks
+    job = await tasks.enqueue(asked.type, parameters, caller(request), account(request))
     return accepted(TaskView.of(job.record), job)
 
 

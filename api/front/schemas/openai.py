@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from api.middle.schemas.base import ModelName, OneOrMany, Schema, Texts
 from api.middle.schemas.generate import GenerateParameters
+from runtime.contract import LEAST_URGENT, MOST_URGENT
 
 
 def _no_token_ids(value: Any) -> Any:
@@ -64,6 +65,9 @@ class CompletionRequest(Schema):
     min_p: float | None = Field(default=None, ge=0, le=1, description="Beyond OpenAI.")
     repetition_penalty: float | None = Field(default=None, ge=0.01, le=100, description="Beyond OpenAI.")
     ignore_eos: bool | None = Field(default=None, description="Beyond OpenAI.")
+    priority: int | None = Field(
+        default=None, ge=MOST_URGENT, le=LEAST_URGENT, description="Beyond OpenAI: lower is served sooner."
+    )
 
     @model_validator(mode="after")
     def _supported(self) -> CompletionRequest:

@@ -63,7 +63,7 @@ class ModelHandler(Handler[Parameters, Result]):
         field: str,
     ) -> dict[str, Any]:
         """One request with one response: its decoded `details`. `field` is where the caller gave `text`."""
-        sent = with_deadline(parameters, job)
+        sent = for_the_queue(parameters, job)
         replies = self.cluster.generate(target, text=text, parameters=sent, operation=operation, stream=False)
         with blame(field):
             async with aclosing(replies):
@@ -73,10 +73,14 @@ class ModelHandler(Handler[Parameters, Result]):
         raise ServerFault(f"the model server ended the request for {target.model} without an answer")
 
 
-def with_deadline(parameters: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """The parameters of a request, with what is left of the task's deadline."""
-    remaining = job.remaining_ms()
-    return dict(parameters) if remaining is None else {**parameters, "deadline_ms": remaining}
+def for_the_queue(parameters: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """The parameters of a request, with what decides over its turn: caller, priority, time that is left."""
+    sent = {**parameters, "caller": job.account}
+    if job.priority:
+        sent["priority"] = job.priority
+    if (remaining := job.remaining_ms()) is not None:
+        sent["deadline_ms"] = remaining
+    return sent
 
 
 @contextmanager

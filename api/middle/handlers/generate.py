@@ -10,7 +10,7 @@ from typing import Any
 from api.back.cluster.records import Target
 from api.errors import ServerFault
 from api.middle.concurrency import map_bounded
-from api.middle.handlers.base import ModelHandler, blame, item_field, with_deadline
+from api.middle.handlers.base import ModelHandler, blame, for_the_queue, item_field
 from api.middle.job import Job
 from api.middle.schemas.base import Usage, as_list, origin
 from api.middle.schemas.generate import (
@@ -122,7 +122,7 @@ class _StreamClock:
 def _sampling(parameters: GenerateParameters, job: Job) -> dict[str, Any]:
     """What the engine needs of the parameters; unset ones take its defaults, which the schema repeats."""
     given = {name: getattr(parameters, name) for name in SAMPLING}
-    return with_deadline({name: value for name, value in given.items() if value is not None}, job)
+    return for_the_queue({name: value for name, value in given.items() if value is not None}, job)
 
 
 def _longest(timings: Sequence[dict[str, float] | None]) -> Timings | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from api.back.cluster.records import Target
+from runtime.contract import LEAST_URGENT, MOST_URGENT
 
 MAX_ITEMS = 256  # items of one list request
 Method = Literal["head", "zero-shot"]
@@ -67,6 +68,18 @@ class TaskParameters(Schema):
         ge=1,
         le=86_400_000,
         description="Milliseconds from arrival after which the task expires (504).",
+    )
+
+
+class ModelParameters(TaskParameters):
+    """What every task type takes that asks a model."""
+
+    priority: int = Field(
+        default=0,
+        ge=MOST_URGENT,
+        le=LEAST_URGENT,
+        description="Lower is served sooner where requests wait for a language model. Within one priority, "
+        "callers share the model equally. Models with a trained head have no such queue.",
     )
 
 

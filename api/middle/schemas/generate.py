@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from api.middle.schemas.base import Answer, OneOrMany, TaskParameters, Text, Texts, Usage
+from api.middle.schemas.base import Answer, ModelParameters, OneOrMany, Text, Texts, Usage
 
 MAX_CHOICES = 256  # prompts times n
 
 
-class GenerateParameters(TaskParameters):
+class GenerateParameters(ModelParameters):
     prompt: Texts = Field(description="Text to continue, or a list of them.")
     max_tokens: int | None = Field(
         default=None,
@@ -98,7 +98,7 @@ class GenerateAnswer(Answer):
     timings: Timings | None = None
 
 
-class NextParameters(TaskParameters):
+class NextParameters(ModelParameters):
     prompt: Text = Field(description="Text whose next token is asked for.")
     top_k: int = Field(default=10, ge=1, le=100, description="How many candidates.")
 
@@ -115,7 +115,7 @@ class NextAnswer(Answer):
     usage: Usage
 
 
-class EmbedParameters(TaskParameters):
+class EmbedParameters(ModelParameters):
     input: Texts = Field(description="Text, or a list of them.")
 
 

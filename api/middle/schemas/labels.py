@@ -11,8 +11,8 @@ from api.middle.schemas.base import (
     Answer,
     Labels,
     Method,
+    ModelParameters,
     Schema,
-    TaskParameters,
     Text,
     Texts,
     Usage,
@@ -47,7 +47,7 @@ class LabelScore(BaseModel):
     score: float = Field(description="Probability, 0 to 1; of a regression head, the value itself.")
 
 
-class ClassifyParameters(TaskParameters):
+class ClassifyParameters(ModelParameters):
     input: Texts = Field(description="Text, or a list of them.")
     labels: DistinctLabels | None = Field(
         default=None,
@@ -85,7 +85,7 @@ class TextPair(Schema):
     hypothesis: Text
 
 
-class InferParameters(TaskParameters):
+class InferParameters(ModelParameters):
     premise: Text | None = Field(default=None, description="What is known.")
     hypothesis: Text | None = Field(default=None, description="What is claimed.")
     pairs: list[TextPair] | None = Field(
@@ -122,7 +122,7 @@ class InferAnswer(Answer):
     results: list[InferResult] = Field(description="One per pair, in order.")
 
 
-class NluParameters(TaskParameters):
+class NluParameters(ModelParameters):
     input: Texts = Field(description="Utterance, or a list of them.")
     labels: DistinctLabels | None = Field(
         default=None,
@@ -149,7 +149,7 @@ class NluAnswer(Answer):
     results: list[NluResult] = Field(description="One per input, in order.")
 
 
-class ScoreParameters(TaskParameters):
+class ScoreParameters(ModelParameters):
     prompt: str = Field(description="Text before the continuations; empty: the start of a text.")
     continuations: list[Text] = Field(
         min_length=1, max_length=MAX_ITEMS, description="Texts to score after it."

@@ -42,6 +42,40 @@ def test_generate(client: TestClient, back: FakeBack) -> None:
     assert "deadline_ms" not in sent
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("generate", {"prompt": ["a", "b"]}),
+        ("completions", {"prompt": "a"}),
+        ("next", {"prompt": "a"}),
+        ("score", {"prompt": "a", "continuations": ["b"]}),
+        ("classify", {"input": "a", "labels": ["x", "y"]}),
+        ("infer", {"premise": "a", "hypothesis": "b", "model": "mini-lm"}),
+        ("nlu", {"input": "a", "labels": ["x", "y"]}),
+    ],
+)
+def test_priority_and_caller_reach_the_engine(
+    client: TestClient, back: FakeBack, path: str, body: dict[str, Any]
+) -> None:
+    assert client.post(f"/v1/{path}", json={**body, "priority": -7}).status_code == 200
+    assert client.post(f"/v1/{path}", json=body, headers={"Authorization": "Bearer key"}).status_code == 200
+    sent = [parameters for _, parameters, _ in back.cluster.requests]
+    first, last = sent[0], sent[-1]
+    assert (first["priority"], first["caller"]) == (-7, "testclient")
+    assert "priority" not in last
+    assert last["caller"] == "testclient 2c70e12b7a0646f9", "a digest of the key, which is no one's to read"
+
+
+def test_an_asynchronous_task_shares_as_its_caller_does(client: TestClient, back: FakeBack) -> None:
+    task = {"type": "generate", "parameters": {"prompt": "a", "priority": 3}}
+    posted = client.post("/v1/tasks", json=task, headers={"Authorization": "Bearer key"}).json()
+    while client.get(f"/v1/tasks/{posted['id']}").json()["state"] != "done":
+        pass
+    sent = back.cluster.requests[0][1]
+    assert (sent["priority"], sent["caller"]) == (3, "testclient 2c70e12b7a0646f9")
+    assert posted["caller"] == "testclient"
+
+
 def test_generate_by_get_takes_the_same_fields(client: TestClient, back: FakeBack) -> None:
     query = {
         "prompt": ["a", "b"],
@@ -85,7 +119,7 @@ def test_classify_zero_shot_scores_the_labels_after_the_text(client: TestClient,
     assert sum(score["score"] for score in result["scores"]) == pytest.approx(1)
     asked = [text for text, _, _ in back.cluster.requests]
     assert asked == ["\nTopic: ", "zzyy\nTopic: "]
-    assert back.cluster.requests[0][1] == {"continuations": ["zy", "ab"]}
+    assert back.cluster.requests[0][1] == {"continuations": ["zy", "ab"], "caller": "testclient"}
     client.post("/v1/classify", json=body)
     assert len(back.cluster.requests) == 3  # the labels without text were scored already
 

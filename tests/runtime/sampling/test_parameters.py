@@ -35,6 +35,8 @@ def test_defaults() -> None:
         logprobs=None,
         echo=False,
         deadline_ms=None,
+        priority=0,
+        caller="",
         ignore_eos=False,
     )
 
@@ -94,6 +96,7 @@ def test_no_tokens_are_allowed_with_echo() -> None:
         ("n", 1, 16),
         ("logprobs", 0, 20),
         ("deadline_ms", 1, 86_400_000),
+        ("priority", -100, 100),
     ],
 )
 def test_limits(name: str, low: float, high: float) -> None:
@@ -118,6 +121,7 @@ NUMBERS = [
     "n",
     "logprobs",
     "deadline_ms",
+    "priority",
 ]
 NOT_NUMBERS = [
     math.nan,
@@ -151,7 +155,7 @@ def test_not_a_number(name: str, value: object) -> None:
     assert len(fault.message) < 300
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "top_k", "seed", "n", "logprobs", "deadline_ms"])
+@pytest.mark.parametrize("name", ["max_tokens", "top_k", "seed", "n", "logprobs", "deadline_ms", "priority"])
 @pytest.mark.parametrize("value", [1.5, "1.5", "1.0", 1e-9])
 def test_not_a_whole_number(name: str, value: object) -> None:
     fault = fault_of({name: value})
@@ -185,6 +189,21 @@ def test_not_a_switch(name: str, value: object) -> None:
 def test_bad_stop(value: object, said: str) -> None:
     fault = fault_of({"stop": value})
     assert fault.field == "stop"
+    assert said in fault.message
+
+
+@pytest.mark.parametrize("value", ["", "192.0.2.1", "a key\n", "é" * 128])
+def test_a_caller_may_be_any_text(value: str) -> None:
+    assert parse_sampling_parameters({"caller": value}).caller == value
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("x" * 129, "129 characters, but at most 128"), (1, "not 1"), (["a"], "not ['a']"), (True, "not True")],
+)
+def test_bad_caller(value: object, said: str) -> None:
+    fault = fault_of({"caller": value})
+    assert fault.field == "caller"
     assert said in fault.message
 
 

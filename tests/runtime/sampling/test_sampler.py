@@ -1,5 +1,6 @@
 """Choosing tokens: definitions of penalties, reproducible streams, distributions, batches."""
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -114,6 +115,19 @@ def test_logprobs_are_those_of_the_raw_logits() -> None:
 @pytest.mark.parametrize(("logprobs", "count"), [(None, 0), (0, 0), (1, 1), (20, 6)])
 def test_number_of_alternatives(logprobs: int | None, count: int) -> None:
     assert len(sampler(logprobs=logprobs).sample(random_logits(6)).top) == count
+
+
+@pytest.mark.parametrize("parameters", [{"temperature": 0.0}, {"temperature": 0.7, "top_p": 0.9}, {}])
+def test_a_logprob_that_nobody_wants_changes_no_token(parameters: dict[str, Any]) -> None:
+    chosen = SamplingParameters(**parameters, seed=3)
+    logits = random_logits(9)
+    wanted, unwanted = (SequenceSampler(chosen, [], 0, with_logprob=with_) for with_ in (True, False))
+    for _ in range(20):
+        sampled = unwanted.sample(logits)
+        assert sampled.token_id == wanted.sample(logits).token_id
+        assert math.isnan(sampled.logprob)
+    asked = SequenceSampler(SamplingParameters(logprobs=0), [], 0, with_logprob=False)
+    assert math.isfinite(asked.sample(logits).logprob), "who asks for records wants it"
 
 
 def test_logits_are_left_as_they_are() -> None:

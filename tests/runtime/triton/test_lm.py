@@ -143,6 +143,15 @@ def test_a_deadline_is_a_fault(server: Server) -> None:
         server.ask("the cat", {**LONG, "n": 16, "deadline_ms": 1})
 
 
+def test_callers_and_priorities_are_taken(server: Server) -> None:
+    turn = {"priority": "-5", "caller": "192.0.2.1"}
+    expected = server.details("the cat", GREEDY)["choices"]
+    assert server.details("the cat", {**GREEDY, **turn})["choices"] == expected
+    assert server.details("the cat", {"top_k": 2, **turn}, operation="next")["candidates"]
+    with pytest.raises(Failed, match=r"\[priority\]: 101 is out of range; it goes from -100 to 100"):
+        server.ask("the cat", {"priority": 101})
+
+
 def test_many_streams_at_once_are_each_answered_as_alone(server: Server) -> None:
     expected = server.details("the cat", {**GREEDY, "max_tokens": 40})["choices"][0]["token_ids"]
     with ExitStack() as opened:
@@ -160,7 +169,9 @@ def test_the_metrics_follow(server: Server) -> None:
     before = server.metrics()["generated_tokens_total"]
     server.ask("the cat", GREEDY)
     now = await_metrics(server, lambda now: now["generated_tokens_total"] >= before + 6)
-    assert now["slots"] == 2
+    assert (now["slots"], now["kv_tokens_capacity"], now["stalled"]) == (2, 2 * 96, 0)
+    assert now["kv_tokens_promised"] == 0
+    assert now["kv_tokens_resident"] > 0
 
 
 def test_a_version_that_does_not_answer_as_its_manifest_says_does_not_load(server: Server) -> None:

@@ -156,6 +156,9 @@ def test_the_need_counts_weights_twice_and_the_cache() -> None:
     classifier = needed_memory(manifest(Kind.CLASSIFIER), Variant.INT8, 32)
     assert classifier == 350 * MIB
     assert needed_memory(manifest(), Variant.INT8, 32) == classifier + 32 * cache_of_a_slot
+    bounded = needed_memory(manifest(), Variant.INT8, 32, max_kv_tokens=4 * 1024)
+    assert bounded == classifier + 4 * cache_of_a_slot
+    assert needed_memory(manifest(), Variant.INT8, 2, max_kv_tokens=4 * 1024) < bounded
     half = needed_memory(manifest(variants=(Variant.FP16,)), Variant.FP16, 32)
     assert half == classifier + 16 * cache_of_a_slot
     assert available_memory() > 0
