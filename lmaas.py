@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli import export, inspect, lifecycle, local, operations, tasks
+from cli import export, inspect, lifecycle, local, operations, perf, tasks
 
 app = typer.Typer(
     name="lmaas",
@@ -37,6 +37,7 @@ app.command(rich_help_panel=MANAGE)(lifecycle.undeploy)
 app.command(rich_help_panel=MANAGE)(lifecycle.deployments)
 app.command("tasks", rich_help_panel=MANAGE)(operations.tasks)
 app.command(rich_help_panel=MANAGE)(operations.servers)
+app.add_typer(perf.perf, name="perf", rich_help_panel=MANAGE)
 
 if __name__ == "__main__":
     app()

@@ -3,15 +3,15 @@
     python -m perf.checkpoints gpt2-xl ./var/gpt2-xl
 
 Weights are drawn as GPT-2 initializes them (normal, 0.02) from a fixed seed and written tensor by tensor, so
-that the largest takes no more memory than its largest tensor. The tokenizer is a bundled model's: its ids are
-the first of the vocabulary.
+that the largest takes no more memory than its largest tensor. The tokenizer is a bundled model's, whose ids
+are the first of the vocabulary; all others are words that no text has, so that every token that is generated
+has a text and travels.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,11 +62,18 @@ def write_checkpoint(size: str, folder: Path, seed: int = 0, **changes: Any) -> 
         "bos_token_id": 0,
         **changes,
     }
-    shutil.copyfile(TOKENIZER_OF / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+    _write_tokenizer(folder / TOKENIZER_FILE, int(config["vocab_size"]))
     trial = folder / f"{CONFIG_FILE}.part"
     trial.write_text(json.dumps(config, indent=2))
     trial.rename(folder / CONFIG_FILE)
     _write_weights(folder / SINGLE_FILE, expected_shapes(read_config(folder)), seed)
+
+
+def _write_tokenizer(path: Path, size: int) -> None:
+    tokenizer = json.loads((TOKENIZER_OF / TOKENIZER_FILE).read_bytes())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary.update({f"Ġunused{token}": token for token in range(len(vocabulary), size)})
+    path.write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
 
 
 def _write_weights(path: Path, shapes: Mapping[str, Shape], seed: int) -> None:

@@ -43,11 +43,16 @@ def spread(values: Sequence[float], form: str = ".1f") -> str:
     return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
+def result_path(name: str, suffix: str) -> Path:
+    """perf/results/NAME with a suffix; the folder is there."""
+    RESULTS.mkdir(exist_ok=True)
+    return RESULTS / f"{name}{suffix}"
+
+
 def write(name: str, text: str, data: Mapping[str, Any]) -> None:
     """Print the report and write it to perf/results/NAME.md and NAME.json."""
-    RESULTS.mkdir(exist_ok=True)
     facts = machine()
     head = ", ".join(f"{key} {value}" for key, value in facts.items())
-    (RESULTS / f"{name}.md").write_text(f"{head}\n\n{text}", "utf-8")
-    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": facts, **data}, indent=2) + "\n", "utf-8")
+    result_path(name, ".md").write_text(f"{head}\n\n{text}", "utf-8")
+    result_path(name, ".json").write_text(json.dumps({"machine": facts, **data}, indent=2) + "\n", "utf-8")
     print(f"{head}\n\n{text}")

@@ -1,0 +1,72 @@
+"""What a running appliance serves: its deployments with what can be asked of them, and its model servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from cli.client import Client, connect
+from perf.errors import PlanError
+from perf.http.ask import Task
+from runtime.contract import Kind
+
+ENTAILMENT = "entailment"  # a classifier with this label judges pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A deployment that is ready, and the task that its model is made for."""
+
+    id: str
+    model: str
+    version: int
+    precision: str
+    kind: Kind
+    task: Task
+
+    @property
+    def label(self) -> str:
+        return f"{self.model} version {self.version} {self.precision}"
+
+
+def find_deployed(url: str, wanted: Sequence[str] = ()) -> list[Deployed]:
+    """Those that are ready; where ids or models are `wanted`, only these. Raises PlanError."""
+    with connect(url) as client:
+        records = client.call("GET", "/v1/deployments")["data"]
+        ready = [record for record in records if record["state"] == "ready"]
+        for name in wanted:
+            if not any(name in (record["id"], record["model"]) for record in ready):
+                raise PlanError(f"no ready deployment has the id or model {name!r}; see `lmaas deployments`")
+        if not ready:
+            raise PlanError(f"nothing is ready at {url}; see `lmaas deployments`")
+        return [
+            _deployed(client, record)
+            for record in ready
+            if not wanted or record["id"] in wanted or record["model"] in wanted
+        ]
+
+
+def _deployed(client: Client, record: dict[str, Any]) -> Deployed:
+    name, version = record["model"], record["version"]
+    view = client.call("GET", f"/v1/models/{quote(name, safe='')}/versions/{version}")
+    kind = Kind(view["kind"])
+    return Deployed(record["id"], name, version, record["precision"], kind, _task(kind, view["labels"]))
+
+
+def _task(kind: Kind, labels: list[str]) -> Task:
+    if kind is not Kind.CLASSIFIER:
+        return Task.GENERATE if kind is Kind.LM else Task.NLU
+    judges_pairs = ENTAILMENT in (label.lower() for label in labels)
+    return Task.INFER if judges_pairs else Task.CLASSIFY
+
+
+def grpc_address(url: str, deployed: Deployed) -> str:
+    """HOST:PORT of a Triton that holds it. Raises PlanError."""
+    with connect(url) as client:
+        servers = client.call("GET", "/v1/servers")["data"]
+    for server in servers:
+        if server["state"] == "ready" and f"{deployed.model}/{deployed.version}" in server["models"]:
+            return str(server["grpc_address"])
+    raise PlanError(f"no server that is ready holds {deployed.label}; `lmaas servers` tells their states")

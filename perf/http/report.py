@@ -1,0 +1,152 @@
+"""The report of a run: tables, curves, and every figure as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from perf.curves import Line, Panel, draw, percentile_panel
+from perf.distribution import Distribution
+from perf.http.figures import Figures
+from perf.http.plan import Plan
+from perf.http.run import Measurement
+from perf.report import markdown_table, result_path, spread, write
+
+Columns = dict[str, object]
+BUSY = 0.5  # share of a core
+
+
+def write_report(name: str, command: str, plan: Plan, measured: Sequence[Measurement]) -> None:
+    """To perf/results/NAME.md, NAME.json and NAME.png."""
+    data = {
+        "command": command,
+        "plan": asdict(plan),
+        "levels": [
+            {"target": each.target.name, "load": asdict(each.level), **each.figures.as_json()}
+            for each in measured
+        ],
+    }
+    write(name, f"`{command}`\n\n{described(plan)}\n\n{tables(plan, measured)}", data)
+    if note := plot(name, plan, measured):
+        print(note)
+
+
+def described(plan: Plan) -> str:
+    """What was asked, in a sentence or two."""
+    extent = plan.extent
+    window = f"{extent.seconds:g} s" if extent.requests is None else f"{extent.requests} requests"
+    loop = f"an open loop, {plan.arrivals.value} arrivals" if plan.open_loop else "a closed loop"
+    rounds = f", {plan.rounds} rounds" if plan.rounds > 1 else ""
+    servers = "; ".join(
+        f"{each.name}: {each.serves}, by the API of {each.api.value}" for each in plan.targets
+    )
+    return (
+        f"Asked: {plan.ask.described(plan.texts)}. Load: {loop}, {window} after {extent.warmup:g} s of"
+        f" warm-up{rounds}, seed {plan.seed}. {servers}.\n\n"
+        "Times are milliseconds; the docstring of `perf/http/__init__.py` defines the terms."
+    )
+
+
+def tables(plan: Plan, measured: Sequence[Measurement]) -> str:
+    """Figures, then what the client cost, then errors by kind."""
+    level = "requests/s offered" if plan.open_loop else "under way"
+    head = (level, "server")
+    text = _table(head, measured, _streamed if plan.ask.streamed else _whole)
+    text += f"\nThe client, and what it counted:\n\n{_table(head, measured, _client)}"
+    if any(each.figures.client.cpu_share > BUSY for each in measured):
+        text += f"\nWhere the client took more than {BUSY:.0%} of a core, it may be what was measured.\n"
+    errors = [
+        (each.level.label, each.target.name, kind, count, f"{count / each.figures.requests:.1%}")
+        for each in measured
+        for kind, count in each.figures.errors.items()
+    ]
+    if errors:
+        text += f"\nErrors:\n\n{markdown_table((*head, 'kind', 'requests', 'share'), errors)}"
+    return text
+
+
+def _table(
+    head: Sequence[str], measured: Sequence[Measurement], columns: Callable[[Figures], Columns]
+) -> str:
+    rows = [(each.level.label, each.target.name, *columns(each.figures).values()) for each in measured]
+    return markdown_table((*head, *columns(measured[0].figures)), rows)
+
+
+def _streamed(figures: Figures) -> Columns:
+    return {
+        "requests/s": _rate(figures.requests_per_second),
+        "tokens/s": _rate(figures.tokens_per_second, ".0f"),
+        **_times("first token", figures.first_token, ("p50", "p90", "p95", "p99")),
+        **_times("between tokens", figures.between_tokens, ("p50", "p99")),
+        **_times("between events", figures.between_events, ("p50", "p99")),
+        **_times("end to end", figures.end_to_end, ("p50", "p95")),
+        **_outcomes(figures),
+    }
+
+
+def _whole(figures: Figures) -> Columns:
+    return {
+        "requests/s": _rate(figures.requests_per_second),
+        "tokens/s": _rate(figures.tokens_per_second, ".0f") if figures.counted_by else "",
+        **_times("end to end", figures.end_to_end, ("least", "p50", "p90", "p95", "p99", "most")),
+        **_outcomes(figures),
+    }
+
+
+def _outcomes(figures: Figures) -> Columns:
+    fairness = figures.slowest_over_median
+    return {
+        "slowest / median": "" if fairness is None else f"{fairness:.2f}",
+        "failed": f"{figures.requests - figures.succeeded} of {figures.requests}",
+    }
+
+
+def _client(figures: Figures) -> Columns:
+    client, prompt, events = figures.client, figures.prompt_tokens, figures.tokens_per_event
+    return {
+        "CPU, share of a core": f"{client.cpu_share:.1%}",
+        "CPU µs per piece": f"{1e6 * client.cpu_seconds_per_piece:.0f}",
+        **_times("sent late by", client.lag, ("p50", "p99")),
+        "tokens per event": "" if events is None else f"{events:.2f}",
+        "tokens counted by": ", ".join(figures.counted_by),
+        "prompt tokens": "" if prompt is None else f"{prompt.mean:.1f}",
+    }
+
+
+def _times(name: str, found: Distribution | None, percentiles: Sequence[str]) -> Columns:
+    """Milliseconds."""
+    return {
+        f"{name} {percentile}": "" if found is None else f"{1000 * getattr(found, percentile):.4g}"
+        for percentile in percentiles
+    }
+
+
+def _rate(values: Sequence[float], form: str = ".1f") -> str:
+    return spread(values, form) if len(values) > 1 else f"{values[0]:{form}}"
+
+
+def plot(name: str, plan: Plan, measured: Sequence[Measurement]) -> str | None:
+    """Draw perf/results/NAME.png; returns why not, if so."""
+    names = [target.name for target in plan.targets]
+    by_target = {name: [each.figures for each in measured if each.target.name == name] for name in names}
+    streamed = plan.ask.streamed
+    rate: Callable[[Figures], float] = (
+        (lambda each: each.token_rate) if streamed else (lambda each: each.rate)
+    )
+    unit = "tokens/s" if streamed else "requests/s"
+    lines = [Line(name, name, [rate(each) for each in levels]) for name, levels in by_target.items()]
+    panels = [Panel("Throughput", unit, lines)]
+
+    def add(title: str, found: Callable[[Figures], Any]) -> None:
+        curves = {name: [found(each) for each in levels] for name, levels in by_target.items()}
+        panels.append(percentile_panel(title, curves))
+
+    if streamed:
+        add("Time to first token", lambda each: each.first_token)
+        add("Time between tokens", lambda each: each.between_tokens)
+    add("End to end", lambda each: each.end_to_end)
+    levels = [level.rate if level.rate is not None else level.concurrency for level in plan.levels]
+    axis = "requests/s offered" if plan.open_loop else "requests under way"
+    title = f"{plan.ask.task.value}: {', '.join(names)}"
+    return draw(result_path(name, ".png"), title, axis, levels, panels)

@@ -1,0 +1,82 @@
+"""Run a plan: every target at every level, in turn, by one and the same client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from perf.http.ask import requests
+from perf.http.figures import Figures, Round
+from perf.http.load import ClosedLoop, Load, OpenLoop
+from perf.http.plan import Level, Plan, Target
+from perf.http.progress import Progress
+from perf.http.schedule import intended_times
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one target did at one level."""
+
+    target: Target
+    level: Level
+    figures: Figures
+
+
+def run(plan: Plan, progress: Progress) -> list[Measurement]:
+    """By level, then by target. Raises PlanError."""
+    plan.check()
+    return in_event_loop(_run(plan, progress))
+
+
+def in_event_loop(work: Coroutine[Any, Any, Result]) -> Result:
+    """On uvloop where it is installed: its reads and writes cost about half of asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(work)
+    return uvloop.run(work)
+
+
+async def _run(plan: Plan, progress: Progress) -> list[Measurement]:
+    rounds: dict[tuple[Level, Target], list[Round]] = {}
+    for number in range(plan.rounds):
+        for level in plan.levels:
+            for target in plan.targets:
+                done = await measure(plan, level, target, number, progress)
+                rounds.setdefault((level, target), []).append(done)
+    return [
+        Measurement(target, level, Figures.of(done, plan.ask)) for (level, target), done in rounds.items()
+    ]
+
+
+async def measure(plan: Plan, level: Level, target: Target, number: int, progress: Progress) -> Round:
+    """One level against one target, once. `number` makes the prompts of each round others."""
+    load = _load(plan, level, target, f"{plan.seed}/{level.label}/{number}")
+    name = f"{target.name} at {level.label}"
+    extent = plan.extent
+    seconds = extent.warmup + extent.seconds if extent.requests is None else None
+    async with progress.follow(load, name, seconds):
+        ran = await load.run()
+    done = Round.of(ran, plan.ask, target.api)
+    failed = sum(outcome.error is not None for outcome in done.measured)
+    progress.say(
+        f"{name}: {len(done.measured)} requests, {done.requests_per_second:.1f}/s"
+        + (f", {done.tokens_per_second:.0f} tokens/s" if done.tokens_per_second else "")
+        + (f", {failed} failed" if failed else "")
+    )
+    return done
+
+
+def _load(plan: Plan, level: Level, target: Target, seed: str) -> Load:
+    origin, extent = target.origin, plan.extent
+    times = intended_times(level.rate, plan.arrivals, seed, extent) if level.rate is not None else None
+    sent = requests(
+        origin, target.api, target.model, plan.ask, plan.texts, seed, None if times is None else len(times)
+    )
+    if times is not None:
+        return OpenLoop(origin, sent, extent, plan.timeout, times)
+    return ClosedLoop(origin, sent, extent, plan.timeout, level.concurrency)

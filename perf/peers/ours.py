@@ -1,0 +1,84 @@
+"""Our engine in this process, as Triton's backend uses it: text goes in, text streams out.
+
+The checkpoint is exported anew each time, because exporter and engine are what is being worked on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from importlib.metadata import version
+from pathlib import Path
+
+from perf.peers.material import as_texts
+from perf.peers.protocol import Order, Prompts, Run, Stopwatch, serve
+from runtime.answers import Answer, Generated
+from runtime.contract import ENGINE_FILE, TOKENIZER_FILE, Fault
+from runtime.engine import Engine
+from runtime.request import Request
+from runtime.sampling import SamplingParameters
+
+
+def convert(order: Order) -> Path:
+    target = order.folder / order.precision
+    command = [sys.executable, "-m", "export", order.checkpoint, str(target), "--overwrite"]
+    subprocess.run([*command, "--name", "gpt2", "--variants", order.precision], check=True)
+    engine = {"variant": order.precision, "num_slots": order.most_sequences, "threads": order.threads}
+    (target / ENGINE_FILE).write_text(json.dumps(engine))
+    return target
+
+
+class Collector:
+    """Takes the answers of one request; `left` counts the requests without an end."""
+
+    def __init__(self, watch: Stopwatch, index: int, left: threading.Semaphore) -> None:
+        self._watch = watch
+        self._index = index
+        self._left = left
+        self.fault: Fault | None = None
+
+    def send(self, answer: Answer, *, final: bool) -> None:
+        if isinstance(answer, Generated):
+            for choice in answer.choices:
+                self._watch.add(self._index, choice.token_ids)
+        if final:
+            self._left.release()
+
+    def fail(self, fault: Fault) -> None:
+        self.fault = fault
+        self._left.release()
+
+
+class Ours:
+    def __init__(self, order: Order) -> None:
+        folder = convert(order)
+        self._engine = Engine.load(folder)
+        self._tokenizer = folder / TOKENIZER_FILE
+        self._requests = 0
+        self.versions = {"onnxruntime": version("onnxruntime")}
+        self.settings = f"in process, num_slots {order.most_sequences}, everything else by default"
+
+    def run(self, prompts: Prompts, new_tokens: int) -> Run:
+        texts = as_texts(self._tokenizer, prompts)
+        parameters = SamplingParameters(max_tokens=new_tokens, temperature=0, ignore_eos=True)
+        ended = threading.Semaphore(0)
+        watch = Stopwatch(len(prompts))
+        collectors = [Collector(watch, index, ended) for index in range(len(prompts))]
+        for text, collector in zip(texts, collectors, strict=True):
+            self._requests += 1
+            self._engine.submit(
+                Request(str(self._requests), text, parameters=parameters, stream=True), collector
+            )
+        for _ in prompts:
+            ended.acquire()
+        run = watch.stop()
+        for collector in collectors:
+            if collector.fault is not None:
+                raise RuntimeError(collector.fault.encode())
+        return run
+
+
+if __name__ == "__main__":
+    serve(Ours)

@@ -1,0 +1,128 @@
+"""The measurement: every peer does the same work in turn, round after round.
+
+A round goes through all prompt lengths and batch sizes; for each, the peers follow one another with the same
+new prompts, each round beginning with another peer. So what else the machine does falls on all alike.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+
+from perf.peers.catalogue import CHECKPOINT, Peer
+from perf.peers.material import PromptSource, write_material
+from perf.peers.protocol import Run
+from perf.peers.worker import Worker, order_for
+from runtime.contract import TOKENIZER_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    prompt_lengths: tuple[int, ...]
+    batches: tuple[int, ...]
+    rounds: int  # counted ones, after one that warms up
+    new_tokens: int
+    threads: int
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [Cell(length, batch) for length in self.prompt_lengths for batch in self.batches]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One piece of work."""
+
+    prompt_length: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"prompt {self.prompt_length}, batch {self.batch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one peer and one cell, one value for each round."""
+
+    tokens_per_second: list[float] = field(default_factory=list)
+    first_token: list[float] = field(default_factory=list)  # seconds, of the median sequence
+    every_first_token: list[float] = field(default_factory=list)  # seconds until the last sequence has one
+
+    def add(self, run: Run) -> None:
+        self.tokens_per_second.append(run.num_tokens / run.seconds)
+        self.first_token.append(median(run.first_token_seconds))
+        self.every_first_token.append(max(run.first_token_seconds))
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a run found out of one peer."""
+
+    peer: Peer
+    versions: dict[str, str]
+    settings: str
+    figures: dict[Cell, Figures] = field(default_factory=lambda: defaultdict(Figures))
+    # Of first tokens, whether the peer chose the one that the first peer in the list chose.
+    same_first_token: list[bool] = field(default_factory=list)
+
+    @property
+    def agreement(self) -> float:
+        return sum(self.same_first_token) / len(self.same_first_token)
+
+
+def measure(peers: Sequence[Peer], plan: Plan) -> list[Measured]:
+    """Raises WorkerError where a peer fails or generates another number of tokens than it was told."""
+    write_material(CHECKPOINT)
+    prompts = PromptSource(CHECKPOINT / TOKENIZER_FILE)
+    with opened(peers, plan) as workers:
+        measured = [Measured(worker.peer, worker.versions, worker.settings) for worker in workers]
+        for number in range(plan.rounds + 1):
+            for cell in plan.cells:
+                batch = prompts.take(cell.batch, cell.prompt_length)
+                runs = dict(_in_turn(workers, number, batch, plan.new_tokens))
+                for index, found in enumerate(measured):
+                    if number:
+                        found.figures[cell].add(runs[index])
+                    found.same_first_token += [
+                        mine[0] == first[0]
+                        for mine, first in zip(runs[index].tokens, runs[0].tokens, strict=True)
+                    ]
+                _tell(number, plan.rounds, cell, peers, runs)
+    return measured
+
+
+@contextmanager
+def opened(peers: Sequence[Peer], plan: Plan) -> Iterator[list[Worker]]:
+    """All workers, loaded one after the other."""
+    most_tokens = max(plan.prompt_lengths) + plan.new_tokens
+    with ExitStack() as stack:
+        workers = []
+        for peer in peers:
+            begin = time.monotonic()
+            worker = stack.enter_context(Worker(peer, plan.threads))
+            worker.load(order_for(peer, CHECKPOINT, plan.threads, max(plan.batches), most_tokens))
+            workers.append(worker)
+            print(f"{peer.label}: loaded in {time.monotonic() - begin:.0f} s; {worker.settings}", flush=True)
+        yield workers
+
+
+def _in_turn(
+    workers: Sequence[Worker], number: int, batch: list[list[int]], new_tokens: int
+) -> Iterator[tuple[int, Run]]:
+    """Every worker's run with its index; the round's number says who begins."""
+    for place in range(len(workers)):
+        index = (place + number) % len(workers)
+        yield index, workers[index].run(batch, new_tokens)
+
+
+def _tell(number: int, rounds: int, cell: Cell, peers: Sequence[Peer], runs: dict[int, Run]) -> None:
+    head = f"round {number} of {rounds}" if number else "warm-up"
+    speeds = (
+        f"{peer.name} {runs[index].num_tokens / runs[index].seconds:.0f}" for index, peer in enumerate(peers)
+    )
+    print(f"{head}, {cell}: {', '.join(speeds)} tokens/s", file=sys.stdout, flush=True)

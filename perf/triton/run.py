@@ -1,0 +1,131 @@
+"""Run perf_analyzer over deployments and levels of concurrency."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perf.deployed import Deployed
+from perf.errors import AnalyzerError
+from perf.http.ask import Ask
+from perf.http.prompts import Texts
+from perf.triton.analysis import Analysis, read_analysis
+from perf.triton.inputs import inputs
+from perf.triton.installation import Analyzer
+from runtime.contract import Kind
+
+UNSTABLE = "Failed to obtain stable measurement"
+FAULTS = ("error:", "had error:", "Failed")  # what the lines that tell why it ended have in them
+START_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """How long, and how steady it has to be."""
+
+    window: float = 2.0  # seconds
+    stability: float = 25.0  # percent by which the last three windows may differ
+    trials: int = 10  # windows, at most
+    seed: int = 0  # of the prompts
+
+    @property
+    def words(self) -> str:
+        return (
+            f"windows of {self.window:g} s, until three in a row are within {self.stability:g} %,"
+            f" {self.trials} at most"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A deployment, the HOST:PORT of its Triton's gRPC, and what it is asked."""
+
+    deployed: Deployed
+    address: str
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What became of one deployment at one concurrency; None where it never was steady."""
+
+    deployed: Deployed
+    concurrency: int
+    analysis: Analysis | None
+
+
+def run(
+    analyzer: Analyzer,
+    subjects: Sequence[Subject],
+    levels: Sequence[int],
+    texts: Texts,
+    measuring: Measuring,
+    say: Callable[[str], None],
+) -> list[Level]:
+    """By subject, then by concurrency. Raises AnalyzerError."""
+    measured = []
+    for subject in subjects:
+        for concurrency in levels:
+            with tempfile.TemporaryDirectory() as scratch:
+                analysis = _analyze(analyzer, subject, concurrency, texts, measuring, Path(scratch))
+            measured.append(Level(subject.deployed, concurrency, analysis))
+            say(_told(measured[-1], measuring))
+    return measured
+
+
+def _analyze(
+    analyzer: Analyzer,
+    subject: Subject,
+    concurrency: int,
+    texts: Texts,
+    measuring: Measuring,
+    scratch: Path,
+) -> Analysis | None:
+    data, report, export = scratch / "inputs.json", scratch / "report.csv", scratch / "export.json"
+    seed = f"{measuring.seed}/{concurrency}"  # prompts that no other level had
+    data.write_text(inputs(subject.deployed, subject.ask, texts, seed), "utf-8")
+    command = [
+        *(str(analyzer.program), "-m", subject.deployed.model, "-x", str(subject.deployed.version)),
+        *("-i", "grpc", "-u", subject.address, "--async", "--input-data", str(data)),
+        *("--concurrency-range", str(concurrency), "-f", str(report)),
+        *("--measurement-interval", str(round(1000 * measuring.window))),
+        *("--stability-percentage", f"{measuring.stability:g}", "--max-trials", str(measuring.trials)),
+    ]
+    streamed = subject.deployed.kind is Kind.LM
+    if streamed:
+        command += ["--streaming", "--profile-export-file", str(export)]
+    ended = _ended(command, analyzer, measuring)
+    if UNSTABLE in ended.stdout:
+        return None
+    if ended.returncode or not report.exists():
+        raise AnalyzerError(f"perf_analyzer on {subject.deployed.label}: {_reason(ended)}")
+    return read_analysis(report.read_text("utf-8"), export.read_text("utf-8") if streamed else None)
+
+
+def _ended(command: list[str], analyzer: Analyzer, measuring: Measuring) -> subprocess.CompletedProcess[str]:
+    seconds = 2 * measuring.window * measuring.trials + START_SECONDS
+    try:
+        return subprocess.run(
+            command, env=analyzer.environment, capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired as error:
+        raise AnalyzerError(f"perf_analyzer had not ended after {seconds:.0f} s") from error
+
+
+def _reason(ended: subprocess.CompletedProcess[str]) -> str:
+    """The last line that tells of a fault."""
+    lines = [line.strip() for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+    telling = [line for line in lines if any(fault in line for fault in FAULTS)]
+    return (telling or lines or [f"ended with status {ended.returncode}"])[-1]
+
+
+def _told(level: Level, measuring: Measuring) -> str:
+    name = f"{level.deployed.label} at {level.concurrency}"
+    if (analysis := level.analysis) is None:
+        return f"{name}: not steady in {measuring.trials} windows of {measuring.window:g} s"
+    tokens = analysis.tokens_per_second
+    line = f"{name}: {analysis.requests_per_second:.1f} requests/s"
+    return line if tokens is None else f"{line}, {tokens:.0f} tokens/s"
