@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from kernels import element_type, open_graph
+from kernels.session import element_type, open_graph
 from runtime.contract import Architecture, HeadGraph, LmGraph, Variant
 
 Floats = NDArray[np.float32]

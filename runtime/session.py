@@ -15,7 +15,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from kernels import BEST, LOG_SUM, element_type, open_graph
+from kernels.fusion import BEST, LOG_SUM
+from kernels.session import element_type, open_graph
 from runtime.contract import LmGraph, Operation
 from runtime.errors import ModelError
 from runtime.kv_cache import CacheLayout, KvCache

@@ -19,6 +19,7 @@ from api.back.store.archives import ArchiveDownload
 from api.back.store.deployments import DeploymentStore
 from api.back.store.models import ModelStore
 from api.back.store.records import (
+    Capacity,
     DeploymentRecord,
     DeploymentState,
     ModelRecord,
@@ -248,13 +249,19 @@ class FakeCluster(ClusterManager):
         return record
 
     async def adjust(
-        self, deployment_id: str, *, replicas: int | None = None, traffic_weight: int | None = None
+        self,
+        deployment_id: str,
+        *,
+        replicas: int | None = None,
+        traffic_weight: int | None = None,
+        capacity: Capacity | None = None,
     ) -> DeploymentRecord:
         record = self.live[deployment_id]
         self.live[deployment_id] = dataclasses.replace(
             record,
             replicas=replicas if replicas is not None else record.replicas,
             traffic_weight=traffic_weight if traffic_weight is not None else record.traffic_weight,
+            capacity=capacity or record.capacity,
         )
         return self.live[deployment_id]
 

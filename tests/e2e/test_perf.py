@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lmaas import app
+from perf.http import capacity
 from perf.triton.installation import FOLDER
 from tests.e2e.appliance import Appliance
 
@@ -62,7 +63,7 @@ def test_what_the_server_refuses_is_told_before_the_load(appliance: Appliance) -
 
 
 def test_a_capacity(appliance: Appliance, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perf.http.capacity.WARMUP", 0.2)
+    monkeypatch.setattr(capacity, "WARMUP", 0.2)
     data = report(results, "capacity", "capacity", "mini-sentiment", "--seconds", "1", "--url", appliance.url)
     (found,) = data["capacities"]
     assert found["deployed"]["model"] == "mini-sentiment"

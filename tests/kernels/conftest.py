@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernels import missing
+from kernels.library import missing
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from export.pipeline import export_checkpoint
-from kernels import open_graph
 from kernels.fusion import DOMAIN, fuse
+from kernels.session import open_graph
 from runtime.contract import HeadGraph, Variant
 from tests.export.checkpoints import save_classifier, save_lm
 

@@ -24,7 +24,7 @@ from api.back.cluster.triton_process import HOST
 from api.back.settings import BackSettings
 from api.back.store.deployments import DeploymentStore
 from api.back.store.models import ModelStore
-from api.back.store.records import DeploymentRecord, DeploymentState, now
+from api.back.store.records import Capacity, DeploymentRecord, DeploymentState, now
 from api.errors import ApiError, Conflict, NotFound, ServerFault, Unavailable
 from runtime.contract import Kind, Operation
 
@@ -136,7 +136,12 @@ class ClusterManager:
         return live.record
 
     async def adjust(
-        self, deployment_id: str, *, replicas: int | None = None, traffic_weight: int | None = None
+        self,
+        deployment_id: str,
+        *,
+        replicas: int | None = None,
+        traffic_weight: int | None = None,
+        capacity: Capacity | None = None,
     ) -> DeploymentRecord:
         """Change what is given. Raises NotFound, InvalidInput."""
         live = self._find(deployment_id)
@@ -144,8 +149,11 @@ class ClusterManager:
             placement.check_replicas(replicas)
         if traffic_weight is not None:
             placement.check_traffic_weight(traffic_weight)
-            await self._records.update(dataclasses.replace(live.record, traffic_weight=traffic_weight))
-            live.record = dataclasses.replace(live.record, traffic_weight=traffic_weight)
+        given = {"traffic_weight": traffic_weight, "capacity": capacity}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if changes:
+            await self._records.update(dataclasses.replace(live.record, **changes))
+            live.record = dataclasses.replace(live.record, **changes)
         return live.record
 
     async def undeploy(self, deployment_id: str) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import psutil
 
+from kernels.library import missing
 from runtime.contract import Kind, Manifest, Variant
 
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS_BYTES = 150 * 1024**2  # a stub with ONNX Runtime loaded, measured without a model
 WEIGHT_FACTOR = 2  # ONNX Runtime holds the file and its rearranged copy for a moment
-CACHE_ELEMENT_BYTES = {Variant.FP16: 2}  # float32 in every other
+IN_EIGHT_BITS = (Variant.INT8, Variant.INT4)  # where our own operators run, so are keys and values
+SCALE_BYTES = 4  # and each head's key or value has a scale
 
 
 def available_memory() -> int:
@@ -28,9 +30,14 @@ def needed_memory(manifest: Manifest, variant: Variant, num_slots: int, max_kv_t
     need = PROCESS_BYTES + WEIGHT_FACTOR * manifest.variants[variant].size
     if manifest.kind is Kind.LM:
         shape = manifest.architecture
-        per_token = (
-            2 * shape.num_layers * shape.num_heads * shape.head_size * CACHE_ELEMENT_BYTES.get(variant, 4)
-        )
+        per_token = 2 * shape.num_layers * shape.num_heads * _cached_bytes(shape.head_size, variant)
         tokens = num_slots * shape.context_length
         need += min(tokens, max_kv_tokens or tokens) * per_token
     return need
+
+
+def _cached_bytes(head_size: int, variant: Variant) -> int:
+    """Of one head's key or value."""
+    if variant in IN_EIGHT_BITS and missing() is None:
+        return head_size + SCALE_BYTES
+    return head_size * (2 if variant is Variant.FP16 else 4)

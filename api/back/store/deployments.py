@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from api.back.store.database import Database
-from api.back.store.records import DeploymentRecord, DeploymentState
+from api.back.store.records import Capacity, DeploymentRecord, DeploymentState
 from api.back.store.tables import deployments
 from api.errors import Conflict, NotFound
 from runtime.contract import Variant
@@ -81,6 +82,7 @@ def _row(record: DeploymentRecord) -> dict[str, Any]:
         "traffic_weight": record.traffic_weight,
         "created": record.created,
         "error": record.error,
+        "capacity": None if record.capacity is None else dataclasses.asdict(record.capacity),
     }
 
 
@@ -88,4 +90,5 @@ def _record(row: Row[Any]) -> DeploymentRecord:
     fields = dict(row._mapping)
     fields["variant"] = Variant(row.variant)
     fields["state"] = DeploymentState(row.state)
+    fields["capacity"] = None if row.capacity is None else Capacity(**row.capacity)
     return DeploymentRecord(**fields)

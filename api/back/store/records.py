@@ -76,6 +76,18 @@ class VersionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Capacity:
+    """The most that a deployment took while its 95th percentile kept to a target, as somebody measured it."""
+
+    requests_per_second: float
+    tokens_per_second: float | None  # None where none are generated
+    p95_seconds: float
+    target_seconds: float
+    measured_at: str  # ISO 8601
+    command: str  # that measures it again
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentRecord:
     id: str
     model: str
@@ -87,6 +99,7 @@ class DeploymentRecord:
     traffic_weight: int  # 0..100, relative to the model's other deployments
     created: datetime
     error: str | None = None  # why it is unhealthy or failed
+    capacity: Capacity | None = None
     note: str | None = None  # why this variant; derived from its quality card, and not stored
 
 

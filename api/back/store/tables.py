@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2  # of the tables, and of the manifests in them
+SCHEMA_VERSION = 3  # of the tables, and of the manifests in them
 metadata = MetaData()
 
 
@@ -115,6 +115,7 @@ deployments = Table(
     Column("traffic_weight", Integer, nullable=False),
     Column("created", Moment, nullable=False),
     Column("error", Text),
+    Column("capacity", Json),
     UniqueConstraint("model", "version"),
     ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.version"]),
 )

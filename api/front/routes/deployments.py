@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.back.store.records import DeploymentRecord
+from api.back.store.records import Capacity, DeploymentRecord
 from api.errors import NotFound
 from api.front.calls import json_answer, service
 from api.front.endpoint import Endpoint
@@ -50,8 +50,12 @@ async def show_deployment(request: Request, _: Any) -> Response:
 
 
 async def adjust(request: Request, change: DeploymentChange) -> Response:
+    measured = change.capacity
     record = await service(request).backend.cluster.adjust(
-        find(request).id, replicas=change.replicas, traffic_weight=change.traffic_weight
+        find(request).id,
+        replicas=change.replicas,
+        traffic_weight=change.traffic_weight,
+        capacity=None if measured is None else Capacity(**measured.model_dump(mode="json")),
     )
     return json_answer(DeploymentView.of(record))
 
@@ -77,7 +81,7 @@ ENDPOINTS = (
         "PATCH",
         DEPLOYMENT,
         adjust,
-        "Change replicas and traffic weight",
+        "Change replicas, traffic weight or measured capacity",
         TAG,
         body=DeploymentChange,
         answers={200: DeploymentView},

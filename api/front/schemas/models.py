@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -13,6 +14,21 @@ from api.middle.schemas.base import ModelName, Schema, VariantName, VersionName
 from api.middle.schemas.convert import Precision
 
 KindName = Literal["lm", "classifier", "nlu"]
+
+MOMENT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
+
+
+class CapacityView(Schema):
+    """Load that was measured on this deployment; `lmaas perf capacity --record` writes it."""
+
+    requests_per_second: float = Field(
+        ge=0, description="The most at which the 95th percentile kept to the target."
+    )
+    tokens_per_second: float | None = Field(default=None, ge=0, description="Null where none are generated.")
+    p95_seconds: float = Field(ge=0, description="At that load.")
+    target_seconds: float = Field(gt=0)
+    measured_at: str = Field(pattern=MOMENT, description="ISO 8601, with its zone.")
+    command: str = Field(min_length=1, max_length=1000, description="What measures it again.")
 
 
 class DeploymentView(BaseModel):
@@ -28,6 +44,7 @@ class DeploymentView(BaseModel):
         description="Share of the model's traffic, relative to its other deployments."
     )
     error: str | None = None
+    capacity: CapacityView | None = None
     created: datetime
 
     @classmethod
@@ -43,6 +60,7 @@ class DeploymentView(BaseModel):
             replicas=record.replicas,
             traffic_weight=record.traffic_weight,
             error=record.error,
+            capacity=None if record.capacity is None else CapacityView(**asdict(record.capacity)),
             created=record.created,
         )
 
@@ -64,11 +82,12 @@ class DeployRequest(Schema):
 class DeploymentChange(Schema):
     replicas: int | None = Field(default=None, ge=1, le=64)
     traffic_weight: int | None = Field(default=None, ge=0, le=100)
+    capacity: CapacityView | None = None
 
     @model_validator(mode="after")
     def _something(self) -> DeploymentChange:
         if not self.model_fields_set:
-            raise ValueError("replicas: give replicas, traffic_weight or both")
+            raise ValueError("replicas: give replicas, traffic_weight or capacity")
         return self
 
 

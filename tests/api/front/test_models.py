@@ -138,3 +138,21 @@ def test_every_precision_can_be_named() -> None:
     assert get_args(VariantName) == variants
     assert Answer(model="m", version=1, precision="int4").precision == "int4"
     assert get_args(Settings.model_fields["precision"].annotation) == ("auto", *variants)
+
+
+def test_measured_capacity_is_kept_in_the_deployments_record(client: TestClient) -> None:
+    path = "/v1/deployments/d-mini-lm"
+    assert client.get(path).json()["capacity"] is None
+    measured = {
+        "requests_per_second": 56.5,
+        "tokens_per_second": 2462.0,
+        "p95_seconds": 0.41,
+        "target_seconds": 0.5,
+        "measured_at": "2026-11-24T19:00:00Z",
+        "command": "lmaas perf capacity mini-lm",
+    }
+    assert client.patch(path, json={"capacity": measured}).json()["capacity"] == measured
+    assert client.get(path).json()["capacity"] == measured
+    wrong = client.patch(path, json={"capacity": measured | {"requests_per_second": -1}})
+    assert wrong.status_code == 422
+    assert wrong.json()["errors"][0]["field"] == "capacity.requests_per_second"

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from api.back.cluster import placement
+from api.back.cluster import placement, resources
 from api.back.cluster.budget import QualityBudget
 from api.back.cluster.placement import Device
 from api.back.cluster.resources import available_memory, needed_memory
@@ -151,14 +151,19 @@ def test_a_version_that_is_not_ready_is_refused() -> None:
         placement.plan(version(), "auto", 1, 100, budget=BUDGET)
 
 
-def test_the_need_counts_weights_twice_and_the_cache() -> None:
-    cache_of_a_slot = 2 * 12 * 12 * 64 * 1024 * 4
+@pytest.mark.parametrize("missing", [None, "the processor lacks something"])
+def test_the_need_counts_weights_twice_and_the_cache(
+    missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "missing", lambda: missing)
+    values = 2 * 12 * 12 * 1024  # of a slot: heads' keys and values
+    slot = values * (64 * 4 if missing else 64 + 4)
     classifier = needed_memory(manifest(Kind.CLASSIFIER), Variant.INT8, 32)
     assert classifier == 350 * MIB
-    assert needed_memory(manifest(), Variant.INT8, 32) == classifier + 32 * cache_of_a_slot
+    assert needed_memory(manifest(), Variant.INT8, 32) == classifier + 32 * slot
     bounded = needed_memory(manifest(), Variant.INT8, 32, max_kv_tokens=4 * 1024)
-    assert bounded == classifier + 4 * cache_of_a_slot
+    assert bounded == classifier + 4 * slot
     assert needed_memory(manifest(), Variant.INT8, 2, max_kv_tokens=4 * 1024) < bounded
     half = needed_memory(manifest(variants=(Variant.FP16,)), Variant.FP16, 32)
-    assert half == classifier + 16 * cache_of_a_slot
+    assert half == classifier + 32 * values * 64 * 2
     assert available_memory() > 0
