@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "var" / "peers"
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
 CHECKPOINT = HOME / "checkpoint"
-OURS = "ours"
+OURS = "perf.peers.ours"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Environment:
 class Peer:
     name: str
     label: str
-    module: str  # of perf.peers, the worker
+    module: str  # the worker, as `python -m` takes it
     precision: str
     bits: float  # of a weight of the layers, scales included
     table_bits: float  # likewise of the table that logits come from
@@ -71,21 +71,30 @@ _VLLM = Environment(
     "vllm",
     unwanted=_TORCH_EXTRAS,
     variables={
-        "LD_PRELOAD": "{venv}/lib/libiomp5.so",  # as vLLM's manual has it for CPUs
         "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; 32 sequences of 576 tokens take 0.7
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # so that each step is taken here; it is quicker, too
         "VLLM_NO_USAGE_STATS": "1",
     },
 )
 PEERS = (
-    Peer("transformers", "transformers, fp32", "transformers", "fp32", 32, 32, Environment("transformers")),
-    Peer("optimum", "optimum (ONNX), fp32", "optimum", "fp32", 32, 32, Environment("optimum")),
-    Peer("vllm", "vLLM, bf16", "vllm", "bfloat16", 16, 16, _VLLM),
-    Peer("ctranslate2", "CTranslate2, int8", "ctranslate2", "int8", 8, 8, Environment("ctranslate2")),
-    Peer("openvino", "OpenVINO GenAI, int8", "openvino", "int8", 8, 8, _OPENVINO),
+    Peer(
+        "transformers",
+        "transformers, fp32",
+        "perf.peers.transformers",
+        "fp32",
+        32,
+        32,
+        Environment("transformers"),
+    ),
+    Peer("optimum", "optimum (ONNX), fp32", "perf.peers.optimum", "fp32", 32, 32, Environment("optimum")),
+    Peer("vllm", "vLLM, bf16", "perf.peers.vllm", "bfloat16", 16, 16, _VLLM),
+    Peer(
+        "ctranslate2", "CTranslate2, int8", "perf.peers.ctranslate2", "int8", 8, 8, Environment("ctranslate2")
+    ),
+    Peer("openvino", "OpenVINO GenAI, int8", "perf.peers.openvino", "int8", 8, 8, _OPENVINO),
     # Blocks of 32 weights with a float16; q4_0 keeps the table in q6_K, 210 bytes for 256 weights.
-    Peer("llama-q8_0", "llama.cpp, q8_0", "llama_cpp", "q8_0", 8.5, 8.5, _LLAMA),
-    Peer("llama-q4_0", "llama.cpp, q4_0", "llama_cpp", "q4_0", 4.5, 6.5625, _LLAMA),
+    Peer("llama-q8_0", "llama.cpp, q8_0", "perf.peers.llama_cpp", "q8_0", 8.5, 8.5, _LLAMA),
+    Peer("llama-q4_0", "llama.cpp, q4_0", "perf.peers.llama_cpp", "q4_0", 4.5, 6.5625, _LLAMA),
 )
 _OUR_BITS = {
     Variant.FP32: (32.0, 32.0),
@@ -97,7 +106,7 @@ _OUR_BITS = {
 
 def ours(variant: Variant) -> Peer:
     bits, table_bits = _OUR_BITS[variant]
-    return Peer(f"{OURS}-{variant.value}", f"ours, {variant.value}", OURS, variant.value, bits, table_bits)
+    return Peer(f"ours-{variant.value}", f"ours, {variant.value}", OURS, variant.value, bits, table_bits)
 
 
 def environments() -> list[Environment]:

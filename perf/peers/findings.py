@@ -63,6 +63,7 @@ def as_data(measured: Sequence[Measured], plan: Plan, bandwidth: float) -> dict[
                 "settings": found.settings,
                 "step_bytes": found.peer.step_bytes,
                 "first_tokens_as_first_peer": found.agreement,
+                "others_share_of_cores": found.others,
                 "cells": [
                     {
                         **asdict(cell),
@@ -86,10 +87,18 @@ def _introduction(measured: Sequence[Measured], plan: Plan, bandwidth: float) ->
             found.settings,
             f"{found.peer.step_bytes / 1e6:.0f}",
             f"{100 * found.agreement:.0f}",
+            f"{100 * median(found.others):.0f} (at most {100 * max(found.others):.0f})",
         )
         for found in measured
     ]
-    columns = ("peer", "versions", "settings", "MB a step", f"% first tokens as {first}")
+    columns = (
+        "peer",
+        "versions",
+        "settings",
+        "MB a step",
+        f"% first tokens as {first}",
+        "% of the cores that others took",
+    )
     return (
         f"GPT-2's 124M shape with random weights, {plan.threads} threads each, {plan.new_tokens} new tokens "
         f"of each sequence, greedy, all prompts submitted at once; other random prompts for every round, the "

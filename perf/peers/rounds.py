@@ -6,7 +6,6 @@ new prompts, each round beginning with another peer. So what else the machine do
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -69,6 +68,9 @@ class Measured:
     figures: dict[Cell, Figures] = field(default_factory=lambda: defaultdict(Figures))
     # Of first tokens, whether the peer chose the one that the first peer in the list chose.
     same_first_token: list[bool] = field(default_factory=list)
+    others: list[float] = field(
+        default_factory=list
+    )  # shares of all cores that others took, one for each run
 
     @property
     def agreement(self) -> float:
@@ -93,6 +95,8 @@ def measure(peers: Sequence[Peer], plan: Plan) -> list[Measured]:
                         for mine, first in zip(runs[index].tokens, runs[0].tokens, strict=True)
                     ]
                 _tell(number, plan.rounds, cell, peers, runs)
+        for found, worker in zip(measured, workers, strict=True):
+            found.others += worker.others.shares
     return measured
 
 
@@ -125,4 +129,4 @@ def _tell(number: int, rounds: int, cell: Cell, peers: Sequence[Peer], runs: dic
     speeds = (
         f"{peer.name} {runs[index].num_tokens / runs[index].seconds:.0f}" for index, peer in enumerate(peers)
     )
-    print(f"{head}, {cell}: {', '.join(speeds)} tokens/s", file=sys.stdout, flush=True)
+    print(f"{head}, {cell}: {', '.join(speeds)} tokens/s", flush=True)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from perf.peers.catalogue import HOME, ROOT, Peer
+from perf.peers.others import Others
 from perf.peers.protocol import Order, Prompts, Run
 
 LOG_TAIL = 2000  # characters of a worker's log in an error
@@ -37,7 +38,7 @@ class Worker:
         # whose parent has died.
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*interpreter(peer), "-m", f"perf.peers.{peer.module}"],
+                [*interpreter(peer), "-m", peer.module],
                 cwd=import_root(peer),
                 env=variables(peer, threads),
                 stdin=subprocess.PIPE,
@@ -45,6 +46,7 @@ class Worker:
                 stderr=log,
                 preexec_fn=os.setpgrp,
             )
+        self.others = Others(self._process.pid)
 
     def __enter__(self) -> Worker:
         return self
@@ -58,6 +60,10 @@ class Worker:
             if pipe is not None:
                 pipe.close()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def load(self, order: Order) -> None:
         """Convert what is not converted yet, open the model, and stop."""
         answer = self._ask(asdict(order))
@@ -66,7 +72,7 @@ class Worker:
 
     def run(self, prompts: Prompts, new_tokens: int) -> Run:
         """One measurement; raises WorkerError where the number of tokens is not the wanted one."""
-        with self._awake():
+        with self._awake(), self.others.measured():
             run = Run(**self._ask({"prompts": prompts, "new_tokens": new_tokens}))
         lengths = {len(tokens) for tokens in run.tokens}
         if len(run.tokens) != len(prompts) or lengths != {new_tokens}:
@@ -126,8 +132,8 @@ def import_root(peer: Peer) -> Path:
     root = HOME / "import"
     root.mkdir(parents=True, exist_ok=True)
     link = root / "perf"
-    if not link.exists():
-        link.symlink_to(ROOT / "perf", target_is_directory=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(ROOT / "perf", target_is_directory=True)
     return root
 
 
@@ -147,6 +153,6 @@ def variables(peer: Peer, threads: int) -> dict[str, str]:
 
 def order_for(peer: Peer, checkpoint: Path, threads: int, most_sequences: int, most_tokens: int) -> Order:
     environment = peer.environment
-    folder = HOME / (environment.name if environment else peer.module)
+    folder = HOME / (environment.name if environment else "ours")
     folder.mkdir(parents=True, exist_ok=True)
     return Order(str(checkpoint), str(folder), peer.precision, threads, most_sequences, most_tokens)
