@@ -19,12 +19,13 @@ OTHERS = ("#8d99ae", "#5c677d", "#6a4c93", "#2a6f97", "#00808a", "#c98b2b", "#e3
 def draw(measured: Sequence[Measured], plan: Plan, path: Path) -> None:
     """Write the picture as PNG; whiskers go from the least to the largest."""
     height = 3.9 * len(plan.prompt_lengths)
-    figure = Figure(figsize=(max(7.0, 2.6 * len(plan.batches)), height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(max(8.0, 2.6 * len(plan.batches)), height), dpi=150, layout="constrained")
     panels = figure.subplots(len(plan.prompt_lengths), 1, squeeze=False)[:, 0]
     colours = _colours(measured)
     for length, axes in zip(plan.prompt_lengths, panels, strict=True):
         _panel(axes, measured, plan, length, colours)
-    panels[0].legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.34), frameon=False, fontsize=9)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=4, loc="outside upper center", frameon=False, fontsize=9)
     figure.savefig(path, format="png")
 
 

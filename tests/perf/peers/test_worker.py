@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from perf.checkpoints import TOKENIZER_OF
 from perf.peers.catalogue import PEERS, Peer
+from perf.peers.material import PromptSource
 from perf.peers.protocol import Order
+from perf.peers.rounds import Cell, undisturbed
 from perf.peers.worker import Worker, WorkerError, import_root, variables
+from runtime.contract import TOKENIZER_FILE
 
 Opened = Callable[[str], Worker]
 
@@ -93,3 +98,24 @@ def test_threads_are_set_and_nothing_comes_from_a_hub(monkeypatch: pytest.Monkey
     found = variables(Peer("fake", "fake", "fake", "int8", 8, 8), 2)
     assert (found["OMP_NUM_THREADS"], found["HF_HUB_OFFLINE"]) == ("2", "1")
     assert "OPENBLAS_CORETYPE" not in found
+
+
+@pytest.mark.parametrize(("shares", "tries"), [([0.0], 1), ([0.5, 0.02], 2), ([0.5, 0.4, 0.3], 3)])
+def test_disturbed_work_is_done_again(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: list[float], tries: int
+) -> None:
+    worker = opened("whole")
+    worker.load(order("whole", tmp_path))
+    left = iter(shares)
+
+    @contextmanager
+    def measured() -> Iterator[None]:
+        yield
+        worker.others.shares.append(next(left))
+
+    monkeypatch.setattr(worker.others, "measured", measured)
+    prompts = PromptSource(TOKENIZER_OF / TOKENIZER_FILE)
+    runs, found = undisturbed([worker], 1, Cell(8, 2), prompts, 4)
+    assert found == [min(shares)]
+    assert runs[0].num_tokens == 8
+    assert worker.others.shares == shares[:tries]
