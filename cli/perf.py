@@ -289,3 +289,9 @@ def recipes(context: typer.Context) -> None:
 def variants(context: typer.Context) -> None:
     """The quality cards of the bundled models, written into their model cards."""
     _pass_on("perf.variants", context.args)
+
+
+@perf.command("operators", context_settings=PASSED_ON, add_help_option=False)
+def operators(context: typer.Context) -> None:
+    """LMaaS's operators beside ONNX Runtime's, on one int8 graph."""
+    _pass_on("perf.operators", context.args)

@@ -20,10 +20,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from kernels.library import SCALE_BYTES
+
 DOMAIN = "lmaas"
-MICROSOFT = "com.microsoft"
 BEST, LOG_SUM = "best", "log_sum"  # [rows] int64: the largest logit's place; [rows] float32
-SCALE_BYTES = 4  # of a key or value in the cache: the float32 that one of its whole numbers stands for
 MOST_HEAD_SIZE = 256
 _ZERO_POINT = 128
 _EPSILON = 1e-5
@@ -38,6 +38,7 @@ class _Product:
     output: str
     weight: str
     scales: str
+    width: int  # of a row of the product
     transposed: bool
     lowest: float | None
     bias: str = ""
@@ -55,7 +56,6 @@ class _Graph:
     users: dict[str, list[NodeProto]] = field(default_factory=dict)
     weights: dict[str, TensorProto] = field(default_factory=dict)
     added: list[NodeProto] = field(default_factory=list)
-    replaced: set[str] = field(default_factory=set)  # tensors that a new node makes now
 
     def __post_init__(self) -> None:
         self.weights = {tensor.name: tensor for tensor in self.proto.initializer}
@@ -83,9 +83,12 @@ class _Graph:
             return None
         return float(numpy_helper.to_array(tensor).reshape(()))
 
-    def add(self, node: NodeProto) -> None:
-        self.added.append(node)
-        self.replaced.update(name for name in node.output if name)
+    def has_vector(self, name: str, width: int | None = None) -> bool:
+        """Whether `name` is a constant row of floats, of `width` where one is given."""
+        tensor = self.weights.get(name)
+        if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 1:
+            return False
+        return width is None or tensor.dims[0] == width
 
 
 def fuse(model: onnx.ModelProto) -> bool:
@@ -98,7 +101,7 @@ def fuse(model: onnx.ModelProto) -> bool:
         _take_bias(graph, product, products)
     _take_sums(graph, products)
     for product in products.values():
-        graph.add(_linear(product))
+        graph.added.append(_linear(product))
     for node in model.graph.node:
         if node.op_type == "GroupQueryAttention":
             _attention(graph, node)
@@ -145,9 +148,12 @@ def _product(graph: _Graph, node: NodeProto) -> _Product | None:
     turned = graph.maker(data, "Transpose")
     weight = turned.input[0] if turned is not None else data
     tensor = graph.weights.get(weight)
-    if tensor is None or tensor.data_type != TensorProto.INT8 or scales not in graph.weights:
+    if tensor is None or tensor.data_type != TensorProto.INT8 or len(tensor.dims) != 2:
         return None
-    return _Product(node, x, scaled.output[0], weight, scales, turned is not None, lowest)
+    width = tensor.dims[0 if turned is not None else 1]
+    if not graph.has_vector(scales, width):
+        return None
+    return _Product(node, x, scaled.output[0], weight, scales, width, turned is not None, lowest)
 
 
 def _take_bias(graph: _Graph, product: _Product, products: dict[str, _Product]) -> None:
@@ -155,7 +161,7 @@ def _take_bias(graph: _Graph, product: _Product, products: dict[str, _Product]) 
     user = graph.only_user(product.output)
     if user is None or user.op_type not in ("Add", "FastGelu") or user.input[0] != product.output:
         return
-    if user.input[1] not in graph.weights:
+    if not graph.has_vector(user.input[1], product.width):
         return
     del products[product.output]
     product.bias, product.gelu, product.output = user.input[1], user.op_type == "FastGelu", user.output[0]
@@ -171,22 +177,26 @@ def _take_sums(graph: _Graph, products: dict[str, _Product]) -> None:
         if node.op_type != "SkipLayerNormalization":
             continue
         x, skip, gamma, beta, *bias = node.input
+        epsilon = next((item.f for item in node.attribute if item.name == "epsilon"), None)
+        if epsilon is None or not graph.has_vector(gamma) or not graph.has_vector(beta):
+            continue
         normed = node.output[0]
         total = node.output[3] if len(node.output) > 3 else f"{node.name}.sum"
         before = products.get(x)
-        if before is not None and graph.only_user(x) is not None and not (before.bias or before.gelu):
+        if before is not None and (before.bias or before.gelu or graph.only_user(x) is None):
+            continue
+        if before is not None and all(graph.has_vector(name, before.width) for name in bias):
             del products[x]
             before.bias, before.residual, before.output = (bias or [""])[0], skip, total
             products[total] = before
         elif not bias and x in graph.makers and graph.makers[x].op_type in ("Gather", "DequantizeLinear"):
-            graph.add(helper.make_node("Add", [x, skip], [total], name=f"{node.name}.add"))
+            graph.added.append(helper.make_node("Add", [x, skip], [total], name=f"{node.name}.add"))
         else:
             continue
-        epsilon = next(item.f for item in node.attribute if item.name == "epsilon")
         after = [product for product in products.values() if product.x == normed and product.lowest is None]
         others = graph.is_output(normed) or len(_readers(graph, normed)) > len(after)
         if others:
-            graph.add(_norm(node, total, normed, epsilon))
+            graph.added.append(_norm(node, total, normed, epsilon))
             continue
         for product in after:
             product.x, product.gamma, product.beta, product.epsilon = total, gamma, beta, epsilon
@@ -221,23 +231,25 @@ def _linear(product: _Product) -> NodeProto:
 # packed -- Reshape -- GroupQueryAttention -- Reshape -- [tokens, width]
 def _attention(graph: _Graph, node: NodeProto) -> None:
     folded, flat = graph.maker(node.input[0], "Reshape"), graph.only_user(node.output[0])
+    if folded is None or flat is None or flat.op_type != "Reshape" or flat.input[1] not in graph.weights:
+        return
     numbers = {item.name: item for item in node.attribute}
+    if set(numbers) != {"num_heads", "kv_num_heads", "scale"}:
+        return
     heads = numbers["num_heads"].i
+    size = int(numpy_helper.to_array(graph.weights[flat.input[1]])[-1]) // heads
+    if heads != numbers["kv_num_heads"].i or size % 4 or not 0 < size <= MOST_HEAD_SIZE:
+        return
     past = [name for name in node.input[3:5] if name]
     values = [value for value in graph.proto.input if value.name in past]
     values += [value for value in graph.proto.output if value.name in node.output[1:]]
-    if folded is None or flat is None or flat.op_type != "Reshape" or heads != numbers["kv_num_heads"].i:
+    if any(value.type.tensor_type.elem_type != TensorProto.FLOAT for value in values):
         return
-    for value in values:
-        kind = value.type.tensor_type
-        side = kind.shape.dim[3].dim_value
-        if kind.elem_type != TensorProto.FLOAT or side % 4 or not 0 < side <= MOST_HEAD_SIZE:
-            return
     for value in values:
         kind = value.type.tensor_type
         kind.elem_type = TensorProto.UINT8
         kind.shape.dim[3].dim_value += SCALE_BYTES
-    graph.add(
+    graph.added.append(
         helper.make_node(
             "Attention",
             [folded.input[0], node.input[5], node.input[6], *past],
@@ -254,7 +266,7 @@ def _choice(graph: _Graph, products: dict[str, _Product]) -> None:
     """Over the output that is a product of the vocabulary: only a language model has one."""
     logits = [value for value in graph.proto.output if value.name in products]
     for value in logits:
-        graph.add(helper.make_node("Best", [value.name], [BEST, LOG_SUM], name=BEST, domain=DOMAIN))
+        graph.added.append(helper.make_node("Best", [value.name], [BEST, LOG_SUM], name=BEST, domain=DOMAIN))
         rows = [value.type.tensor_type.shape.dim[0].dim_param]
         graph.proto.output.append(helper.make_tensor_value_info(BEST, TensorProto.INT64, rows))
         graph.proto.output.append(helper.make_tensor_value_info(LOG_SUM, TensorProto.FLOAT, rows))

@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parent / "operators.so"
+SCALE_BYTES = 4  # of a head's key or value in the cache: the float32 that one of its whole numbers stands for
 
 
 @functools.cache

@@ -452,7 +452,6 @@ static OrtStatus *run_attention(void *kernel, OrtKernelContext *context) {
 }
 
 static const char *attention_name(const Operator *self) { return (void)self, "Attention"; }
-static const char *provider(const Operator *self) { return (void)self, "CPUExecutionProvider"; }
 static int input_type(const Operator *self, size_t index) {
   (void)self;
   return index == 0 ? ORT_FLOAT : index < 3 ? ORT_INT32 : ORT_UINT8;
@@ -462,12 +461,10 @@ static size_t input_count(const Operator *self) { return (void)self, 5; }
 static size_t output_count(const Operator *self) { return (void)self, 3; }
 static int input_kind(const Operator *self, size_t index) { return (void)self, index < 3 ? ORT_REQUIRED : ORT_OPTIONAL; }
 static int output_kind(const Operator *self, size_t index) { return (void)self, index ? ORT_OPTIONAL : ORT_REQUIRED; }
-static int in_memory(const Operator *self, size_t index) { return (void)self, (void)index, 0; }
-static int first_version(const Operator *self) { return (void)self, 1; }
 
 const Operator attention_operator = {
-    .version = API_VERSION, .name = attention_name, .provider = provider, .input_type = input_type,
+    .version = API_VERSION, .name = attention_name, .provider = on_cpu, .input_type = input_type,
     .input_count = input_count, .output_type = output_type, .output_count = output_count, .destroy = free,
-    .input_kind = input_kind, .output_kind = output_kind, .input_memory = in_memory, .create = create_attention,
-    .run = run_attention, .first_version = first_version, .last_version = first_version,
+    .input_kind = input_kind, .output_kind = output_kind, .input_memory = in_host_memory, .create = create_attention,
+    .run = run_attention, .first_version = only_version, .last_version = only_version,
 };

@@ -73,18 +73,14 @@ static OrtStatus *run_best(void *kernel, OrtKernelContext *context) {
 }
 
 static const char *best_name(const Operator *self) { return (void)self, "Best"; }
-static const char *provider(const Operator *self) { return (void)self, "CPUExecutionProvider"; }
 static int input_type(const Operator *self, size_t index) { return (void)self, (void)index, ORT_FLOAT; }
 static int output_type(const Operator *self, size_t index) { return (void)self, index ? ORT_FLOAT : ORT_INT64; }
 static size_t input_count(const Operator *self) { return (void)self, 1; }
 static size_t output_count(const Operator *self) { return (void)self, 2; }
-static int needed(const Operator *self, size_t index) { return (void)self, (void)index, ORT_REQUIRED; }
-static int in_memory(const Operator *self, size_t index) { return (void)self, (void)index, 0; }
-static int first_version(const Operator *self) { return (void)self, 1; }
 
 const Operator best_operator = {
-    .version = API_VERSION, .name = best_name, .provider = provider, .input_type = input_type,
+    .version = API_VERSION, .name = best_name, .provider = on_cpu, .input_type = input_type,
     .input_count = input_count, .output_type = output_type, .output_count = output_count, .destroy = free,
-    .input_kind = needed, .output_kind = needed, .input_memory = in_memory, .create = create_best,
-    .run = run_best, .first_version = first_version, .last_version = first_version,
+    .input_kind = always, .output_kind = always, .input_memory = in_host_memory, .create = create_best,
+    .run = run_best, .first_version = only_version, .last_version = only_version,
 };

@@ -308,19 +308,15 @@ static OrtStatus *run_linear(void *kernel, OrtKernelContext *context) {
 }
 
 static const char *linear_name(const Operator *self) { return (void)self, "Linear"; }
-static const char *provider(const Operator *self) { return (void)self, "CPUExecutionProvider"; }
 static int input_type(const Operator *self, size_t index) { return (void)self, index == 1 ? ORT_INT8 : ORT_FLOAT; }
 static int output_type(const Operator *self, size_t index) { return (void)self, (void)index, ORT_FLOAT; }
 static size_t input_count(const Operator *self) { return (void)self, 7; }
 static size_t output_count(const Operator *self) { return (void)self, 1; }
 static int input_kind(const Operator *self, size_t index) { return (void)self, index < 3 ? ORT_REQUIRED : ORT_OPTIONAL; }
-static int output_kind(const Operator *self, size_t index) { return (void)self, (void)index, ORT_REQUIRED; }
-static int in_memory(const Operator *self, size_t index) { return (void)self, (void)index, 0; }
-static int first_version(const Operator *self) { return (void)self, 1; }
 
 const Operator linear_operator = {
-    .version = API_VERSION, .name = linear_name, .provider = provider, .input_type = input_type,
+    .version = API_VERSION, .name = linear_name, .provider = on_cpu, .input_type = input_type,
     .input_count = input_count, .output_type = output_type, .output_count = output_count, .destroy = free_linear,
-    .input_kind = input_kind, .output_kind = output_kind, .input_memory = in_memory, .create = create_linear,
-    .run = run_linear, .first_version = first_version, .last_version = first_version,
+    .input_kind = input_kind, .output_kind = always, .input_memory = in_host_memory, .create = create_linear,
+    .run = run_linear, .first_version = only_version, .last_version = only_version,
 };

@@ -29,54 +29,53 @@ typedef struct {
 enum { ORT_FAIL = 1, ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_INT32 = 6, ORT_INT64 = 7 };
 enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 
-#define ORT_FUNCTION(name, place, ...)                  \
-  static inline OrtStatus *name(OrtApi *api, __VA_ARGS__)
+#define ORT_FUNCTION(name, ...) static inline OrtStatus *name(OrtApi *api, __VA_ARGS__)
 
-ORT_FUNCTION(ort_status, 0, int code, const char *message) {
+ORT_FUNCTION(ort_status, int code, const char *message) {
   return ((OrtStatus * (*)(int, const char *)) api[0])(code, message);
 }
-ORT_FUNCTION(ort_new_domain, 26, const char *name, OrtCustomOpDomain **out) {
+ORT_FUNCTION(ort_new_domain, const char *name, OrtCustomOpDomain **out) {
   return ((OrtStatus * (*)(const char *, OrtCustomOpDomain **)) api[26])(name, out);
 }
-ORT_FUNCTION(ort_add_operator, 27, OrtCustomOpDomain *domain, const void *operator_) {
+ORT_FUNCTION(ort_add_operator, OrtCustomOpDomain *domain, const void *operator_) {
   return ((OrtStatus * (*)(OrtCustomOpDomain *, const void *)) api[27])(domain, operator_);
 }
-ORT_FUNCTION(ort_add_domain, 28, OrtSessionOptions *options, OrtCustomOpDomain *domain) {
+ORT_FUNCTION(ort_add_domain, OrtSessionOptions *options, OrtCustomOpDomain *domain) {
   return ((OrtStatus * (*)(OrtSessionOptions *, OrtCustomOpDomain *)) api[28])(options, domain);
 }
-ORT_FUNCTION(ort_data, 51, OrtValue *value, void **out) {
+ORT_FUNCTION(ort_data, OrtValue *value, void **out) {
   return ((OrtStatus * (*)(OrtValue *, void **)) api[51])(value, out);
 }
-ORT_FUNCTION(ort_rank, 61, const OrtTensorTypeAndShapeInfo *info, size_t *out) {
+ORT_FUNCTION(ort_rank, const OrtTensorTypeAndShapeInfo *info, size_t *out) {
   return ((OrtStatus * (*)(const OrtTensorTypeAndShapeInfo *, size_t *)) api[61])(info, out);
 }
-ORT_FUNCTION(ort_sides, 62, const OrtTensorTypeAndShapeInfo *info, int64_t *out, size_t count) {
+ORT_FUNCTION(ort_sides, const OrtTensorTypeAndShapeInfo *info, int64_t *out, size_t count) {
   return ((OrtStatus * (*)(const OrtTensorTypeAndShapeInfo *, int64_t *, size_t)) api[62])(info, out, count);
 }
-ORT_FUNCTION(ort_shape, 65, const OrtValue *value, OrtTensorTypeAndShapeInfo **out) {
+ORT_FUNCTION(ort_shape, const OrtValue *value, OrtTensorTypeAndShapeInfo **out) {
   return ((OrtStatus * (*)(const OrtValue *, OrtTensorTypeAndShapeInfo **)) api[65])(value, out);
 }
-ORT_FUNCTION(ort_float_attribute, 85, const OrtKernelInfo *info, const char *name, float *out) {
+ORT_FUNCTION(ort_float_attribute, const OrtKernelInfo *info, const char *name, float *out) {
   return ((OrtStatus * (*)(const OrtKernelInfo *, const char *, float *)) api[85])(info, name, out);
 }
-ORT_FUNCTION(ort_int_attribute, 86, const OrtKernelInfo *info, const char *name, int64_t *out) {
+ORT_FUNCTION(ort_int_attribute, const OrtKernelInfo *info, const char *name, int64_t *out) {
   return ((OrtStatus * (*)(const OrtKernelInfo *, const char *, int64_t *)) api[86])(info, name, out);
 }
-ORT_FUNCTION(ort_input, 90, const OrtKernelContext *context, size_t index, const OrtValue **out) {
+ORT_FUNCTION(ort_input, const OrtKernelContext *context, size_t index, const OrtValue **out) {
   return ((OrtStatus * (*)(const OrtKernelContext *, size_t, const OrtValue **)) api[90])(context, index, out);
 }
-ORT_FUNCTION(ort_output, 91, OrtKernelContext *context, size_t index, const int64_t *sides, size_t rank,
+ORT_FUNCTION(ort_output, OrtKernelContext *context, size_t index, const int64_t *sides, size_t rank,
              OrtValue **out) {
   return ((OrtStatus * (*)(OrtKernelContext *, size_t, const int64_t *, size_t, OrtValue **)) api[91])(
       context, index, sides, rank, out);
 }
-ORT_FUNCTION(ort_constant_input, 249, const OrtKernelInfo *info, size_t index, int *is_constant,
+ORT_FUNCTION(ort_constant_input, const OrtKernelInfo *info, size_t index, int *is_constant,
              const OrtValue **out) {
   return ((OrtStatus * (*)(const OrtKernelInfo *, size_t, int *, const OrtValue **)) api[249])(info, index,
                                                                                               is_constant, out);
 }
 /* `part(data, index)` for each index below `total`, on the threads of the session. */
-ORT_FUNCTION(ort_parallel, 274, const OrtKernelContext *context, void (*part)(void *, size_t), size_t total,
+ORT_FUNCTION(ort_parallel, const OrtKernelContext *context, void (*part)(void *, size_t), size_t total,
              void *data) {
   return ((OrtStatus * (*)(const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *)) api[274])(
       context, part, total, 0, data);
@@ -154,6 +153,12 @@ static inline OrtStatus *make_output(OrtApi *api, OrtKernelContext *context, siz
   TRY(ort_output(api, context, index, sides, rank, &value));
   return ort_data(api, value, data);
 }
+
+/* What all our operators answer alike. */
+static inline const char *on_cpu(const Operator *self) { return (void)self, "CPUExecutionProvider"; }
+static inline int in_host_memory(const Operator *self, size_t index) { return (void)self, (void)index, 0; }
+static inline int only_version(const Operator *self) { return (void)self, 1; }
+static inline int always(const Operator *self, size_t index) { return (void)self, (void)index, ORT_REQUIRED; }
 
 extern const Operator linear_operator, attention_operator, best_operator;
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kernels.fusion import SCALE_BYTES
+from kernels.library import SCALE_BYTES
 from tests.kernels.sessions import run
 
 Floats = NDArray[np.float32]

@@ -96,3 +96,40 @@ def test_a_product_of_another_make_stays_as_it_is(
     ids, lengths = np.arange(1, 13).reshape(1, 12), np.array([12])
     expected, found = head_logits(plain, ids, lengths), head_logits(fused, ids, lengths)
     assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+def test_a_bias_that_is_computed_is_not_lost(
+    exported: Callable[[str, Variant], Path], tmp_path: Path
+) -> None:
+    """Only constants go into an operator: this sum and its norm stay with ONNX Runtime."""
+    model = onnx.load(exported("classifier", Variant.INT8))
+    norm = next(
+        node
+        for node in model.graph.node
+        if node.op_type == "SkipLayerNormalization" and len(node.input) > 4 and node.input[4]
+    )
+    bias = norm.input[4]
+    model.graph.node.insert(0, onnx.helper.make_node("Add", [bias, bias], ["twice"], name="twice"))
+    norm.input[4] = "twice"
+    changed = tmp_path / "model.onnx"
+    onnx.save(model, changed)
+    assert fuse(model)
+    assert operators(model)["com.microsoft", "SkipLayerNormalization"] == 1
+    plain, fused = plain_and_fused(changed)
+    ids, lengths = np.arange(1, 13).reshape(1, 12), np.array([12])
+    expected, found = head_logits(plain, ids, lengths), head_logits(fused, ids, lengths)
+    assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+def test_heads_wider_than_ours_stay_with_onnxruntime(tmp_path: Path) -> None:
+    save_classifier(tmp_path / "checkpoint", n_embd=264, n_head=1)
+    export_checkpoint(tmp_path / "checkpoint", tmp_path / "out", name="x", variants=[Variant.INT8])
+    graph = tmp_path / "out" / "int8" / "model.onnx"
+    model = onnx.load(graph)
+    layers = operators(model)["com.microsoft", "GroupQueryAttention"]
+    assert fuse(model)
+    assert operators(model)["com.microsoft", "GroupQueryAttention"] == layers
+    plain, fused = plain_and_fused(graph)
+    ids, lengths = np.arange(1, 13).reshape(1, 12), np.array([12])
+    expected, found = head_logits(plain, ids, lengths), head_logits(fused, ids, lengths)
+    assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import psutil
 
-from kernels.library import missing
+from kernels.library import SCALE_BYTES, missing
 from runtime.contract import Kind, Manifest, Variant
 
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS_BYTES = 150 * 1024**2  # a stub with ONNX Runtime loaded, measured without a model
 WEIGHT_FACTOR = 2  # ONNX Runtime holds the file and its rearranged copy for a moment
 IN_EIGHT_BITS = (Variant.INT8, Variant.INT4)  # where our own operators run, so are keys and values
-SCALE_BYTES = 4  # and each head's key or value has a scale
 
 
 def available_memory() -> int:

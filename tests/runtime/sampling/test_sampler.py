@@ -12,7 +12,7 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 
 from runtime.contract import FaultCode
 from runtime.errors import RequestFault
-from runtime.sampling import Sampled, SamplingParameters, SequenceSampler, log_softmax, sample_batch
+from runtime.sampling import Choices, Sampled, SamplingParameters, SequenceSampler, log_softmax, sample_batch
 from runtime.sampling.sampler import Penalties
 
 Floats = NDArray[np.float32]
@@ -212,3 +212,19 @@ def test_masked_tokens_are_never_drawn() -> None:
     logits = random_logits(600)
     logits[::2] = -np.inf
     assert all(token % 2 for token in tokens(sampler(seed=1, temperature=5.0), logits, 300))
+
+
+def test_what_a_graph_found_already_changes_no_token() -> None:
+    logits = np.random.default_rng(0).normal(size=(4, 500)).astype(np.float32) * 5
+    sums = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    known = Choices(logits.argmax(axis=1).tolist(), sums.tolist())
+    chosen = [SamplingParameters(temperature=0), SamplingParameters(seed=3, logprobs=2)] * 2
+
+    def sampled(choices: Choices | None) -> list[Sampled]:
+        found = sample_batch([SequenceSampler(item, [], 0) for item in chosen], logits, choices)
+        return [item for item in found if isinstance(item, Sampled)]
+
+    for own, told in zip(sampled(None), sampled(known), strict=True):
+        assert told.token_id == own.token_id
+        assert told.logprob == pytest.approx(own.logprob, abs=1e-5)
+        assert [token for token, _ in told.top] == [token for token, _ in own.top]

@@ -1,0 +1,84 @@
+"""When answers are sent: at once to few, together to many, and a last one never waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from runtime.answers import Answer, Generated
+from runtime.contract import FinishReason
+from runtime.delivery import FREELY_SENT, SENT_PER_SECOND, Delivery
+from runtime.live import Event, LiveRequest, TokenEvent
+from runtime.request import Request
+from runtime.sampling import Sampled
+from tests.runtime.engines import Collector
+
+
+class Counting:
+    """An assembly that answers with nothing but the end."""
+
+    def __init__(self) -> None:
+        self._final = False
+        self._news = False
+
+    def add(self, event: Event) -> None:
+        self._news = True
+        self._final = isinstance(event, TokenEvent) and event.reason is not None
+
+    def take(self) -> tuple[Answer, bool] | None:
+        if not self._news:
+            return None
+        self._news = False
+        return Generated(1, [], None, None), self._final
+
+
+def live(number: int) -> tuple[LiveRequest, Collector]:
+    sink = Collector()
+    request = LiveRequest(Request(str(number), "x", stream=True), sink, [1])
+    request.assembly = Counting()
+    return request, sink
+
+
+def token(request: LiveRequest, reason: FinishReason | None = None) -> Event:
+    return TokenEvent(request, 0, Sampled(1, 0.0, []), reason)
+
+
+def opened(count: int) -> tuple[Delivery, list[tuple[LiveRequest, Collector]], threading.Event]:
+    ended = threading.Event()
+    delivery = Delivery(lambda request: ended.set(), lambda request, fault: None)
+    return delivery, [live(number) for number in range(count)], ended
+
+
+def test_few_streams_get_every_token_at_once() -> None:
+    delivery, streams, _ = opened(FREELY_SENT)
+    for count in range(1, 6):
+        delivery.deliver([token(request) for request, _ in streams])
+        assert {len(sink.answers) for _, sink in streams} == {count}
+    delivery.close()
+
+
+def test_many_streams_share_a_rate_and_what_is_held_comes_without_a_further_event() -> None:
+    count = 50
+    delivery, streams, _ = opened(count)
+    begin = time.monotonic()
+    for _ in range(20):
+        delivery.put([token(request) for request, _ in streams])
+        time.sleep(0.002)  # a step
+    deadline = begin + 30
+    while not all(len(sink.answers) >= 2 for _, sink in streams) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    taken = time.monotonic() - begin
+    sent = sum(len(sink.answers) for _, sink in streams)
+    assert all(len(sink.answers) >= 2 for _, sink in streams)
+    assert sent <= 2 * count + SENT_PER_SECOND * taken * count / (count - FREELY_SENT)
+    delivery.close()
+
+
+def test_the_last_answer_does_not_wait() -> None:
+    delivery, streams, ended = opened(50)
+    delivery.deliver([token(request) for request, _ in streams])
+    request, sink = streams[7]
+    delivery.deliver([token(request), token(request, FinishReason.LENGTH)])
+    assert sink.ends == 1
+    assert ended.is_set()
+    delivery.close()
