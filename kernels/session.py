@@ -1,4 +1,4 @@
-"""Opening a graph on the CPU, with our operators where they can be used."""
+"""Opening a graph: on the CPU with our operators where they can be used, or on a GPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from kernels.accelerator import CPU, Accelerator
+from kernels.choosing import append_choice
 from kernels.fusion import fuse
 from kernels.library import LIBRARY, missing
 
@@ -18,18 +20,32 @@ _ELEMENTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor
 
 
 def open_graph(graph: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session over `graph`; what is raised is ONNX Runtime's.
+    """A session over `graph` on the CPU; what is raised is ONNX Runtime's.
 
     Where patterns of an eight-bit graph were replaced, its cache is of uint8, with four bytes more to a head:
     read type and shape from the session.
     """
-    providers = ["CPUExecutionProvider"]
     fused = None if missing() else _fused(graph)
     if fused is None:
-        return onnxruntime.InferenceSession(str(graph), options, providers=providers)
+        return onnxruntime.InferenceSession(str(graph), options, providers=[CPU])
     options.register_custom_ops_library(str(LIBRARY))
     options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.parent))
-    return onnxruntime.InferenceSession(fused, options, providers=providers)
+    return onnxruntime.InferenceSession(fused, options, providers=[CPU])
+
+
+def open_accelerated(
+    graph: Path, options: onnxruntime.SessionOptions, accelerator: Accelerator, logits: str = ""
+) -> onnxruntime.InferenceSession:
+    """A session over `graph` on a GPU; raises AcceleratorError and what ONNX Runtime raises.
+
+    Over the output `logits`, where it is named, tokens are chosen in the graph (`kernels.choosing`), and runs
+    can be captured.
+    """
+    model = onnx.load(graph, load_external_data=False)
+    if logits:
+        append_choice(model, logits)
+    options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.parent))
+    return accelerator.open(model.SerializeToString(), options, capture=bool(logits))
 
 
 def element_type(value: onnxruntime.NodeArg) -> np.dtype[Any]:

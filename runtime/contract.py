@@ -43,6 +43,13 @@ class Variant(str, Enum):
     INT4 = "int4"
 
 
+class Device(str, Enum):
+    """What a server computes on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 class Operation(str, Enum):
     """What a request asks of a model of kind `lm`."""
 

@@ -29,9 +29,9 @@ from runtime.live import (
     TokenEvent,
     VectorEvent,
 )
-from runtime.sampling import Sampled, log_softmax, sample_batch
+from runtime.sampling import Sampled, log_softmax
 from runtime.sampling.distribution import largest
-from runtime.scheduler import Batch, Prefill, Scheduler
+from runtime.scheduler import Batch, Decode, Prefill, Scheduler
 from runtime.sequence import Sequence, SequenceState
 from runtime.session import LmSession
 
@@ -66,7 +66,7 @@ class EngineCore:
     ) -> None:
         """`left_queue` is told once of every sequence that waits no more."""
         slots, context = config.num_slots, architecture.context_length
-        self.cache = KvCache(session.layout, slots, context, config.max_kv_tokens)
+        self.cache = KvCache(session.layout, slots, context, config.max_kv_tokens, session.make_memory)
         self.scheduler = Scheduler(self.cache, config.prefill_chunk, left_queue)
         self.counters = Counters()
         self._session = session
@@ -154,7 +154,10 @@ class EngineCore:
     def _run(self, batch: Batch) -> None:
         try:
             self._start(batch)
-            self._finish(batch, self._session.run(batch))
+            if isinstance(batch, Prefill):
+                self._finish_prefill(batch, self._session.run(batch))
+            else:
+                self._finish_decode(batch, self._session.decode(batch))
         except Exception as error:
             self._fail(batch, error)
 
@@ -164,14 +167,8 @@ class EngineCore:
             if sequence.live.started is None:
                 sequence.live.started = time.monotonic()
 
-    def _finish(self, batch: Batch, rows: Floats) -> None:
-        if isinstance(batch, Prefill):
-            self._finish_prefill(batch, rows)
-            return
-        sequences = batch.sequences
-        samplers = [sequence.sampler for sequence in sequences if sequence.sampler is not None]
-        choices = self._session.choices(len(rows))
-        for sequence, sampled in zip(sequences, sample_batch(samplers, rows, choices), strict=True):
+    def _finish_decode(self, batch: Decode, answers: list[Sampled | RequestFault]) -> None:
+        for sequence, sampled in zip(batch.sequences, answers, strict=True):
             sequence.computed += 1
             if isinstance(sampled, RequestFault):
                 self.abort(sequence.live.request.request_id, sampled.fault)

@@ -14,18 +14,24 @@ that nobody took over in KEEP_SECONDS go back to the operating system.
 
 Decoding sequences lie in a prefix of the slots, so that a step runs on one view without a copy. A sequence
 that is still being prefilled may lie within this prefix: its slot rides along, and only its row `computed` is
-written.
+written. Where steps are captured, free slots beyond the prefix ride along too: `harmless_row`.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
 
 from runtime.errors import IntegrityError
-from runtime.kv_memory import CacheLayout, KvMemory
+from runtime.kv_memory import CacheLayout, HostKvMemory, KvMemory
 from runtime.sequence import Sequence, SequenceState
 
 __all__ = ["CacheLayout", "KvCache"]
+
+MakeMemory = Callable[[CacheLayout, int, int], KvMemory]
 
 KEEP_SECONDS = 10.0
 RESIDUE_SHARE = 4  # residues may stay while they are this part of the capacity
@@ -34,21 +40,25 @@ _COMPARED_AT_ONCE = 32  # tokens
 
 class KvCache:
     def __init__(
-        self, layout: CacheLayout, num_slots: int, context_length: int, max_tokens: int | None = None
+        self,
+        layout: CacheLayout,
+        num_slots: int,
+        context_length: int,
+        max_tokens: int | None = None,
+        make_memory: MakeMemory = HostKvMemory,
     ) -> None:
         """`max_tokens` bounds the rows of all slots together; None: all that there are."""
         self.context_length = context_length
         self.num_slots = num_slots
         self.capacity = min(max_tokens or num_slots * context_length, num_slots * context_length)
         self.reused_tokens = 0
-        self._memory = KvMemory(layout, num_slots, context_length)
-        self.buffers = self._memory.buffers
+        self.memory = make_memory(layout, num_slots, context_length)
         self.clear()
 
     def clear(self) -> None:
         """Forget all owners and all rows."""
         for slot in range(self.num_slots):
-            self._memory.give_back(slot, 0, self.context_length)
+            self.memory.give_back(slot, 0, self.context_length)
         self._owners: list[Sequence | None] = [None] * self.num_slots
         self._residues: list[list[int]] = [[] for _ in range(self.num_slots)]
         self._freed = [0.0] * self.num_slots  # when a slot was last left, on the monotonic clock
@@ -57,6 +67,10 @@ class KvCache:
         self.promised = 0  # rows, to all sequences in slots
         self.resident = 0  # rows promised, or that may hold memory
         self.untidy = False  # some rows may have to be given back
+
+    @property
+    def buffers(self) -> NDArray[Any]:
+        return self.memory.buffers
 
     @property
     def owners(self) -> list[Sequence]:
@@ -86,7 +100,7 @@ class KvCache:
         self._take(slot, sequence)
         self._make_room()
         if copied:
-            self._memory.copy_rows(taken, slot, length)
+            self.memory.copy_rows(taken, slot, length)
         sequence.computed = length
         self.num_taken += 1
         self.promised += sequence.need
@@ -108,6 +122,15 @@ class KvCache:
             last = self._last_decoding()
         return [owner for owner in self._owners[: last + 1] if owner is not None]
 
+    def harmless_row(self, slot: int) -> int:
+        """Where a run may write into a slot that only rides along: the first row that holds nothing.
+
+        Where all do, the last: nobody takes it over, since every sequence runs its own last token.
+        """
+        owner = self._owners[slot]
+        held = len(self._residues[slot]) if owner is None else owner.computed
+        return min(held, self.context_length - 1)
+
     def give_back(self, before: float) -> bool:
         """Give back the rows of one slot that was left before this moment; whether there was one.
 
@@ -121,7 +144,7 @@ class KvCache:
             room -= kept
             if room < 0:
                 room, kept = room + kept, 0
-            if kept == 0 or self._touched[slot] - kept > self._memory.rows_per_page:
+            if kept == 0 or self._touched[slot] - kept > self.memory.rows_per_page:
                 self.untidy = True
                 if self._freed[slot] <= before:
                     self._give_back(slot, kept)
@@ -130,7 +153,7 @@ class KvCache:
 
     def check_integrity(self) -> None:
         """Raise IntegrityError where the table at the head of this file does not hold."""
-        if self.buffers.shape[1] != len(self._owners) or len(self._residues) != len(self._owners):
+        if self.memory.num_slots != len(self._owners) or len(self._residues) != len(self._owners):
             raise IntegrityError("slots were lost")
         for slot, owner in enumerate(self._owners):
             if owner is not None:
@@ -194,7 +217,7 @@ class KvCache:
                 self._give_back(slot, owner.need)
 
     def _give_back(self, slot: int, kept: int) -> None:
-        self._memory.give_back(slot, kept, self._touched[slot])
+        self.memory.give_back(slot, kept, self._touched[slot])
         self.resident -= self._held(slot)
         self._residues[slot] = self._residues[slot][:kept]
         self._touched[slot] = kept
@@ -226,7 +249,7 @@ class KvCache:
         sequence = self._owners[source]
         if sequence is None:
             raise IntegrityError(f"slot {source} has nothing to move")
-        self._memory.copy_rows(source, target, sequence.computed)
+        self.memory.copy_rows(source, target, sequence.computed)
         self._leave(source, sequence)
         self._take(target, sequence)
         self._make_room()

@@ -2,43 +2,57 @@
 
 Inputs and outputs live in arrays that are made once; the KV cache is bound as past and present at the same
 address, so the graph writes its new rows in place. A view of consecutive slots is an address into the cache.
+
+On a GPU, cache and inputs lie in its memory. Rows of logits come to the host only where a sequence asks for
+more than a graph can choose by: prompts, penalties, top-p, alternatives. All other steps are captured
+(`runtime/captured.py`) and answer with tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from kernels.accelerator import Accelerator
+from kernels.choosing import MOST_TOP_K
 from kernels.fusion import BEST, LOG_SUM
-from kernels.session import element_type, open_graph
+from kernels.session import element_type, open_accelerated, open_graph
+from runtime.captured import CHOICE_INPUTS, CHOICE_OUTPUTS, CapturedDecode, run_options
 from runtime.contract import LmGraph, Operation
-from runtime.errors import ModelError
-from runtime.kv_cache import CacheLayout, KvCache
-from runtime.sampling import Choices
+from runtime.device_memory import Block, DeviceBlock, DeviceKvMemory
+from runtime.errors import ModelError, RequestFault
+from runtime.kv_cache import CacheLayout, KvCache, MakeMemory
+from runtime.kv_memory import HostKvMemory
+from runtime.sampling import Choices, Sampled, sample_batch
 from runtime.scheduler import Batch, Decode, Prefill
 
 Floats = NDArray[np.float32]
 SPIN_MICROSECONDS = "20"
 
 
-def open_session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A CPU session as every model of this server runs it; raises ModelError where the graph cannot be read.
+def open_session(
+    graph: Path, threads: int, accelerator: Accelerator | None = None, logits: str = ""
+) -> onnxruntime.InferenceSession:
+    """A session as every model of this server runs it; raises ModelError where the graph cannot be read.
 
-    Threads wait for the next operator awake, but hardly longer than the step from one to the next takes:
-    several models and Triton itself share the cores, and a thread that spins for one model takes them from
-    all others.
+    `logits` names the output over which an accelerator chooses tokens, if any. Threads wait for the next
+    operator awake, but hardly longer than the step from one to the next takes: several models and Triton
+    itself share the cores, and a thread that spins for one model takes them from all others.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
     try:
+        if accelerator is not None:
+            return open_accelerated(graph, options, accelerator, logits)
         return open_graph(graph, options)
     except Exception as error:  # onnxruntime has a type of its own for each status, with Exception in common
         raise ModelError(f"{graph.name}: ONNX Runtime cannot load it: {error}") from None
@@ -59,8 +73,9 @@ class _Binding:
 class LmSession:
     """One loaded graph; `attach` a cache, then `run` batches. Used by one thread only."""
 
-    def __init__(self, graph: Path, threads: int) -> None:
-        self._session = open_session(graph, threads)
+    def __init__(self, graph: Path, threads: int, accelerator: Accelerator | None = None) -> None:
+        self._session = open_session(graph, threads, accelerator, LmGraph.LOGITS)
+        self._accelerator = accelerator
         inputs = {item.name: item for item in self._session.get_inputs()}
         outputs = {item.name: item for item in self._session.get_outputs()}
         try:
@@ -75,27 +90,48 @@ class LmSession:
             dtype=element_type(key),
         )
         self._tells_best = BEST in outputs
-        self._options = onnxruntime.RunOptions()
-        # Skips the vocabulary matrix where no row of logits is wanted, as in the first chunks of a prompt.
-        self._options.only_execute_path_to_fetches = True
-        # onnxruntime's Python looks for this entry at every run, and its absence costs an exception of 60 us.
-        self._options.add_run_config_entry("gpu_graph_id", "-1")
+        self._most_top_k = min(MOST_TOP_K, self._widths[LmGraph.LOGITS])
+        self._options = run_options(-1)
         self._bindings: dict[tuple[int, int], _Binding] = {}
+        self._captured: CapturedDecode | None = None
+
+    @property
+    def make_memory(self) -> MakeMemory:
+        """Allots what `attach` takes."""
+        if self._accelerator is None:
+            return HostKvMemory
+        return partial(DeviceKvMemory, accelerator=self._accelerator)
 
     def attach(self, cache: KvCache, prefill_chunk: int) -> None:
         """Make the buffers for runs over `cache`: of `prefill_chunk` tokens, or of one token per slot."""
         self._cache = cache
         tokens = max(prefill_chunk, cache.num_slots)
-        self._inputs: dict[str, NDArray[Any]] = {
-            LmGraph.INPUT_IDS: np.zeros(tokens, np.int64),
-            LmGraph.POSITION_IDS: np.zeros(tokens, np.int64),
-            LmGraph.SEQLENS_K: np.zeros(cache.num_slots, np.int32),
-            LmGraph.TOTAL_SEQUENCE_LENGTH: np.zeros((), np.int32),
-            LmGraph.LOGIT_ROWS: np.zeros(tokens, np.int64),
+        inputs: dict[str, tuple[int, DTypeLike]] = {
+            LmGraph.INPUT_IDS: (tokens, np.int64),
+            LmGraph.POSITION_IDS: (tokens, np.int64),
+            LmGraph.SEQLENS_K: (cache.num_slots, np.int32),
+            LmGraph.LOGIT_ROWS: (tokens, np.int64),
         }
+        self._total = np.zeros((), np.int32)  # total_sequence_length; kernels read it on the host everywhere
         # Reserved for the largest run; the operating system hands out only the pages that are written.
         self._outputs = {name: np.empty((tokens, width), np.float32) for name, width in self._widths.items()}
         self._best, self._log_sums = np.empty(tokens, np.int64), np.empty(tokens, np.float32)
+        if self._accelerator is None:
+            self._inputs = Block(inputs)
+            return
+        inputs |= {name: (tokens, dtype) for name, dtype in CHOICE_INPUTS.items()}
+        outputs = {name: (cache.num_slots, dtype) for name, dtype in CHOICE_OUTPUTS.items()}
+        self._inputs = DeviceBlock(inputs, self._accelerator.memory)
+        chosen = DeviceBlock(outputs, self._accelerator.memory)
+        self._captured = CapturedDecode(self._session, cache, self._inputs, chosen, self._bind_cache)
+
+    def decode(self, batch: Decode) -> list[Sampled | RequestFault]:
+        """The next token of each row that is wanted, or the fault of its request in its place."""
+        samplers = [sequence.sampler for sequence in batch.sequences if sequence.sampler is not None]
+        if self._captured is not None and all(one.leaves_choice(self._most_top_k) for one in samplers):
+            return self._captured.run(batch, samplers)
+        rows = self.run(batch)
+        return sample_batch(samplers, rows, self.choices(len(rows)))
 
     def run(self, batch: Batch) -> Floats:
         """The wanted rows of the batch: logits [rows, vocab], or hidden states [rows, hidden] to embed.
@@ -113,30 +149,31 @@ class LmSession:
         return Choices(self._best[:rows].tolist(), self._log_sums[:rows].tolist())
 
     def _run_decode(self, batch: Decode) -> Floats:
-        rows, wanted = batch.rows, batch.wanted
+        arrays, rows, wanted = self._inputs.arrays, batch.rows, batch.wanted
         computed = [sequence.computed for sequence in rows]
         count = len(rows)
-        self._inputs[LmGraph.INPUT_IDS][:count] = [sequence.tokens[sequence.computed] for sequence in rows]
-        self._inputs[LmGraph.POSITION_IDS][:count] = computed
-        self._inputs[LmGraph.SEQLENS_K][:count] = computed
-        self._inputs[LmGraph.TOTAL_SEQUENCE_LENGTH][()] = max(computed) + 1
-        self._inputs[LmGraph.LOGIT_ROWS][: len(wanted)] = wanted
+        arrays[LmGraph.INPUT_IDS][:count] = [sequence.tokens[sequence.computed] for sequence in rows]
+        arrays[LmGraph.POSITION_IDS][:count] = computed
+        arrays[LmGraph.SEQLENS_K][:count] = computed
+        self._total[()] = max(computed) + 1
+        arrays[LmGraph.LOGIT_ROWS][: len(wanted)] = wanted
         return self._execute(self._binding(0, count), 1, len(wanted), LmGraph.LOGITS)
 
     def _run_prefill(self, batch: Prefill) -> Floats:
-        sequence, start = batch.sequence, batch.sequence.computed
+        arrays, sequence, start = self._inputs.arrays, batch.sequence, batch.sequence.computed
         stop, wanted = start + batch.count, batch.num_wanted
-        self._inputs[LmGraph.INPUT_IDS][: batch.count] = sequence.tokens[start:stop]
-        self._inputs[LmGraph.POSITION_IDS][: batch.count] = range(start, stop)
-        self._inputs[LmGraph.SEQLENS_K][0] = stop - 1
-        self._inputs[LmGraph.TOTAL_SEQUENCE_LENGTH][()] = stop
-        self._inputs[LmGraph.LOGIT_ROWS][:wanted] = range(batch.count - wanted, batch.count)
+        arrays[LmGraph.INPUT_IDS][: batch.count] = sequence.tokens[start:stop]
+        arrays[LmGraph.POSITION_IDS][: batch.count] = range(start, stop)
+        arrays[LmGraph.SEQLENS_K][0] = stop - 1
+        self._total[()] = stop
+        arrays[LmGraph.LOGIT_ROWS][:wanted] = range(batch.count - wanted, batch.count)
         output = LmGraph.HIDDEN if sequence.operation is Operation.EMBED else LmGraph.LOGITS
         return self._execute(self._binding(sequence.slot, 1), batch.count, wanted, output)
 
     def _execute(self, binding: _Binding, length: int, rows: int, output: str) -> Floats:
         if (binding.length, binding.rows, binding.output) != (length, rows, output):
             self._bind_run(binding, length, rows, output)
+        self._inputs.push()
         self._session.run_with_iobinding(binding.io, self._options)
         return self._outputs[output][:rows]
 
@@ -144,26 +181,25 @@ class LmSession:
         """The binding of `count` slots from `first_slot` on; their cache is bound once and for all."""
         found = self._bindings.get((first_slot, count))
         if found is None:
-            found = self._bindings[first_slot, count] = _Binding(
-                self._session.io_binding(), first_slot, count
-            )
-            for past, _, view in self._cache_views(found):
-                _bind(found.io.bind_input, past, view, view.shape)
-            _bind(found.io.bind_input, LmGraph.SEQLENS_K, self._inputs[LmGraph.SEQLENS_K], (count,))
-            total = self._inputs[LmGraph.TOTAL_SEQUENCE_LENGTH]
-            _bind(found.io.bind_input, LmGraph.TOTAL_SEQUENCE_LENGTH, total, ())
+            io = self._session.io_binding()
+            found = self._bindings[first_slot, count] = _Binding(io, first_slot, count)
+            self._bind_cache(io, first_slot, count)
+            self._bind_input(io, LmGraph.SEQLENS_K, (count,))
+            _bind(io.bind_input, LmGraph.TOTAL_SEQUENCE_LENGTH, self._total, ())
         return found
 
     def _bind_run(self, binding: _Binding, length: int, rows: int, output: str) -> None:
         """Bind what differs from run to run; without a wanted row only the cache is an output."""
-        bind_input, bind_output = binding.io.bind_input, binding.io.bind_output
+        io, bind_output = binding.io, binding.io.bind_output
         for name in (LmGraph.INPUT_IDS, LmGraph.POSITION_IDS):
-            _bind(bind_input, name, self._inputs[name], (binding.count, length))
-        _bind(bind_input, LmGraph.LOGIT_ROWS, self._inputs[LmGraph.LOGIT_ROWS], (rows,))
+            self._bind_input(io, name, (binding.count, length))
+        self._bind_input(io, LmGraph.LOGIT_ROWS, (rows,))
+        if self._captured is not None:
+            for name in CHOICE_INPUTS:
+                self._bind_input(io, name, (rows, 1))
         if binding.output != output or 0 in (binding.rows, rows):
-            binding.io.clear_binding_outputs()
-            for _, present, view in self._cache_views(binding):
-                _bind(bind_output, present, view, view.shape)
+            io.clear_binding_outputs()
+            self._bind_cache(io, binding.first_slot, binding.count, only_outputs=True)
         if rows:
             _bind(bind_output, output, self._outputs[output], (rows, self._widths[output]))
         if rows and output == LmGraph.LOGITS and self._tells_best:
@@ -171,15 +207,26 @@ class LmSession:
             _bind(bind_output, LOG_SUM, self._log_sums, (rows,))
         binding.length, binding.rows, binding.output = length, rows, output
 
-    def _cache_views(self, binding: _Binding) -> Iterator[tuple[str, str, NDArray[Any]]]:
-        """(past, present, the part of the buffer that is both) for the keys and values of each layer."""
-        slots = slice(binding.first_slot, binding.first_slot + binding.count)
-        for layer in range(self.layout.num_layers):
-            keys, values = self._cache.buffers[2 * layer : 2 * layer + 2, slots]
-            yield LmGraph.past_key(layer), LmGraph.present_key(layer), keys
-            yield LmGraph.past_value(layer), LmGraph.present_value(layer), values
+    def _bind_input(self, io: Any, name: str, shape: tuple[int, ...]) -> None:
+        """The beginning of an input, as many values as `shape` holds."""
+        inputs = self._inputs
+        io.bind_input(name, inputs.device, 0, inputs.arrays[name].dtype.type, shape, inputs.address(name))
+
+    def _bind_cache(self, io: Any, first_slot: int, count: int, *, only_outputs: bool = False) -> None:
+        """Past and present, for the keys and values of each layer, are one place in the cache."""
+        memory, layout = self._cache.memory, self.layout
+        shape = (count, layout.num_heads, self._cache.context_length, layout.head_size)
+        for layer in range(layout.num_layers):
+            for half, past, present in (
+                (2 * layer, LmGraph.past_key(layer), LmGraph.present_key(layer)),
+                (2 * layer + 1, LmGraph.past_value(layer), LmGraph.present_value(layer)),
+            ):
+                place = (memory.device, 0, layout.dtype.type, shape, memory.address(half, first_slot))
+                if not only_outputs:
+                    io.bind_input(past, *place)
+                io.bind_output(present, *place)
 
 
 def _bind(bind: Callable[..., None], name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
-    """Bind the beginning of `array`, as many values as `shape` holds."""
+    """Bind the beginning of an array of the host, as many values as `shape` holds."""
     bind(name, "cpu", 0, array.dtype.type, shape, array.ctypes.data)

@@ -20,6 +20,8 @@ from runtime.errors import RequestFault
 from runtime.sampling.distribution import Floats, Ids, draw, filtered, largest
 from runtime.sampling.parameters import SamplingParameters
 
+NOT_FINITE = "the model's logits are not finite numbers"
+
 
 class Sampled(NamedTuple):
     """One chosen token."""
@@ -61,6 +63,28 @@ class SequenceSampler:
         self._random = np.random.Generator(bits)
         self._penalties = Penalties(parameters, prompt_ids) if parameters.has_penalties else None
 
+    @property
+    def takes_best(self) -> bool:
+        """It is the first of the largest logits."""
+        return self._takes_best
+
+    def leaves_choice(self, most_top_k: int) -> bool:
+        """Whether a graph that knows temperature, top-k up to this and min-p can choose as `sample` does."""
+        parameters = self.parameters
+        if parameters.logprobs or self._penalties is not None:
+            return False
+        return self._takes_best or (parameters.top_k <= most_top_k and parameters.top_p == 1.0)
+
+    def uniform(self) -> float:
+        """The number that decides the next draw."""
+        return float(self._random.random())
+
+    def taken(self, token_id: int, logit: float, log_sum: float) -> Sampled:
+        """What was chosen elsewhere. Raises RequestFault as `sample` does."""
+        if not math.isfinite(logit) or not math.isfinite(log_sum):
+            raise RequestFault.of(FaultCode.INTERNAL, NOT_FINITE)
+        return Sampled(token_id, logit - log_sum, [])
+
     def sample(self, logits: Floats, best: int | None = None, log_sum: float | None = None) -> Sampled:
         """Choose from `logits` `[vocab] float32`, which are left as they are.
 
@@ -71,7 +95,7 @@ class SequenceSampler:
             best = int(logits.argmax())
         peak = float(logits[best])
         if not math.isfinite(peak):  # the largest is NaN where any is
-            raise RequestFault.of(FaultCode.INTERNAL, "the model's logits are not finite numbers")
+            raise RequestFault.of(FaultCode.INTERNAL, NOT_FINITE)
         needs_sum = self._with_logprob and log_sum is None
         token_id = best
         if needs_sum or not self._takes_best:
@@ -103,7 +127,7 @@ class SequenceSampler:
             shifted if parameters.temperature == 1.0 else shifted * np.float32(1.0 / parameters.temperature)
         )
         ids, weights = filtered(scores, parameters.top_k, parameters.top_p, parameters.min_p)
-        position = draw(weights, self._random.random())
+        position = draw(weights, self.uniform())
         return position if ids is None else int(ids[position])
 
 
