@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from api.back.cluster.budget import QualityBudget
 from api.back.settings import BackSettings
-from runtime.contract import Variant
+from runtime.contract import Device, Variant
 
 PREFIX = "LMAAS_"
 MIB = 1024**2
@@ -47,8 +47,16 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "fp16", "int8", "int4"] = Field(
         default="auto", description="Precision of a deployment where none is asked for."
     )
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="What models run on; cuda: the first NVIDIA GPU, in fp16."
+    )
+    tensorrt: bool = Field(
+        default=False, description="Let TensorRT compile what it can of a model; only with cuda."
+    )
     variants: str = Field(
-        default="fp32,int8", description="What a conversion makes, by commas: fp32, fp16, int8, int4."
+        default="fp32,int8",
+        validate_default=True,
+        description="What a conversion makes, by commas: fp32, fp16, int8, int4. cuda needs fp16.",
     )
     budget_perplexity: Share = Field(
         default=0.005, description="How much a variant's perplexity may lie above fp32's, as a share."
@@ -116,13 +124,22 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(default="text", description="Form of a log line.")
 
+    @field_validator("tensorrt")
+    @classmethod
+    def _with_cuda(cls, wanted: bool, info: ValidationInfo) -> bool:
+        if wanted and info.data.get("device") != Device.CUDA.value:
+            raise ValueError(f"TensorRT runs on a GPU only: set {PREFIX}DEVICE to cuda")
+        return wanted
+
     @field_validator("variants")
     @classmethod
-    def _known_variants(cls, text: str) -> str:
+    def _known_variants(cls, text: str, info: ValidationInfo) -> str:
         names = [name.strip() for name in text.split(",")]
         known = [variant.value for variant in Variant]
         if len(set(names)) != len(names) or not set(names) <= set(known):
             raise ValueError(f"one or more of {', '.join(known)} are needed, each once")
+        if info.data.get("device") == Device.CUDA.value and Variant.FP16.value not in names:
+            raise ValueError(f"{PREFIX}DEVICE is cuda, which runs fp16 alone: set it to fp32,fp16")
         return ",".join(names)
 
     @classmethod
@@ -146,6 +163,8 @@ class Settings(BaseSettings):
             triton_http_port=self.triton_http_port,
             triton_grpc_port=self.triton_grpc_port,
             triton_metrics_port=self.triton_metrics_port,
+            device=Device(self.device),
+            tensorrt=self.tensorrt,
             variants=tuple(Variant(name) for name in self.variants.split(",")),
             budget=QualityBudget(self.budget_perplexity, self.budget_top1, self.budget_labels),
             max_archive_bytes=self.max_archive_bytes,

@@ -120,7 +120,8 @@ class Engine:
                 f"{ENGINE_FILE}: max_queued_tokens: {config.max_queued_tokens} is less than one context of "
                 f"{context_length} tokens"
             )
-        session = LmSession(folder / manifest.variants[config.variant].graph.path, config.threads)
+        graph = folder / manifest.variants[config.variant].graph.path
+        session = LmSession(graph, config.threads, config.accelerator)
         tokenizer = Tokenizer(folder / TOKENIZER_FILE, manifest.architecture.eos_token_id)
         engine = cls(manifest, config, session, tokenizer, on_stall)
         try:

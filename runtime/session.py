@@ -20,12 +20,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import DTypeLike, NDArray
 
-from kernels.accelerator import Accelerator
+from kernels.accelerator import Accelerator, AcceleratorError
 from kernels.choosing import MOST_TOP_K
 from kernels.fusion import BEST, LOG_SUM
 from kernels.session import element_type, open_accelerated, open_graph
 from runtime.captured import CHOICE_INPUTS, CHOICE_OUTPUTS, CapturedDecode, run_options
-from runtime.contract import LmGraph, Operation
+from runtime.contract import ENGINE_FILE, LmGraph, Operation
 from runtime.device_memory import Block, DeviceBlock, DeviceKvMemory
 from runtime.errors import ModelError, RequestFault
 from runtime.kv_cache import CacheLayout, KvCache, MakeMemory
@@ -54,6 +54,8 @@ def open_session(
         if accelerator is not None:
             return open_accelerated(graph, options, accelerator, logits)
         return open_graph(graph, options)
+    except AcceleratorError as error:
+        raise ModelError(f"{ENGINE_FILE}: device: cuda (LMAAS_DEVICE), but {error}") from None
     except Exception as error:  # onnxruntime has a type of its own for each status, with Exception in common
         raise ModelError(f"{graph.name}: ONNX Runtime cannot load it: {error}") from None
 
@@ -124,6 +126,18 @@ class LmSession:
         self._inputs = DeviceBlock(inputs, self._accelerator.memory)
         chosen = DeviceBlock(outputs, self._accelerator.memory)
         self._captured = CapturedDecode(self._session, cache, self._inputs, chosen, self._bind_cache)
+        if self._accelerator.tensorrt_cache:
+            self._compile(prefill_chunk)
+
+    def _compile(self, prefill_chunk: int) -> None:
+        """Run the smallest and the largest shapes, while no request and no watchdog waits.
+
+        TensorRT compiles for the range of shapes that it has seen, which takes minutes.
+        """
+        for count, length in ((1, 1), (1, prefill_chunk), (self._cache.num_slots, 1)):
+            self._inputs.arrays[LmGraph.SEQLENS_K][:] = length - 1
+            self._total[()] = length
+            self._execute(self._binding(0, count), length, count * length, LmGraph.LOGITS)
 
     def decode(self, batch: Decode) -> list[Sampled | RequestFault]:
         """The next token of each row that is wanted, or the fault of its request in its place."""

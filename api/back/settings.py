@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from api.back.cluster.budget import QualityBudget
-from runtime.contract import Variant
+from runtime.contract import Device, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,8 @@ class BackSettings:
     triton_http_port: int = 0
     triton_grpc_port: int = 0
     triton_metrics_port: int = 0
+    device: Device = Device.CPU
+    tensorrt: bool = False
     variants: tuple[Variant, ...] = (Variant.FP32, Variant.INT8)  # what a conversion makes
     budget: QualityBudget = field(default_factory=QualityBudget)
     max_archive_bytes: int = 4 * 1024**3
@@ -50,6 +52,11 @@ class BackSettings:
     @property
     def backends(self) -> Path:
         return self.home / "triton" / "backends"
+
+    @property
+    def tensorrt_cache(self) -> str:
+        """The folder of what TensorRT compiled, for the next start; empty: it is not used."""
+        return str((self.home / "triton" / "tensorrt").absolute()) if self.tensorrt else ""
 
     @property
     def logs(self) -> Path:

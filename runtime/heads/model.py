@@ -12,6 +12,7 @@ import onnxruntime
 import tokenizers
 from numpy.typing import NDArray
 
+from kernels.accelerator import Accelerator
 from runtime.contract import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
@@ -85,7 +86,9 @@ class HeadModel:
             self._outputs.append(HeadGraph.SLOT_LOGITS)
 
     @classmethod
-    def load(cls, folder: Path, variant: Variant, threads: int) -> HeadModel:
+    def load(
+        cls, folder: Path, variant: Variant, threads: int, accelerator: Accelerator | None = None
+    ) -> HeadModel:
         """Load an artifact or a version folder and replay its golden prompts; raises ModelError."""
         try:
             manifest = Manifest.load(folder)
@@ -95,7 +98,8 @@ class HeadModel:
             known = ", ".join(item.value for item in manifest.variants)
             raise ModelError(f"{MANIFEST_FILE}: variant {variant.value} is not among {known}")
         graph = folder / manifest.variants[variant].graph.path
-        model = cls(manifest, open_tokenizer(folder / TOKENIZER_FILE), open_session(graph, threads))
+        session = open_session(graph, threads, accelerator)
+        model = cls(manifest, open_tokenizer(folder / TOKENIZER_FILE), session)
         model._check_golden(variant)
         return model
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class HeadAdapter:
     def __init__(self, folder: Path) -> None:
         config = EngineConfig.load(folder)
-        self._model = HeadModel.load(folder, config.variant, config.threads)
+        self._model = HeadModel.load(folder, config.variant, config.threads, config.accelerator)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request; where one row of a request fails, the request does."""

@@ -6,7 +6,7 @@ import pytest
 
 from api.back.cluster.budget import QualityBudget
 from api.config import Settings, SettingsError, load_settings, settings_markdown, settings_rows
-from runtime.contract import Variant
+from runtime.contract import Device, Variant
 
 
 def test_defaults() -> None:
@@ -40,6 +40,13 @@ def test_the_environment_is_read() -> None:
     assert "secret" not in str(settings_rows(settings))
 
 
+def test_a_gpu_is_chosen_for_all_models() -> None:
+    chosen = {"LMAAS_DEVICE": "cuda", "LMAAS_VARIANTS": "fp32,fp16", "LMAAS_HOME": "/data"}
+    back = load_settings(chosen).back
+    assert (back.device, back.tensorrt_cache) == (Device.CUDA, "")
+    assert load_settings(chosen | {"LMAAS_TENSORRT": "1"}).back.tensorrt_cache == "/data/triton/tensorrt"
+
+
 @pytest.mark.parametrize(
     ("environ", "line"),
     [
@@ -53,6 +60,15 @@ def test_the_environment_is_read() -> None:
         (
             {"LMAAS_VARIANTS": "fp32,int3"},
             "LMAAS_VARIANTS: one or more of fp32, fp16, int8, int4 are needed, each once (value 'fp32,int3')",
+        ),
+        ({"LMAAS_DEVICE": "gpu"}, "LMAAS_DEVICE: Input should be 'cpu' or 'cuda' (value 'gpu')"),
+        (
+            {"LMAAS_DEVICE": "cuda"},
+            "LMAAS_VARIANTS: LMAAS_DEVICE is cuda, which runs fp16 alone: set it to fp32,fp16 (value 'fp32,",
+        ),
+        (
+            {"LMAAS_TENSORRT": "true"},
+            "LMAAS_TENSORRT: TensorRT runs on a GPU only: set LMAAS_DEVICE to cuda (value 'true')",
         ),
         ({"LMAAS_BUDGET_TOP1": "97"}, "LMAAS_BUDGET_TOP1: Input should be less than or equal to 1"),
         ({"LMAAS_DRAIN_SECONDS": "inf"}, "LMAAS_DRAIN_SECONDS: "),

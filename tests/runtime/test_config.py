@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kernels.accelerator import Accelerator
 from runtime.config import EngineConfig
 from runtime.contract import ENGINE_FILE, Variant
 from runtime.errors import ModelError
@@ -14,6 +15,15 @@ from runtime.errors import ModelError
 def test_all_but_the_variant_has_a_default(tmp_path: Path) -> None:
     (tmp_path / ENGINE_FILE).write_text('{"variant": "int8", "num_slots": 4}')
     assert EngineConfig.load(tmp_path) == EngineConfig(Variant.INT8, num_slots=4)
+
+
+def test_a_gpu_is_an_accelerator() -> None:
+    assert EngineConfig(Variant.INT8).accelerator is None
+    data = {"variant": "fp16", "device": "cuda", "tensorrt_cache": "/cache"}
+    accelerator = EngineConfig.from_mapping(data).accelerator
+    assert accelerator == Accelerator("/cache")
+    assert not accelerator.captures
+    assert Accelerator().captures
 
 
 @pytest.mark.parametrize(
@@ -28,6 +38,9 @@ def test_all_but_the_variant_has_a_default(tmp_path: Path) -> None:
         ({"variant": "int8", "max_kv_tokens": -1}, "max_kv_tokens: a whole number >= 0"),
         ({"variant": "int8", "step_timeout_seconds": 0}, "step_timeout_seconds: a whole number >= 1"),
         ({"variant": "int8", "threads": True}, "threads"),
+        ({"variant": "fp16", "device": "gpu"}, "device: 'gpu' is not one of cpu, cuda"),
+        ({"variant": "fp32", "device": "cuda"}, "variant: fp32, but device cuda runs fp16 alone"),
+        ({"variant": "fp16", "tensorrt_cache": "/cache"}, "tensorrt_cache: a folder, with device cuda only"),
         ([], "object"),
     ],
 )

@@ -77,7 +77,7 @@ class ClusterManager:
     async def _restore(self, record: DeploymentRecord) -> None:
         version = await self._models.version(record.model, record.version)
         manifest = placement.require_manifest(version)
-        note = placement.explain(manifest, record, self._settings.budget)
+        note = placement.explain(manifest, record, self._settings.budget, self._settings.device)
         record = dataclasses.replace(record, state=DeploymentState.LOADING, error=None, note=note)
         live = LiveDeployment(record, version, manifest)
         try:
@@ -113,11 +113,13 @@ class ClusterManager:
         the budget, no memory for it); Unavailable (Triton is restarting); ServerFault (it does not load).
         """
         found = await self._models.version(model, version)
-        budget = self._settings.budget
-        record = placement.plan(found, precision, replicas, traffic_weight, budget=budget, force=force)
+        budget, device = self._settings.budget, self._settings.device
+        record = placement.plan(
+            found, precision, replicas, traffic_weight, budget=budget, device=device, force=force
+        )
         manifest = placement.require_manifest(found)
-        record = dataclasses.replace(record, note=placement.explain(manifest, record, budget))
-        bounds = (self._settings.num_slots, self._settings.max_kv_tokens)
+        record = dataclasses.replace(record, note=placement.explain(manifest, record, budget, device))
+        bounds = (self._settings.num_slots, self._settings.max_kv_tokens, device)
         await asyncio.to_thread(placement.check_memory, manifest, record.variant, *bounds)
         _ = self._supervisor.server  # refuses while there is none
         await self._records.add(record)  # refuses a version that is deployed

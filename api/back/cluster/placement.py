@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import secrets
-from enum import Enum
 
 from api.back.cluster.budget import QualityBudget
-from api.back.cluster.resources import available_memory, needed_memory
+from api.back.cluster.resources import (
+    available_gpu_memory,
+    available_memory,
+    needed_gpu_memory,
+    needed_memory,
+)
 from api.back.store.records import DeploymentRecord, DeploymentState, VersionRecord, VersionState, now
 from api.errors import Conflict, InvalidInput
-from runtime.contract import Manifest, Variant
-
-
-class Device(str, Enum):
-    """What a server computes on."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-
+from runtime.contract import Device, Manifest, Variant
 
 AUTO = "auto"
 # Quickest first, as measured in perf/LOG.md.
-PREFERRED = {Device.CPU: (Variant.INT8, Variant.FP32), Device.CUDA: (Variant.FP16, Variant.FP32)}
+PREFERRED = {Device.CPU: (Variant.INT8, Variant.FP32), Device.CUDA: (Variant.FP16,)}
 _EIGHT_BITS = "ONNX Runtime multiplies whole numbers on CPUs only, and this server computes on a GPU"
 UNFIT = {
     (Device.CPU, Variant.FP16): "fp16 needs a GPU, and this server computes on the CPU: use int8 or fp32",
-    (Device.CUDA, Variant.INT8): f"int8: {_EIGHT_BITS}: use fp16 or fp32",
-    (Device.CUDA, Variant.INT4): f"int4: {_EIGHT_BITS}: use fp16 or fp32",
+    # GroupQueryAttention of the CUDA provider: float16 and bfloat16 (onnxruntime's docs/OperatorKernels.md).
+    (Device.CUDA, Variant.FP32): "fp32: ONNX Runtime's attention runs in fp16 alone on a GPU: use fp16",
+    (Device.CUDA, Variant.INT8): f"int8: {_EIGHT_BITS}: use fp16",
+    (Device.CUDA, Variant.INT4): f"int4: {_EIGHT_BITS}: use fp16",
 }
 MAX_WEIGHT = 100
 NUM_SERVERS = 1  # this cluster's
-DEVICE = Device.CPU  # of this cluster's servers
 MIB = 1024**2
 
 
@@ -41,9 +38,10 @@ def plan(
     traffic_weight: int,
     *,
     budget: QualityBudget,
+    device: Device = Device.CPU,
     force: bool = False,
 ) -> DeploymentRecord:
-    """The record of a deployment that begins; `force` deploys beyond the quality budget.
+    """The record of a deployment on `device` that begins; `force` deploys beyond the quality budget.
 
     Raises InvalidInput, Conflict.
     """
@@ -54,7 +52,7 @@ def plan(
         model=version.model,
         version=version.version,
         precision_asked=precision,
-        variant=resolve_precision(require_manifest(version), precision, budget, DEVICE, force=force),
+        variant=resolve_precision(require_manifest(version), precision, budget, device, force=force),
         state=DeploymentState.LOADING,
         replicas=replicas,
         traffic_weight=traffic_weight,
@@ -107,13 +105,15 @@ def _require_quality(manifest: Manifest, variant: Variant, budget: QualityBudget
     return variant
 
 
-def explain(manifest: Manifest, record: DeploymentRecord, budget: QualityBudget) -> str | None:
+def explain(
+    manifest: Manifest, record: DeploymentRecord, budget: QualityBudget, device: Device = Device.CPU
+) -> str | None:
     """What a caller should know about the variant that answers: passed-over ones, or a budget overrun."""
     if excess := budget.excess(manifest, record.variant):
         return f"{record.variant.value} is over the quality budget: {'; '.join(excess)}"
     if record.precision_asked != AUTO:
         return None
-    preferred = PREFERRED[DEVICE]
+    preferred = PREFERRED[device]
     quicker = preferred[: preferred.index(record.variant)] if record.variant in preferred else ()
     return next(
         (
@@ -139,12 +139,18 @@ def check_traffic_weight(weight: int) -> None:
         raise InvalidInput.of("traffic_weight", f"{weight} is not within 0..{MAX_WEIGHT}")
 
 
-def check_memory(manifest: Manifest, variant: Variant, num_slots: int, max_kv_tokens: int) -> None:
-    """Raises Conflict with both figures."""
-    needed, available = needed_memory(manifest, variant, num_slots, max_kv_tokens), available_memory()
-    if needed > available:
+def check_memory(
+    manifest: Manifest, variant: Variant, num_slots: int, max_kv_tokens: int, device: Device = Device.CPU
+) -> None:
+    """Raises Conflict with both figures. A GPU that cannot be asked is left to say itself that it is full."""
+    if device is Device.CUDA:
+        needed, free = needed_gpu_memory(manifest, variant, num_slots), available_gpu_memory()
+        what, remedy = "GPU memory", "LMAAS_NUM_SLOTS"
+    else:
+        needed, free = needed_memory(manifest, variant, num_slots, max_kv_tokens), available_memory()
+        what, remedy = "memory", "LMAAS_NUM_SLOTS or LMAAS_MAX_KV_TOKENS"
+    if free is not None and needed > free:
         raise Conflict(
-            f"{needed // MIB} MiB of memory are needed for {variant.value} with {num_slots} slots, "
-            f"{available // MIB} MiB are free: undeploy another model, or lower LMAAS_NUM_SLOTS or "
-            "LMAAS_MAX_KV_TOKENS"
+            f"{needed // MIB} MiB of {what} are needed for {variant.value} with {num_slots} slots, "
+            f"{free // MIB} MiB are free: undeploy another model, or lower {remedy}"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from api.back.cluster.installation import LIBPYTHON, PYTHON, Installation
 from api.back.cluster.resources import available_memory
 from api.back.settings import BackSettings
+from runtime.contract import Device
 
 MIB = 1024**2
 MIN_MEMORY = 1024 * MIB  # Triton and the four bundled models
@@ -48,6 +49,7 @@ def find_problems(settings: BackSettings, machine: Machine | None = None) -> lis
         ]
     return [
         *_missing_parts(machine),
+        *_missing_providers(settings),
         *_scarce_memory(machine),
         *_taken_ports(settings),
         *_unwritable(settings.home),
@@ -71,6 +73,20 @@ def _missing_parts(machine: Machine) -> list[str]:
             f"loads: apt-get install libpython{machine.python} (or dnf install python{machine.python}-libs)"
         )
     return problems
+
+
+def _missing_providers(settings: BackSettings) -> list[str]:
+    if settings.device is Device.CPU:
+        return []
+    # A façade whose models run on the CPU does without ONNX Runtime.
+    from kernels.accelerator import Accelerator, AcceleratorError
+
+    try:
+        Accelerator(settings.tensorrt_cache).check()
+    except AcceleratorError as error:
+        name = "LMAAS_TENSORRT is true" if settings.tensorrt else "LMAAS_DEVICE is cuda"
+        return [f"{name}, but {error}"]
+    return []
 
 
 def _scarce_memory(machine: Machine) -> list[str]:

@@ -60,6 +60,8 @@ class LiveRepository:
     def _engine(self, variant: Variant) -> dict[str, Any]:
         return {
             "variant": variant.value,
+            "device": self._settings.device.value,
+            "tensorrt_cache": self._settings.tensorrt_cache,
             "num_slots": self._settings.num_slots,
             "max_kv_tokens": self._settings.max_kv_tokens,
             "max_queued": self._settings.max_queued,

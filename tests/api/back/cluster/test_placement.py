@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from api.back.cluster import placement, resources
 from api.back.cluster.budget import QualityBudget
-from api.back.cluster.placement import Device
-from api.back.cluster.resources import available_memory, needed_memory
+from api.back.cluster.resources import available_gpu_memory, available_memory, needed_memory
 from api.back.store.records import DeploymentRecord
 from api.errors import Conflict, InvalidInput
-from runtime.contract import Kind, Manifest, Variant
+from runtime.contract import Device, Kind, Manifest, Variant
 from tests.api.back.cluster.live_deployments import MIB, manifest, version
 
 BUDGET = QualityBudget()
@@ -44,7 +44,7 @@ def planned(content: Manifest, precision: str, *, force: bool = False) -> Deploy
         ((Variant.FP32, Variant.INT8), Device.CPU, "fp32", Variant.FP32),
         (EVERY, Device.CPU, "int4", Variant.INT4),
         (EVERY, Device.CUDA, "auto", Variant.FP16),
-        ((Variant.FP32, Variant.INT8), Device.CUDA, "auto", Variant.FP32),
+        ((Variant.FP32, Variant.FP16), Device.CUDA, "auto", Variant.FP16),
         (EVERY, Device.CUDA, "fp16", Variant.FP16),
     ],
 )
@@ -59,9 +59,10 @@ def test_a_precision_names_a_variant(
     ("variants", "device", "precision", "text"),
     [
         ((Variant.FP16,), Device.CPU, "auto", "auto needs int8 or fp32 here; this version has fp16"),
-        ((Variant.INT8,), Device.CUDA, "auto", "auto needs fp16 or fp32 here; this version has int8"),
+        ((Variant.INT8,), Device.CUDA, "auto", "auto needs fp16 here; this version has int8"),
+        (EVERY, Device.CUDA, "fp32", "runs in fp16 alone on a GPU: use fp16"),
         (EVERY, Device.CPU, "fp16", "needs a GPU"),
-        (EVERY, Device.CUDA, "int8", "multiplies whole numbers on CPUs only.*: use fp16 or fp32"),
+        (EVERY, Device.CUDA, "int8", "multiplies whole numbers on CPUs only.*: use fp16"),
         (EVERY, Device.CUDA, "int4", "int4: .* computes on a GPU"),
         ((Variant.FP32,), Device.CPU, "int8", "int8: this version has fp32"),
         ((Variant.FP32,), Device.CPU, "int3", "'int3' is not one of auto, fp32, fp16, int8, int4"),
@@ -167,3 +168,38 @@ def test_the_need_counts_weights_twice_and_the_cache(
     half = needed_memory(manifest(variants=(Variant.FP16,)), Variant.FP16, 32)
     assert half == classifier + 32 * values * 64 * 2
     assert available_memory() > 0
+
+
+def with_nvidia_smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the driver's; `script` is its shell."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_a_gpus_memory_is_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    with_nvidia_smi(tmp_path, '[ "$1" = --id=3 ] && echo 2048', monkeypatch)
+    assert available_gpu_memory() == 2048 * MIB
+
+
+@pytest.mark.parametrize("script", ["exit 9", "echo no devices were found"])
+def test_a_gpu_that_cannot_be_asked_is_left_to_say_it_is_full(
+    tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_nvidia_smi(tmp_path, script, monkeypatch)
+    assert available_gpu_memory() is None
+    half = manifest(variants=(Variant.FP16,))
+    placement.check_memory(half, Variant.FP16, 10_000, 0, Device.CUDA)
+
+
+def test_a_gpu_needs_room_for_the_whole_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    half, slot = manifest(variants=(Variant.FP16,)), 2 * 12 * 12 * 1024 * 64 * 2
+    needed = resources.GPU_PROCESS_BYTES + 100 * MIB + 32 * slot
+    monkeypatch.setattr(placement, "available_gpu_memory", lambda: needed)
+    placement.check_memory(half, Variant.FP16, 32, 1024, Device.CUDA)
+    with pytest.raises(
+        Conflict, match=r"MiB of GPU memory are needed for fp16 with 33 slots, 2276 MiB are free"
+    ):
+        placement.check_memory(half, Variant.FP16, 33, 1024, Device.CUDA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from api.back.cluster.installation import Installation
 from api.back.cluster.preflight import MIB, Machine, find_problems
 from api.back.settings import BackSettings
+from runtime.contract import Device
+from tests.runtime.accelerated import HAS_GPU
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,23 @@ def lacking(machine: Machine, **parts: Any) -> Machine:
 
 def test_this_machine_lacks_nothing(tmp_path: Path) -> None:
     assert find_problems(BackSettings(home=tmp_path)) == []
+
+
+@pytest.mark.skipif(HAS_GPU, reason="this ONNX Runtime has the provider")
+@pytest.mark.parametrize(
+    ("tensorrt", "line"),
+    [
+        (
+            False,
+            "LMAAS_DEVICE is cuda, but this ONNX Runtime has no CUDAExecutionProvider: .*'lmaas\\[gpu\\]'",
+        ),
+        (True, "LMAAS_TENSORRT is true, but this ONNX Runtime has no TensorrtExecutionProvider: "),
+    ],
+)
+def test_a_gpu_needs_its_providers(tmp_path: Path, tensorrt: bool, line: str) -> None:
+    settings = BackSettings(home=tmp_path, device=Device.CUDA, tensorrt=tensorrt)
+    (problem,) = find_problems(settings)
+    assert re.match(line, problem)
 
 
 @pytest.mark.parametrize(("system", "processor"), [("Darwin", "arm64"), ("Linux", "aarch64")])
