@@ -295,3 +295,9 @@ def variants(context: typer.Context) -> None:
 def operators(context: typer.Context) -> None:
     """LMaaS's operators beside ONNX Runtime's, on one int8 graph."""
     _pass_on("perf.operators", context.args)
+
+
+@perf.command("gpu", context_settings=PASSED_ON, add_help_option=False)
+def gpu(context: typer.Context) -> None:
+    """On a machine with a GPU: is the engine right there, and how fast beside transformers."""
+    _pass_on("perf.gpu", context.args)

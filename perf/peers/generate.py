@@ -30,7 +30,7 @@ class Listener(BaseStreamer):  # type: ignore[misc]  # transformers is not typed
 def generate(model: Any, prompts: Prompts, new_tokens: int) -> Run:
     """Greedy, exactly `new_tokens` each: without an end token there is nothing to end early."""
     model.generation_config.eos_token_id = None
-    ids = torch.tensor(prompts)
+    ids = torch.tensor(prompts, device=model.device)
     watch = Stopwatch(len(prompts))
     with torch.inference_mode():
         model.generate(

@@ -26,7 +26,9 @@ def perf(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["perf", *arguments])
 
 
-@pytest.mark.parametrize("command", ["http", "triton", "capacity", "peers", "exports", "recipes", "variants"])
+@pytest.mark.parametrize(
+    "command", ["http", "triton", "capacity", "peers", "exports", "recipes", "variants", "gpu"]
+)
 def test_every_command_is_listed(command: str) -> None:
     assert f" {command} " in perf("--help").output
 
@@ -53,7 +55,7 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], told: str) -> None:
     assert ended.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["exports", "recipes", "variants"])
+@pytest.mark.parametrize("command", ["exports", "recipes", "variants", "gpu"])
 def test_commands_with_options_of_their_own(command: str) -> None:
     ended = perf(command, "--help")
     assert ended.exit_code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
@@ -39,7 +40,7 @@ def accelerated_engine(
     artifact: Path,
     variant: Variant = Variant.FP32,
     accelerator: Accelerator | None = None,
-    **settings: int,
+    **settings: Any,
 ) -> Engine:
     manifest = Manifest.load(artifact)
     session = LmSession(artifact / variant.value / GRAPH_FILE, 1, accelerator or Stand())

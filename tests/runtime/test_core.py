@@ -60,7 +60,7 @@ class FailingSession(LmSession):
 class Bench:
     """A core over the tiny model."""
 
-    def __init__(self, artifact: Path, **values: int) -> None:
+    def __init__(self, artifact: Path, **values: Any) -> None:
         manifest = Manifest.load(artifact)
         self.session = FailingSession(artifact / "fp32" / GRAPH_FILE, 1)
         self.places = QueuePlaces(1000, 100_000)
