@@ -301,3 +301,9 @@ def operators(context: typer.Context) -> None:
 def gpu(context: typer.Context) -> None:
     """On a machine with a GPU: is the engine right there, and how fast beside transformers."""
     _pass_on("perf.gpu", context.args)
+
+
+@perf.command("stack", context_settings=PASSED_ON, add_help_option=False)
+def stack(context: typer.Context) -> None:
+    """Targets of the whole stack on this machine, and whether each holds."""
+    _pass_on("perf.stack", context.args)

@@ -2,6 +2,7 @@
 
 PerfError
 ├── PlanError          what was asked for cannot be run
+├── LoadError          requests failed where a figure needs all of them answered
 └── AnalyzerError      perf_analyzer cannot be had, or ended without a measurement
 """
 
@@ -14,6 +15,10 @@ class PerfError(Exception):
 
 class PlanError(PerfError):
     """The message names the option."""
+
+
+class LoadError(PerfError):
+    """The message tells how many, and why."""
 
 
 class AnalyzerError(PerfError):

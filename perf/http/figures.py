@@ -50,21 +50,21 @@ class Round:
 
     @property
     def requests_per_second(self) -> float:
-        done = sum(outcome.error is None and self.within(outcome.ended) for outcome in self._all())
+        done = sum(outcome.error is None and self.within(outcome.ended) for outcome in self.every)
         return done / self._length
 
     @property
     def tokens_per_second(self) -> float:
-        arrivals = (arrival for outcome in self._all() for arrival in outcome.arrivals)
+        arrivals = (arrival for outcome in self.every for arrival in outcome.arrivals)
         return sum(count for time, count in arrivals if self.within(time)) / self._length
 
     @property
     def _length(self) -> float:
         return max(self.end - self.begin, 1e-9)
 
-    def _all(self) -> Iterable[Outcome]:
-        yield from self.others
-        yield from self.measured
+    @property
+    def every(self) -> list[Outcome]:
+        return [*self.others, *self.measured]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Figures:
         whole = [outcome for outcome in measured if outcome.error is None]
         streams = [outcome for outcome in whole if outcome.arrivals] if ask.streamed else []
         events = sum(len(outcome.arrivals) for outcome in streams)
-        gaps, tokens = _intervals(streams)
+        gaps, tokens = intervals(streams)
         return cls(
             requests=len(measured),
             succeeded=len(whole),
@@ -125,7 +125,7 @@ class Figures:
         return asdict(self)
 
 
-def _intervals(streams: Iterable[Outcome]) -> tuple[list[float], list[float]]:
+def intervals(streams: Iterable[Outcome]) -> tuple[list[float], list[float]]:
     """Seconds between the events of each stream, and how many tokens the later one brought."""
     gaps, tokens = [], []
     for outcome in streams:

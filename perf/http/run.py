@@ -55,7 +55,7 @@ async def _run(plan: Plan, progress: Progress) -> list[Measurement]:
 
 async def measure(plan: Plan, level: Level, target: Target, number: int, progress: Progress) -> Round:
     """One level against one target, once. `number` makes the prompts of each round others."""
-    load = _load(plan, level, target, f"{plan.seed}/{level.label}/{number}")
+    load = _load(plan, level, target, seed_of(plan, level, number))
     name = f"{target.name} at {level.label}"
     extent = plan.extent
     seconds = extent.warmup + extent.seconds if extent.requests is None else None
@@ -69,6 +69,11 @@ async def measure(plan: Plan, level: Level, target: Target, number: int, progres
         + (f", {failed} failed" if failed else "")
     )
     return done
+
+
+def seed_of(plan: Plan, level: Level, number: int) -> str:
+    """What the prompts of one round at one level are drawn by."""
+    return f"{plan.seed}/{level.label}/{number}"
 
 
 def _load(plan: Plan, level: Level, target: Target, seed: str) -> Load:
