@@ -1,6 +1,7 @@
 """Checkpoints of GPT-2's published shapes with random weights: speed and memory do not depend on the values.
 
     python -m perf.checkpoints gpt2-xl ./var/gpt2-xl
+    python -m perf.checkpoints gpt2 ./var/classifier --classifier
 
 Weights are drawn as GPT-2 initializes them (normal, 0.02) from a fixed seed and written tensor by tensor, so
 that the largest takes no more memory than its largest tensor. The tokenizer is a bundled model's, whose ids
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from export.checkpoint.config import CONFIG_FILE, read_config
+from export.checkpoint.config import CONFIG_FILE, Head, read_config
 from export.checkpoint.folder import Shape, expected_shapes
 from export.checkpoint.tensors import SINGLE_FILE
 from runtime.contract import TOKENIZER_FILE
@@ -101,8 +102,10 @@ def main() -> None:
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--classifier", action="store_true", help="with a head of two labels")
     options = parser.parse_args()
-    write_checkpoint(options.size, options.folder, options.seed)
+    changes = {"architectures": [Head.SEQUENCE.value]} if options.classifier else {}
+    write_checkpoint(options.size, options.folder, options.seed, **changes)
 
 
 if __name__ == "__main__":

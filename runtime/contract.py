@@ -24,6 +24,7 @@ BACKEND_NAME = "lmaas"
 
 MOST_URGENT, LEAST_URGENT = -100, 100  # priorities of a request: the lower is served sooner, as in vLLM
 MAX_CALLER_LENGTH = 128  # characters of the name under which a caller shares the engine with others
+MAX_HEAD_BATCH = 64  # texts of one request to a head, and of one run of it
 
 
 class Kind(str, Enum):
@@ -124,7 +125,11 @@ class LmTensors:
 
 
 class HeadTensors:
-    """Triton tensors of kinds `classifier` and `nlu`; batched, so each shape has the batch in front."""
+    """Triton tensors of kinds `classifier` and `nlu`; batched, so each shape has the batch in front.
+
+    A request has up to MAX_HEAD_BATCH rows and fails whole. Where it has several, the fault's field names the
+    one to blame: `text.3` is the fourth row's text.
+    """
 
     TEXT = "text"  # BYTES [1]
     TEXT_PAIR = "text_pair"  # BYTES [1], optional

@@ -2,7 +2,11 @@
 
 The session is opened as the server opens it, and gets rows of token ids that are ready: it does not tokenize.
 Both run at their best: a sweep finds the session's batch size, and how many texts a request has, and how many
-requests are under way, over HTTP.
+requests are under way, over HTTP. For a classifier of GPT-2's 124M shape:
+
+    python -m perf.checkpoints gpt2 ./var/classifier --classifier
+    lmaas models push classifier-124m ./var/classifier --deploy --precision int8 --force
+    lmaas perf stack classify --model classifier-124m
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from perf.stack.report import Bound, Report, Target
 from perf.stack.running import Stack, answered
 from runtime.config import EngineConfig
 from runtime.contract import TOKENIZER_FILE, HeadGraph, Kind, Manifest
-from runtime.heads.reader import HeadInput, Reader
+from runtime.heads.reader import HeadInput, Reader, Row
 from runtime.session import open_session
 from runtime.text import open_tokenizer
 
@@ -145,7 +149,8 @@ class BareSession:
         graph = folder / manifest.variants[config.variant].graph.path
         self._session = open_session(graph, config.threads)
         reader = Reader(manifest, open_tokenizer(folder / TOKENIZER_FILE))
-        self._rows = [reader.read(HeadInput(text)).ids for text in texts]
+        rows = reader.read([HeadInput(text) for text in texts])
+        self._rows = [row.ids for row in rows if isinstance(row, Row)]
         self._padding = manifest.architecture.pad_token_id
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tokenizers
@@ -37,28 +38,44 @@ class Reader:
     def __init__(self, manifest: Manifest, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._is_nlu = manifest.kind is Kind.NLU
+        # Where in the text each token stands is asked by slots alone, and costs a quarter.
+        self._encode = tokenizer.encode_batch if self._is_nlu else tokenizer.encode_batch_fast
         self._echo = manifest.nlu_echo
         self._eos = manifest.architecture.eos_token_id
         context = manifest.architecture.context_length
         self._limit = (context - 1) // 2 if self._echo else context  # tokens of a text
 
-    def read(self, item: HeadInput) -> Row:
-        """Raises RequestFault naming `text` or `text_pair` where it is empty, too long or no text at all."""
-        self._check(TEXT, item.text)
-        if item.text_pair is not None:
-            self._check(TEXT_PAIR, item.text_pair)
-            if self._is_nlu:
-                raise RequestFault.invalid(TEXT_PAIR, "a model of kind nlu reads one text; leave it out")
-        encoding = self._tokenizer.encode(item.text, item.text_pair, add_special_tokens=not self._is_nlu)
-        parts = set(encoding.sequence_ids)
+    def read(self, items: Sequence[HeadInput]) -> list[Row | RequestFault]:
+        """Row by row; a fault names `text` or `text_pair` where it is empty, too long or no text at all."""
+        faults = [self._fault(item) for item in items]
+        good = [item for item, fault in zip(items, faults, strict=True) if fault is None]
+        texts = [item.text if item.text_pair is None else (item.text, item.text_pair) for item in good]
+        encodings = self._encode(texts, add_special_tokens=not self._is_nlu)
+        rows = map(self._row, good, encodings)
+        return [next(rows) if fault is None else fault for fault in faults]
+
+    def _row(self, item: HeadInput, encoding: tokenizers.Encoding) -> Row | RequestFault:
+        parts, ids = set(encoding.sequence_ids), encoding.ids
         for part, field in enumerate((TEXT, TEXT_PAIR)[: 1 if item.text_pair is None else 2]):
             if part not in parts:
-                raise RequestFault.invalid(field, "nothing is left of it after the model's own clean-up")
-        if len(encoding.ids) > self._limit:
-            raise self._too_long(item, len(encoding.ids))
+                return RequestFault.invalid(field, "nothing is left of it after the model's own clean-up")
+        if len(ids) > self._limit:
+            return self._too_long(item, len(ids))
         if not self._echo:
-            return Row(item.text, encoding.ids, encoding)
-        return Row(item.text, [*encoding.ids, self._eos, *encoding.ids], encoding, len(encoding.ids) + 1)
+            return Row(item.text, ids, encoding)
+        return Row(item.text, [*ids, self._eos, *ids], encoding, len(ids) + 1)
+
+    def _fault(self, item: HeadInput) -> RequestFault | None:
+        """What is wrong before it is encoded."""
+        try:
+            self._check(TEXT, item.text)
+            if item.text_pair is not None:
+                self._check(TEXT_PAIR, item.text_pair)
+        except RequestFault as fault:
+            return fault
+        if item.text_pair is not None and self._is_nlu:
+            return RequestFault.invalid(TEXT_PAIR, "a model of kind nlu reads one text; leave it out")
+        return None
 
     @staticmethod
     def _check(field: str, text: str) -> None:

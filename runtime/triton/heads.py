@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -28,7 +29,7 @@ class HeadAdapter:
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request; where one row of a request fails, the request does."""
         read = [_read(request) for request in requests]
-        inputs = [item for rows in read if not isinstance(rows, RequestFault) for item in rows]
+        inputs = [item for rows in read for item in rows if isinstance(item, HeadInput)]
         try:
             answers = iter(self._model.run(inputs) if inputs else [])
         except Exception:
@@ -36,9 +37,7 @@ class HeadAdapter:
             fault = Fault(FaultCode.INTERNAL, "the model could not be run; the server's log says why")
             return [error_response(fault) for _ in requests]
         return [
-            error_response(rows.fault)
-            if isinstance(rows, RequestFault)
-            else _response([next(answers) for _ in rows])
+            _response([next(answers) if isinstance(item, HeadInput) else item for item in rows])
             for rows in read
         ]
 
@@ -46,25 +45,33 @@ class HeadAdapter:
         """Triton has had every answer already: `execute` returns them."""
 
 
-def _read(request: Any) -> list[HeadInput] | RequestFault:
+def _read(request: Any) -> list[HeadInput | RequestFault]:
+    """Row by row."""
+    texts = _values(request, HeadTensors.TEXT)
+    pairs = _values(request, HeadTensors.TEXT_PAIR) or [None] * len(texts)
+    return [_read_row(text, pair) for text, pair in zip(texts, pairs, strict=True)]
+
+
+def _values(request: Any, name: str) -> list[Any]:
+    """The rows of a BYTES tensor [batch, 1]; empty where an optional tensor was not sent."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return [] if tensor is None else tensor.as_numpy().reshape(-1).tolist()
+
+
+def _read_row(text: Any, pair: Any) -> HeadInput | RequestFault:
     try:
-        texts = _texts(request, HeadTensors.TEXT)
-        pairs = _texts(request, HeadTensors.TEXT_PAIR) or [None] * len(texts)
-        return [HeadInput(text or "", pair) for text, pair in zip(texts, pairs, strict=True)]
+        return HeadInput(
+            decoded(text, HeadTensors.TEXT),
+            None if pair is None else decoded(pair, HeadTensors.TEXT_PAIR),
+        )
     except RequestFault as fault:
         return fault
 
 
-def _texts(request: Any, name: str) -> list[str | None]:
-    """The rows of a BYTES tensor [batch, 1]; empty where an optional tensor was not sent."""
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
-    return [] if tensor is None else [decoded(value, name) for value in tensor.as_numpy().reshape(-1)]
-
-
 def _response(answers: list[HeadAnswer | RequestFault]) -> Any:
-    for answer in answers:
+    for row, answer in enumerate(answers):
         if isinstance(answer, RequestFault):
-            return error_response(answer.fault)
+            return error_response(_located(answer.fault, row if len(answers) > 1 else None))
     good = [answer for answer in answers if isinstance(answer, HeadAnswer)]
     scores = np.stack([answer.scores for answer in good])
     labels = np.array([[answer.label.encode()] for answer in good], np.object_)
@@ -73,3 +80,10 @@ def _response(answers: list[HeadAnswer | RequestFault]) -> Any:
         slots = [[json.dumps(answer.slots, separators=(",", ":")).encode()] for answer in good]
         tensors.append(pb_utils.Tensor(HeadTensors.SLOTS, np.array(slots, np.object_)))
     return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _located(fault: Fault, row: int | None) -> Fault:
+    """The fault with the row that it is about, as HeadTensors says."""
+    if row is None or fault.field is None:
+        return fault
+    return dataclasses.replace(fault, field=f"{fault.field}.{row}")

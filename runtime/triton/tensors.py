@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.contract import HeadTensors, Kind, LmTensors, Manifest
-
-MAX_HEAD_BATCH = 64
+from runtime.contract import MAX_HEAD_BATCH, HeadTensors, Kind, LmTensors, Manifest
 
 _LM_OUTPUTS = (
     (LmTensors.TEXT_OUTPUT, "TYPE_STRING", [-1]),

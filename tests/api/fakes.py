@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -217,6 +217,7 @@ class FakeCluster(ClusterManager):
         self.closed = 0  # generators that ended in any way
         self.running = 0
         self.reply: Callable[[str, Mapping[str, Any], Operation], AsyncIterator[dict[str, Any]]] = scripted
+        self.classified: list[list[str]] = []  # the texts of each request
         self.classify_error: Exception | None = None
         self.ready = True
 
@@ -311,7 +312,10 @@ class FakeCluster(ClusterManager):
             self.running -= 1
             self.closed += 1
 
-    async def classify(self, target: Target, text: str, text_pair: str | None = None) -> HeadAnswer:
+    async def classify(
+        self, target: Target, texts: Sequence[str], text_pairs: Sequence[str] | None = None
+    ) -> list[HeadAnswer]:
+        self.classified.append(list(texts))
         if self.classify_error is not None:
             raise self.classify_error
         scores = [0.1] * len(target.labels)
@@ -319,7 +323,7 @@ class FakeCluster(ClusterManager):
         slots = None
         if target.kind is Kind.NLU:
             slots = [{"name": "genre", "value": "jazz", "start": 10, "end": 14, "score": 0.9}]
-        return HeadAnswer(scores, target.labels[1], slots)
+        return [HeadAnswer(scores, target.labels[1], slots) for _ in texts]
 
     def servers(self) -> list[ServerRecord]:
         models = [f"{record.model}/{record.version}" for record in self.live.values()]

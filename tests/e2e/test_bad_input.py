@@ -30,6 +30,13 @@ FIELDS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/classify", {"input": ""}, "input"),
     ("/v1/classify", {"input": "word " * 3000}, "input"),
     ("/v1/classify", {"input": ["a", 1]}, "input"),
+    ("/v1/classify", {"input": ["a"] * 67 + ["word " * 3000] + ["a"] * 5}, "input.67"),
+    ("/v1/nlu", {"input": ["a", "word " * 3000]}, "input.1"),
+    (
+        "/v1/infer",
+        {"pairs": [{"premise": "a", "hypothesis": text} for text in ("a", "word " * 3000)]},
+        "pairs.1.hypothesis",
+    ),
     ("/v1/infer", {"premise": "a"}, "hypothesis"),
     ("/v1/infer", {"premise": "a", "hypothesis": "word " * 3000}, "hypothesis"),
     ("/v1/nlu", {"input": None}, "input"),

@@ -134,6 +134,16 @@ def test_classify_sentiment(appliance: Appliance, text: str, label: str) -> None
     assert math.isclose(sum(score["score"] for score in result["scores"]), 1, abs_tol=1e-4)
 
 
+def test_a_list_is_classified_as_its_texts_are(appliance: Appliance) -> None:
+    texts = ["A wonderful film.", "A dull mess.", "It is a film with a cast and an end."]
+    alone = [appliance.post("/v1/classify", {"input": text})["results"][0] for text in texts]
+    results = appliance.post("/v1/classify", {"input": texts * 40})["results"]
+    assert len(results) == 120
+    for result, expected in zip(results, alone * 40, strict=True):
+        assert result["label"] == expected["label"]
+        assert math.isclose(result["scores"][0]["score"], expected["scores"][0]["score"], abs_tol=1e-4)
+
+
 def test_classify_with_labels_of_ones_own(appliance: Appliance) -> None:
     body = {"input": "The dragon ate all of the cake.", "labels": ["food", "weather"], "model": "mini-lm"}
     result = appliance.post("/v1/classify", body)["results"][0]

@@ -171,7 +171,8 @@ class Keeper:
         """The smallest real inference. Raises ApiError."""
         live, prompt = self._live, self._live.probe
         if live.target.kind is not Kind.LM:
-            await server.classify(live.held, prompt.text, prompt.text_pair)
+            pairs = None if prompt.text_pair is None else [prompt.text_pair]
+            await server.classify(live.held, [prompt.text], pairs)
         else:
             answer = server.generate(
                 live.held,

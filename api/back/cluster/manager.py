@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -258,12 +258,17 @@ class ClusterManager:
                     live.prove()
                     yield details
 
-    async def classify(self, target: Target, text: str, text_pair: str | None = None) -> HeadAnswer:
-        """One text, or a pair, through a classifier or nlu model. Raises as `generate` does."""
+    async def classify(
+        self, target: Target, texts: Sequence[str], text_pairs: Sequence[str] | None = None
+    ) -> list[HeadAnswer]:
+        """Up to MAX_HEAD_BATCH texts, or pairs, through a classifier or nlu model.
+
+        Raises as `generate` does; the field of an InvalidInput names the row as HeadTensors says.
+        """
         with self._serving(target) as live:
-            answer = await self._supervisor.server.classify(live.held, text, text_pair)
+            answers = await self._supervisor.server.classify(live.held, texts, text_pairs)
             live.prove()
-            return answer
+            return answers
 
     @contextmanager
     def _serving(self, target: Target) -> Iterator[LiveDeployment]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -38,21 +38,21 @@ def generate_request(
 ) -> Any:
     """A request to a model of kind `lm`, which is not batched: each input has the shape [1]."""
     request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
-    _add_text(request, LmTensors.TEXT_INPUT, text, [1])
-    _add_text(request, LmTensors.SAMPLING_PARAMETERS, json.dumps(parameters), [1])
-    _add_text(request, LmTensors.OPERATION, operation.value, [1])
+    _add_texts(request, LmTensors.TEXT_INPUT, [text], [1])
+    _add_texts(request, LmTensors.SAMPLING_PARAMETERS, [json.dumps(parameters)], [1])
+    _add_texts(request, LmTensors.OPERATION, [operation.value], [1])
     request.inputs.add(name=LmTensors.STREAM, datatype="BOOL", shape=[1])
     request.raw_input_contents.append(struct.pack("?", stream))
     request.outputs.add(name=LmTensors.DETAILS)
     return request
 
 
-def head_request(model: str, version: int, text: str, text_pair: str | None) -> Any:
-    """A request to a batched model: each input has the shape [1, 1]."""
+def head_request(model: str, version: int, texts: Sequence[str], text_pairs: Sequence[str] | None) -> Any:
+    """A request to a batched model: each input has the shape [texts, 1]."""
     request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
-    _add_text(request, HeadTensors.TEXT, text, [1, 1])
-    if text_pair is not None:
-        _add_text(request, HeadTensors.TEXT_PAIR, text_pair, [1, 1])
+    _add_texts(request, HeadTensors.TEXT, texts, [len(texts), 1])
+    if text_pairs is not None:
+        _add_texts(request, HeadTensors.TEXT_PAIR, text_pairs, [len(text_pairs), 1])
     return request
 
 
@@ -65,15 +65,20 @@ def read_details(response: Any) -> dict[str, Any] | None:
     return details
 
 
-def read_head(response: Any) -> HeadAnswer:
+def read_heads(response: Any) -> list[HeadAnswer]:
+    """One answer for each row of the request."""
     outputs = _outputs(response)
+    labels = [label.decode() for label in _texts(outputs[HeadTensors.LABEL])]
     scores = outputs[HeadTensors.SCORES]
-    slots = outputs.get(HeadTensors.SLOTS)
-    return HeadAnswer(
-        scores=list(struct.unpack(f"<{len(scores) // 4}f", scores)),
-        label=_texts(outputs[HeadTensors.LABEL])[0].decode(),
-        slots=None if slots is None else json.loads(_texts(slots)[0]),
-    )
+    values = struct.unpack(f"<{len(scores) // 4}f", scores)
+    width = len(values) // len(labels)
+    slots: Sequence[list[dict[str, Any]] | None] = [None] * len(labels)
+    if (tagged := outputs.get(HeadTensors.SLOTS)) is not None:
+        slots = [json.loads(text) for text in _texts(tagged)]
+    return [
+        HeadAnswer(list(values[row * width : (row + 1) * width]), label, found)
+        for row, (label, found) in enumerate(zip(labels, slots, strict=True))
+    ]
 
 
 def read_load_error(error: grpc.aio.AioRpcError) -> ApiError:
@@ -112,10 +117,13 @@ def read_rpc_error(error: grpc.aio.AioRpcError) -> ApiError:
     return found
 
 
-def _add_text(request: Any, name: str, text: str, shape: list[int]) -> None:
+def _add_texts(request: Any, name: str, texts: Sequence[str], shape: list[int]) -> None:
+    """The elements of a BYTES tensor, as `_texts` reads them."""
     request.inputs.add(name=name, datatype="BYTES", shape=shape)
-    content = text.encode()
-    request.raw_input_contents.append(struct.pack("<I", len(content)) + content)
+    contents = [text.encode() for text in texts]
+    request.raw_input_contents.append(
+        b"".join(part for content in contents for part in (struct.pack("<I", len(content)), content))
+    )
 
 
 def _outputs(response: Any) -> dict[str, bytes]:

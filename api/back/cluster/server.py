@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ from api.back.cluster.messages import (
     head_request,
     read_details,
     read_error,
-    read_head,
+    read_heads,
     read_load_error,
     read_rpc_error,
 )
@@ -130,11 +130,13 @@ class ModelServer:
             finally:
                 flight.call.cancel()
 
-    async def classify(self, held: Held, text: str, text_pair: str | None) -> HeadAnswer:
-        """Cancelling the awaiting task cancels the request."""
+    async def classify(
+        self, held: Held, texts: Sequence[str], text_pairs: Sequence[str] | None
+    ) -> list[HeadAnswer]:
+        """One request, with one answer for each text. Cancelling the awaiting task cancels it."""
         with self._flight(held) as flight:
-            flight.call = self._stub.ModelInfer(head_request(*held, text, text_pair))
-            return read_head(await flight.call)
+            flight.call = self._stub.ModelInfer(head_request(*held, texts, text_pairs))
+            return read_heads(await flight.call)
 
     @contextmanager
     def _flight(self, held: Held) -> Iterator[_Flight]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
@@ -11,17 +11,18 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel
 
 from api.back.cluster.manager import ClusterManager
-from api.back.cluster.records import Target
+from api.back.cluster.records import HeadAnswer, Target
 from api.errors import FieldError, InvalidInput, ServerFault
+from api.middle.concurrency import map_bounded
 from api.middle.job import Job
 from api.middle.metrics import Metrics
 from api.middle.schemas.base import TaskParameters
-from runtime.contract import HeadTensors, LmTensors, Operation
+from runtime.contract import MAX_HEAD_BATCH, LmTensors, Operation
 
 Parameters = TypeVar("Parameters", bound=TaskParameters)
 Result = TypeVar("Result", bound=BaseModel)
 
-TEXTS = (LmTensors.TEXT_INPUT, HeadTensors.TEXT, "prompt", "request")
+TEXTS = (LmTensors.TEXT_INPUT, "prompt", "request")
 
 
 class Lane(str, Enum):
@@ -72,6 +73,25 @@ class ModelHandler(Handler[Parameters, Result]):
                     return details
         raise ServerFault(f"the model server ended the request for {target.model} without an answer")
 
+    async def ask_head(
+        self,
+        target: Target,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        *,
+        paths: Mapping[str, Callable[[int], str]],
+    ) -> list[HeadAnswer]:
+        """One answer of a trained head for each text, or pair; `paths` as in `blame_rows`."""
+
+        async def some(first: int) -> list[HeadAnswer]:
+            rows = slice(first, first + MAX_HEAD_BATCH)
+            pairs = None if text_pairs is None else text_pairs[rows]
+            with blame_rows(first, paths):
+                return await self.cluster.classify(target, texts[rows], pairs)
+
+        chunks = await map_bounded(some, range(0, len(texts), MAX_HEAD_BATCH), self.fan_out)
+        return [answer for chunk in chunks for answer in chunk]
+
 
 def for_the_queue(parameters: Mapping[str, Any], job: Job) -> dict[str, Any]:
     """The parameters of a request, with what decides over its turn: caller, priority, time that is left."""
@@ -92,6 +112,23 @@ def blame(field: str, names: Collection[str] = TEXTS) -> Iterator[None]:
         raise InvalidInput(
             [FieldError(field if item.field in names else item.field, item.message) for item in error.errors]
         ) from None
+
+
+@contextmanager
+def blame_rows(first: int, paths: Mapping[str, Callable[[int], str]]) -> Iterator[None]:
+    """As `blame`, for a request of many texts: `paths` are the caller's, by tensor, of a text's number.
+
+    `first` is the number of the request's first text; which of its rows is at fault, HeadTensors says how.
+    """
+
+    def path(field: str) -> str:
+        name, _, row = field.partition(".")
+        return paths[name](first + int(row or 0)) if name in paths else field
+
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput([FieldError(path(item.field), item.message) for item in error.errors]) from None
 
 
 def item_field(name: str, whole: object, number: int) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from api.back.cluster.records import Target
+from functools import partial
+
+from api.back.cluster.records import HeadAnswer, Target
 from api.errors import InvalidInput
 from api.middle.concurrency import map_bounded
-from api.middle.handlers.base import blame, item_field
+from api.middle.handlers.base import item_field
 from api.middle.handlers.zero_shot import Question, ZeroShotHandler, ranked
 from api.middle.job import Job
 from api.middle.schemas.base import as_list, origin
@@ -47,6 +49,11 @@ def check_labels(target: Target, labels: list[str] | None) -> None:
         raise InvalidInput.of("labels", message)
 
 
+def pair_field(parameters: InferParameters, name: str, number: int) -> str:
+    """The path of a premise or hypothesis: `premise`, or `pairs.3.premise` where the caller gave a list."""
+    return name if parameters.pairs is None else f"pairs.{number}.{name}"
+
+
 class ClassifyHandler(ZeroShotHandler[ClassifyParameters, ClassifyAnswer]):
     task_type = "classify"
     parameters = ClassifyParameters
@@ -55,24 +62,32 @@ class ClassifyHandler(ZeroShotHandler[ClassifyParameters, ClassifyAnswer]):
     async def run(self, parameters: ClassifyParameters, job: Job) -> ClassifyAnswer:
         target = self._choose(parameters)
         check_labels(target, parameters.labels)
+        if parameters.labels is None:
+            results = await self._by_head(target, parameters)
+        else:
+            results = await self._zero_shot(target, parameters, parameters.labels, job)
+        return ClassifyAnswer(**origin(target), results=results)
 
+    async def _by_head(self, target: Target, parameters: ClassifyParameters) -> list[ClassifyResult]:
+        paths = {HeadTensors.TEXT: partial(item_field, "input", parameters.input)}
+        return [
+            ClassifyResult(label=head.label, scores=ranked(target.labels, head.scores), method="head")
+            for head in await self.ask_head(target, as_list(parameters.input), paths=paths)
+        ]
+
+    async def _zero_shot(
+        self, target: Target, parameters: ClassifyParameters, labels: list[str], job: Job
+    ) -> list[ClassifyResult]:
         async def one(item: tuple[int, str]) -> ClassifyResult:
             number, text = item
             field = item_field("input", parameters.input, number)
-            if parameters.labels is None:
-                with blame(field):
-                    head = await self.cluster.classify(target, text)
-                return ClassifyResult(
-                    label=head.label, scores=ranked(target.labels, head.scores), method="head"
-                )
             question = Question.of(parameters.template, text)
             scores = await self.score_labels(
-                target, question, parameters.labels, job, field=field, multi_label=parameters.multi_label
+                target, question, labels, job, field=field, multi_label=parameters.multi_label
             )
             return ClassifyResult(label=scores[0].label, scores=scores, method="zero-shot")
 
-        items = list(enumerate(as_list(parameters.input)))
-        return ClassifyAnswer(**origin(target), results=await map_bounded(one, items, self.fan_out))
+        return await map_bounded(one, list(enumerate(as_list(parameters.input))), self.fan_out)
 
     def _choose(self, parameters: ClassifyParameters) -> Target:
         if parameters.model is not None:
@@ -101,30 +116,41 @@ class InferHandler(ZeroShotHandler[InferParameters, InferAnswer]):
             known = ", ".join(target.labels[:20])
             message = f"{target.model} has the labels {known}; infer needs entailment among them"
             raise InvalidInput.of("model", message)
+        if target.kind is Kind.CLASSIFIER:
+            results = await self._by_head(target, parameters)
+        else:
+            results = await self._zero_shot(target, parameters, job)
+        return InferAnswer(**origin(target), results=results)
+
+    async def _by_head(self, target: Target, parameters: InferParameters) -> list[InferResult]:
+        pairs, labels = parameters.texts(), [label.lower() for label in target.labels]
+        heads = await self.ask_head(
+            target,
+            [pair.premise for pair in pairs],
+            [pair.hypothesis for pair in pairs],
+            paths={
+                HeadTensors.TEXT: partial(pair_field, parameters, "premise"),
+                HeadTensors.TEXT_PAIR: partial(pair_field, parameters, "hypothesis"),
+            },
+        )
+        return [
+            InferResult(label=head.label.lower(), scores=ranked(labels, head.scores), method="head")
+            for head in heads
+        ]
+
+    async def _zero_shot(self, target: Target, parameters: InferParameters, job: Job) -> list[InferResult]:
+        before, between = INFER_TEMPLATE.split("{premise}")[1].split("{hypothesis}")
 
         async def one(item: tuple[int, TextPair]) -> InferResult:
             number, pair = item
-            where = "" if parameters.pairs is None else f"pairs.{number}."
-            return await self._judge(target, pair, job, f"{where}premise", f"{where}hypothesis")
+            question = Question(pair.premise + before + pair.hypothesis + between, before + between)
+            longer = "hypothesis" if len(pair.hypothesis) > len(pair.premise) else "premise"
+            field = pair_field(parameters, longer, number)
+            words = await self.score_labels(target, question, list(INFER_WORDS), job, field=field)
+            scores = ranked([INFER_WORDS[word.label] for word in words], [word.score for word in words])
+            return InferResult(label=scores[0].label, scores=scores, method="zero-shot")
 
-        items = list(enumerate(parameters.texts()))
-        return InferAnswer(**origin(target), results=await map_bounded(one, items, self.fan_out))
-
-    async def _judge(
-        self, target: Target, pair: TextPair, job: Job, premise_field: str, hypothesis_field: str
-    ) -> InferResult:
-        if target.kind is Kind.CLASSIFIER:
-            with blame(premise_field), blame(hypothesis_field, [HeadTensors.TEXT_PAIR]):
-                head = await self.cluster.classify(target, pair.premise, pair.hypothesis)
-            labels = [label.lower() for label in target.labels]
-            scores = ranked(labels, head.scores)
-            return InferResult(label=head.label.lower(), scores=scores, method="head")
-        before, between = INFER_TEMPLATE.split("{premise}")[1].split("{hypothesis}")
-        question = Question(pair.premise + before + pair.hypothesis + between, before + between)
-        longer = hypothesis_field if len(pair.hypothesis) > len(pair.premise) else premise_field
-        words = await self.score_labels(target, question, list(INFER_WORDS), job, field=longer)
-        scores = ranked([INFER_WORDS[word.label] for word in words], [word.score for word in words])
-        return InferResult(label=scores[0].label, scores=scores, method="zero-shot")
+        return await map_bounded(one, list(enumerate(parameters.texts())), self.fan_out)
 
 
 class NluHandler(ZeroShotHandler[NluParameters, NluAnswer]):
@@ -138,25 +164,28 @@ class NluHandler(ZeroShotHandler[NluParameters, NluAnswer]):
             parameters.model, parameters.version, kind, fallback=Kind.LM if parameters.model else None
         )
         check_labels(target, parameters.labels)
+        if parameters.labels is None:
+            paths = {HeadTensors.TEXT: partial(item_field, "input", parameters.input)}
+            heads = await self.ask_head(target, as_list(parameters.input), paths=paths)
+            results = [self._understood(target, head) for head in heads]
+        else:
+            results = await self._zero_shot(target, parameters, parameters.labels, job)
+        return NluAnswer(**origin(target), results=results)
 
-        async def one(item: tuple[int, str]) -> NluResult:
-            number, text = item
-            return await self._understand(
-                target, text, parameters, job, item_field("input", parameters.input, number)
-            )
-
-        items = list(enumerate(as_list(parameters.input)))
-        return NluAnswer(**origin(target), results=await map_bounded(one, items, self.fan_out))
-
-    async def _understand(
-        self, target: Target, text: str, parameters: NluParameters, job: Job, field: str
-    ) -> NluResult:
-        if parameters.labels is not None:
-            question = Question.of(INTENT_TEMPLATE, text)
-            intents = await self.score_labels(target, question, parameters.labels, job, field=field)
-            return NluResult(intent=intents[0], intents=intents, slots=[], method="zero-shot")
-        with blame(field):
-            head = await self.cluster.classify(target, text)
+    @staticmethod
+    def _understood(target: Target, head: HeadAnswer) -> NluResult:
         intents = ranked(target.labels, head.scores)
         slots = [Slot.model_validate(slot) for slot in head.slots or []]
         return NluResult(intent=intents[0] if intents else None, intents=intents, slots=slots, method="head")
+
+    async def _zero_shot(
+        self, target: Target, parameters: NluParameters, labels: list[str], job: Job
+    ) -> list[NluResult]:
+        async def one(item: tuple[int, str]) -> NluResult:
+            number, text = item
+            field = item_field("input", parameters.input, number)
+            question = Question.of(INTENT_TEMPLATE, text)
+            intents = await self.score_labels(target, question, labels, job, field=field)
+            return NluResult(intent=intents[0], intents=intents, slots=[], method="zero-shot")
+
+        return await map_bounded(one, list(enumerate(as_list(parameters.input))), self.fan_out)

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.errors import InvalidInput
-from runtime.contract import Operation
+from runtime.contract import MAX_HEAD_BATCH, Operation
 from tests.api.fakes import FakeBack
 from tests.api.replies import refusing, scripted
 
@@ -110,6 +110,32 @@ def test_classify_by_head(client: TestClient) -> None:
     result = answer["results"][0]
     assert (result["label"], result["method"]) == ("positive", "head")
     assert [score["label"] for score in result["scores"]] == ["positive", "negative"]
+
+
+def test_a_long_list_goes_to_a_head_in_chunks(client: TestClient, back: FakeBack) -> None:
+    texts = [str(number) for number in range(2 * MAX_HEAD_BATCH + 1)]
+    answer = client.post("/v1/classify", json={"input": texts}).json()
+    assert len(answer["results"]) == len(texts)
+    assert list(map(len, back.cluster.classified)) == [MAX_HEAD_BATCH, MAX_HEAD_BATCH, 1]
+    assert [text for chunk in back.cluster.classified for text in chunk] == texts
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "tensor", "field"),
+    [
+        ("classify", {"input": ["a"] * MAX_HEAD_BATCH}, "text.3", "input.3"),
+        ("classify", {"input": ["a"]}, "text", "input.0"),
+        ("nlu", {"input": ["a", "b"]}, "text.1", "input.1"),
+        ("infer", {"pairs": [{"premise": "a", "hypothesis": "b"}] * 2}, "text.1", "pairs.1.premise"),
+        ("infer", {"pairs": [{"premise": "a", "hypothesis": "b"}] * 2}, "text_pair.1", "pairs.1.hypothesis"),
+    ],
+)
+def test_a_head_blames_the_row(
+    client: TestClient, back: FakeBack, path: str, body: dict[str, Any], tensor: str, field: str
+) -> None:
+    back.cluster.classify_error = InvalidInput.of(tensor, "600 tokens, but this model reads at most 512")
+    answer = client.post(f"/v1/{path}", json=body)
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
 
 
 def test_classify_zero_shot_scores_the_labels_after_the_text(client: TestClient, back: FakeBack) -> None:

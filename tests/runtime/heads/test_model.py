@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime.contract import FaultCode, Variant
 from runtime.errors import ModelError, RequestFault
 from runtime.heads import HeadAnswer, HeadInput, HeadModel
+from runtime.heads.model import RUN_TOKENS, batches
 from tests.runtime.heads import checkpoints
 from tests.runtime.heads.checkpoints import CONTEXT, INTENTS, SLOTS, Tiny
 
@@ -172,6 +175,21 @@ def test_a_bad_input_fails_alone(build: Any) -> None:
     assert isinstance(first, HeadAnswer)
     assert isinstance(second, RequestFault)
     assert isinstance(third, HeadAnswer)
+
+
+@given(st.lists(st.integers(1, 512), max_size=64))
+def test_batches_hold_every_row_once_and_pad_little(lengths: list[int]) -> None:
+    found = batches(lengths)
+    assert sorted(place for batch in found for place in batch) == list(range(len(lengths)))
+    for batch in found:
+        longest = max(lengths[place] for place in batch)
+        for order, place in enumerate(batch):
+            assert (longest - lengths[place]) * (len(batch) - order) <= RUN_TOKENS
+
+
+def test_rows_of_about_one_length_go_together() -> None:
+    assert batches([33, 33, 32, 33]) == [[0, 1, 3, 2]]
+    assert batches([500, 3, 3]) == [[0], [1, 2]]
 
 
 def test_nothing_to_do(build: Any) -> None:

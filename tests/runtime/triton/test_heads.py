@@ -54,3 +54,10 @@ def test_a_bad_request_fails_alone(server: Server, bad: str | bytes) -> None:
         good, failed = zip(*[pool.map(attempt, ["the cat", bad]) for _ in range(4)], strict=True)
     assert good == ("",) * 4
     assert all(message.startswith("invalid_argument [text]: ") for message in failed)
+
+
+def test_a_fault_names_the_row_among_several(server: Server) -> None:
+    for bad in (b"\xff", "", "a" * 1000):
+        with pytest.raises(InferenceServerException) as caught:
+            classify(server, "the cat", "it rains", bad)
+        assert str(caught.value.message()).startswith("invalid_argument [text.2]: ")

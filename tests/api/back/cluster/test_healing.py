@@ -90,7 +90,7 @@ async def test_the_others_answer_while_one_is_dead(patient: Backend, cluster_set
     answered = 0
     while patient.cluster.readiness().ready or (not patient.cluster.readiness().ready and answered < 20):
         head = patient.cluster.choose("head", None, Kind.CLASSIFIER)
-        await patient.cluster.classify(head, "the cat")
+        await patient.cluster.classify(head, ["the cat"])
         await complete(patient, language_model(patient, 2))
         answered += 1
     states = {(record.model, record.version): record.state for record in patient.cluster.deployments()}

@@ -77,8 +77,8 @@ async def test_a_classifier_answers(backend: Backend) -> None:
     await deployed(backend, "head")
     target = backend.cluster.choose(None, None, Kind.CLASSIFIER, fallback=Kind.LM)
     assert target.labels == ("bad", "fair", "good")
-    alone = await backend.cluster.classify(target, "the cat")
-    pair = await backend.cluster.classify(target, "the cat", "the dog")
+    (alone,) = await backend.cluster.classify(target, ["the cat"])
+    (pair,) = await backend.cluster.classify(target, ["the cat"], ["the dog"])
     assert sum(alone.scores) == pytest.approx(1, abs=1e-4)
     assert alone.label == target.labels[alone.scores.index(max(alone.scores))]
     assert alone.slots is None
