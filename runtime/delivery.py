@@ -19,9 +19,11 @@ from runtime.live import Event, FaultEvent, LiveRequest, TokenEvent
 
 Item = TypeVar("Item")
 
-# From so many streams on, all together get at most so many answers a second; a first or last one never waits.
+# From so many streams on, all together get about so many answers a second, yet none waits longer for its next
+# than so many seconds; a first or last one never waits.
 FREELY_SENT = 4
-SENT_PER_SECOND = 500
+SENT_PER_SECOND = 250
+LONGEST_PAUSE = 0.25
 logger = logging.getLogger(__name__)
 
 
@@ -104,7 +106,7 @@ class Delivery:
             self._end(live)
         else:
             pause = max(0, len(self._streams) - FREELY_SENT) / SENT_PER_SECOND
-            self._streams[id(live)] = time.monotonic() + pause
+            self._streams[id(live)] = time.monotonic() + min(pause, LONGEST_PAUSE)
 
     def _fail(self, live: LiveRequest, fault: Fault) -> None:
         live.answered = True

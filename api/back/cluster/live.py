@@ -8,7 +8,7 @@ import time
 
 from api.back.cluster.messages import RETRY_SECONDS
 from api.back.cluster.records import Target
-from api.back.cluster.server import Held
+from api.back.cluster.streams import Held
 from api.back.store.records import DeploymentRecord, DeploymentState, VersionRecord
 from api.errors import Unavailable
 from runtime.contract import GoldenPrompt, Manifest

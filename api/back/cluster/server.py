@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,10 +22,10 @@ from api.back.cluster.messages import (
     read_rpc_error,
 )
 from api.back.cluster.records import HeadAnswer
+from api.back.cluster.streams import Held, KeptStreams
 from api.errors import ApiError, Unavailable
 from runtime.contract import Operation
 
-Held = tuple[str, int]  # a model and a version, as a server holds it
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -58,6 +58,7 @@ class ModelServer:
         self.gone = asyncio.Event()
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._streams = KeptStreams(self._stub.ModelStreamInfer)
         self._flights: set[_Flight] = set()
 
     def outstanding(self, held: Held | None = None) -> int:
@@ -110,25 +111,28 @@ class ModelServer:
         request = generate_request(
             *held, text=text, parameters=parameters, operation=operation, stream=stream
         )
-
-        async def requests() -> AsyncIterator[Any]:
-            yield request
-
         with self._flight(held) as flight:
-            flight.call = self._stub.ModelStreamInfer(requests())
+            flight.call = call = self._streams.take(held)
             complete = False
             try:
-                async for response in flight.call:
+                await call.write(request)
+                while not complete:
+                    response = await call.read()
+                    if response is grpc.aio.EOF:
+                        raise Unavailable("the model server ended the answer early", RETRY_SECONDS)
                     if response.error_message:
                         raise read_error(response.error_message)
                     details = read_details(response.infer_response)
                     if details is not None:
                         complete = details.get("usage") is not None  # the last response carries it
                         yield details
-                if not complete:
-                    raise Unavailable("the model server ended the answer early", RETRY_SECONDS)
+            except asyncio.InvalidStateError:
+                raise Unavailable("the connection to the model server was lost", RETRY_SECONDS) from None
             finally:
-                flight.call.cancel()
+                if complete:
+                    self._streams.keep(held, call)
+                else:
+                    call.cancel()
 
     async def classify(
         self, held: Held, texts: Sequence[str], text_pairs: Sequence[str] | None
@@ -158,7 +162,8 @@ class ModelServer:
             flight.done.set()
 
     def abort(self, failure: ApiError, held: Held | None = None) -> None:
-        """Fail the requests on their way to one model version, or to all."""
+        """Fail the requests on their way to one model version, or to all; no stream to it stays open."""
+        self._streams.close(held)
         for flight in list(self._flights):
             if held in (None, flight.held):
                 flight.abort(failure)

@@ -17,7 +17,7 @@ from api.back.store.records import TaskRecord, TaskState, now
 from api.back.store.tables import tasks
 from api.errors import NotFound
 
-FLUSH_SECONDS = 0.1  # how long a record waits for company
+FLUSH_SECONDS = 0.5  # how long a record waits for company
 BATCH = 500  # records in one transaction
 MAX_WAITING = (
     20_000  # records; beyond it the oldest are given up, for memory is finite and a full disk may stay full
