@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -249,6 +250,8 @@ class Engine:
                     break
                 if events := self._core.step():
                     self._delivery.put(events)
+                if self._core.head_start:
+                    time.sleep(self._core.head_start)
             except (
                 Exception
             ):  # not one batch but the books are broken: what they held is lost, what comes is not

@@ -26,7 +26,7 @@ from runtime.contract import (
     Operation,
     Variant,
 )
-from runtime.core import EngineCore
+from runtime.core import HEAD_START_SECONDS, EngineCore
 from runtime.errors import RequestFault
 from runtime.kv_cache import KEEP_SECONDS
 from runtime.live import Event, FaultEvent, LiveRequest, TokenEvent
@@ -75,9 +75,15 @@ class Bench:
         self._planner = Planner(tokenizer, manifest.architecture, self.core.cache.capacity)
 
     def add(
-        self, request_id: str, text: str, operation: Operation = Operation.GENERATE, **parameters: Any
+        self,
+        request_id: str,
+        text: str,
+        operation: Operation = Operation.GENERATE,
+        *,
+        stream: bool = False,
+        **parameters: Any,
     ) -> LiveRequest:
-        request = parse_request(request_id, text, operation, parameters, stream=False)
+        request = parse_request(request_id, text, operation, parameters, stream=stream)
         live = self._planner.plan(request, Collector())
         self.places.take(live)
         self.core.add(live)
@@ -120,6 +126,23 @@ def test_cancelling_in_the_middle_of_a_prefill(bench: Bench) -> None:
     bench.core.abort("a", CANCELLED)
     assert bench.core.scheduler.num_running == 0
     assert [type(event) for event in bench.run()] == [FaultEvent]
+
+
+def test_a_first_token_gets_a_head_start_where_nobody_else_waits_for_a_step(bench: Bench) -> None:
+    def head_starts(live: LiveRequest) -> list[float]:
+        """After each step that gave the request a token."""
+        found = []
+        while bench.core.has_work:
+            events = bench.core.step()
+            if any(isinstance(event, TokenEvent) and event.live is live for event in events):
+                found.append(bench.core.head_start)
+        return found
+
+    alone = bench.add("alone", "the cat", stream=True, max_tokens=3, ignore_eos=True)
+    assert head_starts(alone) == [HEAD_START_SECONDS, 0.0, 0.0]
+    bench.add("other", "the bird", stream=True, max_tokens=9, ignore_eos=True)
+    among = bench.add("among", "the dog", stream=True, max_tokens=3, ignore_eos=True)
+    assert head_starts(among) == [0.0, 0.0, 0.0]
 
 
 def test_a_failing_step_fails_the_requests_in_it_and_no_other(
