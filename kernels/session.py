@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from kernels.accelerator import CPU, Accelerator
 from kernels.choosing import append_choice
 from kernels.fusion import fuse
 from kernels.library import LIBRARY, missing
+from kernels.pages import give_back
 
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -30,7 +33,9 @@ def open_graph(graph: Path, options: onnxruntime.SessionOptions) -> onnxruntime.
         return onnxruntime.InferenceSession(str(graph), options, providers=[CPU])
     options.register_custom_ops_library(str(LIBRARY))
     options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.parent))
-    return onnxruntime.InferenceSession(fused, options, providers=[CPU])
+    session = onnxruntime.InferenceSession(fused.SerializeToString(), options, providers=[CPU])
+    give_back({graph.parent / ExternalDataInfo(weight).location for weight in _stored_apart(fused)})
+    return session
 
 
 def open_accelerated(
@@ -53,9 +58,13 @@ def element_type(value: onnxruntime.NodeArg) -> np.dtype[Any]:
     return np.dtype(_ELEMENTS[value.type])
 
 
-def _fused(graph: Path) -> bytes | None:
+def _fused(graph: Path) -> onnx.ModelProto | None:
     try:
         model = onnx.load(graph, load_external_data=False)
     except Exception:  # not a model: the session will say so in its own words
         return None
-    return model.SerializeToString() if fuse(model) else None
+    return model if fuse(model) else None
+
+
+def _stored_apart(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    return filter(uses_external_data, model.graph.initializer)
