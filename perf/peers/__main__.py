@@ -8,6 +8,7 @@ python -m perf.peers run --only-ours --ours int8,int4 --rounds 2 --report engine
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 
 from perf.peers.bandwidth import measure_bandwidth
@@ -67,19 +68,21 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, command: str) -> None:
     chosen = [] if options.only_ours else options.peers
     plan = Plan(options.prompts, options.batches, options.rounds, NEW_TOKENS, options.threads)
     before = measure_bandwidth(options.threads)
     measured = measure([*chosen, *map(ours, options.ours)], plan)
     # A limit: whatever else ran while it was measured must not lower it.
     bandwidth = max(before, measure_bandwidth(options.threads))
-    write(options.report, describe(measured, plan, bandwidth), as_data(measured, plan, bandwidth))
+    text = f"`{command}`\n\n{describe(measured, plan, bandwidth)}"
+    write(options.report, text, {"command": command, **as_data(measured, plan, bandwidth)})
     draw(measured, plan, RESULTS / f"{options.report}.png")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 when all is done, 1 when an environment is missing or a peer failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     if options.command == "install":
         for environment in environments():
@@ -90,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"not installed: {', '.join(missing)}; python -m perf.peers install", file=sys.stderr)
         return 1
     try:
-        run(options)
+        run(options, f"lmaas perf peers {shlex.join(arguments)}")
     except WorkerError as error:
         print(error, file=sys.stderr)
         return 1
