@@ -93,7 +93,9 @@ class Settings(BaseSettings):
     task_retention_days: Count = Field(
         default=7, description="How long records of finished tasks are kept, in days."
     )
-    fan_out: Count = Field(default=16, description="Items of one list request that run at once.")
+    fan_out: Count = Field(
+        default=16, description="Requests to model servers that one list is served by at once."
+    )
     num_slots: Count = Field(default=32, description="Sequences that one language model decodes at once.")
     max_kv_tokens: Tokens = Field(
         default=0,

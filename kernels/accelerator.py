@@ -37,10 +37,14 @@ class Accelerator:
         """Whether runs can be captured: all nodes must be of one provider, and TensorRT takes but some."""
         return not self.tensorrt_cache
 
+    @property
+    def needed(self) -> list[str]:
+        """Providers without which nothing is served."""
+        return [TENSORRT, CUDA] if self.tensorrt_cache else [CUDA]
+
     def check(self) -> None:
         """Load the libraries; raise AcceleratorError where this ONNX Runtime was built without a provider."""
-        needed = [TENSORRT, CUDA] if self.tensorrt_cache else [CUDA]
-        lacking = [name for name in needed if name not in onnxruntime.get_available_providers()]
+        lacking = [name for name in self.needed if name not in onnxruntime.get_available_providers()]
         if lacking:
             raise AcceleratorError(
                 f"this ONNX Runtime has no {lacking[0]}: pip uninstall onnxruntime, then "
@@ -81,8 +85,8 @@ class Accelerator:
 
     def check_opened(self, session: onnxruntime.InferenceSession) -> None:
         """ONNX Runtime goes on without a provider whose libraries it cannot load, and tells only its log."""
-        if CUDA not in session.get_providers():
+        if lacking := [name for name in self.needed if name not in session.get_providers()]:
             raise AcceleratorError(
-                "ONNX Runtime could not start its CUDAExecutionProvider, its log says why: a GPU with its "
-                "driver is needed, and CUDA and cuDNN as pip install 'lmaas[gpu]' brings them"
+                f"ONNX Runtime could not start its {lacking[0]}, its log says why: a GPU with its driver is "
+                "needed, and CUDA and cuDNN as pip install 'lmaas[gpu]' brings them (an image: TensorRT)"
             )

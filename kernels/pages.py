@@ -6,6 +6,7 @@ import ctypes
 import os
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _SMAPS = Path("/proc/self/smaps")
@@ -17,12 +18,13 @@ _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)")
 def give_back(files: Collection[Path]) -> None:
     """Let go of what is resident of mappings of `files`, but for mappings that were written to.
 
-    Whoever touches such a page again reads it from the file.
+    Whoever touches such a page again reads it from the file. No other thread may unmap these files meanwhile.
     """
     names = {os.path.realpath(file) for file in files}
-    libc = ctypes.CDLL(None, use_errno=True)
-    for start, end in list(_unwritten(names)):
-        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONT_NEED)
+    libc = ctypes.CDLL(None)
+    with suppress(OSError):  # where the system does not tell of mappings, the pages stay
+        for start, end in list(_unwritten(names)):
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONT_NEED)
 
 
 def _unwritten(names: Collection[str]) -> Iterator[tuple[int, int]]:

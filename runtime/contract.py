@@ -25,6 +25,7 @@ BACKEND_NAME = "lmaas"
 MOST_URGENT, LEAST_URGENT = -100, 100  # priorities of a request: the lower is served sooner, as in vLLM
 MAX_CALLER_LENGTH = 128  # characters of the name under which a caller shares the engine with others
 MAX_HEAD_BATCH = 64  # texts of one request to a head, and of one run of it
+MAX_HEAD_CHARACTERS = 8192  # of several texts in one request, so that it holds up no other for long
 
 
 class Kind(str, Enum):

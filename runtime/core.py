@@ -205,7 +205,7 @@ class EngineCore:
     def _append(self, sequence: Sequence, sampled: Sampled) -> None:
         if sequence.live.first_token is None:
             sequence.live.first_token = time.monotonic()
-            if sequence.live.request.stream and len(self._live) == 1:
+            if sequence.live.request.stream and len(self._live) == 1 and self._session.on_host:
                 self.head_start = HEAD_START_SECONDS
         self.counters.generated_tokens += 1
         sequence.tokens.append(sampled.token_id)

@@ -250,7 +250,7 @@ class Engine:
                     break
                 if events := self._core.step():
                     self._delivery.put(events)
-                if self._core.head_start:
+                if self._core.head_start and self._core.has_work:
                     time.sleep(self._core.head_start)
             except (
                 Exception

@@ -98,6 +98,11 @@ class LmSession:
         self._captured: CapturedDecode | None = None
 
     @property
+    def on_host(self) -> bool:
+        """Whether steps take the processors that answers need on their way."""
+        return self._accelerator is None
+
+    @property
     def make_memory(self) -> MakeMemory:
         """Allots what `attach` takes."""
         if self._accelerator is None:

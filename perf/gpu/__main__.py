@@ -69,7 +69,6 @@ def run(options: argparse.Namespace) -> None:
         speed_text, speed_data = _measure(options, batches, prompts, artifact, checkpoint, source)
         text, data = f"{text}\n{speed_text}", data | speed_data
     write("gpu", text, data)
-    print(text)
     if not held:
         raise PerfError("not all checks held")
 

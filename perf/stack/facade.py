@@ -1,8 +1,7 @@
 """What the façade adds to the time until the first token: one stream over HTTP, one over Triton's own gRPC.
 
-Both clients are as lean as they can be: one connection that stays open, and one gRPC stream that stays open,
-each with the bytes of its request made in advance. The texts differ, so that no prompt is found in the cache,
-but have exactly as many tokens.
+Each client keeps what it has open: one connection, and one gRPC stream. The texts differ, so that no prompt
+is found in the cache, but have exactly as many tokens.
 """
 
 from __future__ import annotations

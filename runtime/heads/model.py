@@ -35,7 +35,9 @@ Floats = NDArray[np.float32]
 # How far a probability (a value, for a regression) may lie from what the exporter saw: processors round
 # differently.
 GOLDEN_TOLERANCE = 0.02
-RUN_TOKENS = 64  # whose computation takes about as long as what every run of a graph takes besides
+RUN_TOKENS = 64  # an estimate: their computation takes as long as what every run of a graph takes besides
+# Padding included: a bound of memory, and of the time in which a head at work gives no sign of it.
+MOST_RUN_TOKENS = 2560
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,13 +74,15 @@ _SCORES: dict[str, Callable[[Floats], Floats]] = {
 def batches(lengths: Sequence[int]) -> list[list[int]]:
     """Which rows of so many tokens go together, longest first, so that padding costs less than runs.
 
-    The rows that are left are cut off where ending the padding spares more tokens than a run costs.
+    The rows that are left are cut off where ending the padding spares more tokens than a run costs, and where
+    a run would have more than MOST_RUN_TOKENS.
     """
     places = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     found: list[list[int]] = []
     longest = 0
     for order, place in enumerate(places):
-        if not found or (longest - lengths[place]) * (len(places) - order) > RUN_TOKENS:
+        spared = (longest - lengths[place]) * (len(places) - order)
+        if not found or spared > RUN_TOKENS or (len(found[-1]) + 1) * longest > MOST_RUN_TOKENS:
             found.append([])
             longest = lengths[place]
         found[-1].append(place)
@@ -120,13 +124,19 @@ class HeadModel:
         model._check_golden(variant)
         return model
 
-    def run(self, inputs: Sequence[HeadInput]) -> list[HeadAnswer | RequestFault]:
-        """Answer all inputs; one that cannot be answered has its fault instead."""
+    def run(
+        self, inputs: Sequence[HeadInput], after_run: Callable[[], None] = lambda: None
+    ) -> list[HeadAnswer | RequestFault]:
+        """Answer all inputs; one that cannot be answered has its fault instead.
+
+        `after_run` is called after each run of the graph.
+        """
         rows = self._reader.read(inputs)
         good = [row for row in rows if isinstance(row, Row)]
         answered: dict[int, HeadAnswer | RequestFault] = {}
         for places in batches([len(row.ids) for row in good]):
             answered.update(zip(places, self._answers([good[place] for place in places]), strict=True))
+            after_run()
         answers = (answered[place] for place in range(len(good)))
         return [row if isinstance(row, RequestFault) else next(answers) for row in rows]
 

@@ -33,7 +33,8 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         labels = {"model": args["model_name"], "version": args["model_version"]}
         kind = Manifest.load(folder).kind
-        self._adapter: Adapter = LmAdapter(folder, labels) if kind is Kind.LM else HeadAdapter(folder)
+        adapter = LmAdapter if kind is Kind.LM else HeadAdapter
+        self._adapter: Adapter = adapter(folder, labels)
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         return self._adapter.execute(requests)

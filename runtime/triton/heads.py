@@ -17,21 +17,23 @@ from runtime.errors import RequestFault
 from runtime.heads import HeadAnswer, HeadInput, HeadModel
 from runtime.triton.faults import error_response
 from runtime.triton.inputs import decoded
+from runtime.triton.metrics import HeadMetrics
 
 logger = logging.getLogger(__name__)
 
 
 class HeadAdapter:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, labels: dict[str, str]) -> None:
         config = EngineConfig.load(folder)
         self._model = HeadModel.load(folder, config.variant, config.threads, config.accelerator)
+        self._metrics = HeadMetrics(labels)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request; where one row of a request fails, the request does."""
         read = [_read(request) for request in requests]
         inputs = [item for rows in read for item in rows if isinstance(item, HeadInput)]
         try:
-            answers = iter(self._model.run(inputs) if inputs else [])
+            answers = iter(self._model.run(inputs, self._metrics.count_run) if inputs else [])
         except Exception:
             logger.exception("a batch of %d texts failed", len(inputs))
             fault = Fault(FaultCode.INTERNAL, "the model could not be run; the server's log says why")

@@ -6,6 +6,7 @@ Triton's `nv_inference_pending_request_count` says nothing for a backend that ta
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -38,20 +39,48 @@ _COUNTERS = {
 _FINISHED = "lmaas_engine_sequences_finished_total"
 
 
-class EngineMetrics:
+class _Metrics(ABC):
     """Silent where the server was started without metrics."""
 
     def __init__(self, labels: dict[str, str]) -> None:
         self._families: list[Any] = []  # a family must outlive its metrics
-        self._gauges: dict[str, Any] = {}
-        self._counters: dict[str, Any] = {}
-        self._reported: dict[str, float] = {}
         try:
             self._declare(labels)
         except pb_utils.TritonModelException as error:
             if "not supported" not in str(error) and "disabled" not in str(error):
                 raise
             logger.info("the server exports no metrics: %s", error)
+
+    @abstractmethod
+    def _declare(self, labels: dict[str, str]) -> None:
+        """Make the metrics; raises what Triton does."""
+
+    def _family(self, name: str, description: str, kind: str) -> Any:
+        kinds = pb_utils.MetricFamily
+        self._families.append(kinds(name=name, description=description, kind=getattr(kinds, kind)))
+        return self._families[-1]
+
+
+class HeadMetrics(_Metrics):
+    def __init__(self, labels: dict[str, str]) -> None:
+        self._runs: Any = None
+        super().__init__(labels)
+
+    def count_run(self) -> None:
+        if self._runs is not None:
+            self._runs.increment(1)
+
+    def _declare(self, labels: dict[str, str]) -> None:
+        family = self._family("lmaas_head_runs_total", "Runs of the graph of a trained head", "COUNTER")
+        self._runs = family.Metric(labels=labels)
+
+
+class EngineMetrics(_Metrics):
+    def __init__(self, labels: dict[str, str]) -> None:
+        self._gauges: dict[str, Any] = {}
+        self._counters: dict[str, Any] = {}
+        self._reported: dict[str, float] = {}
+        super().__init__(labels)
 
     def report(self, stats: EngineStats) -> None:
         for name, metric in self._gauges.items():
@@ -75,8 +104,3 @@ class EngineMetrics:
         for reason in FinishReason:
             metric = finished.Metric(labels={**labels, "reason": reason.value})
             self._counters[_FINISHED + reason.value] = metric
-
-    def _family(self, name: str, description: str, kind: str) -> Any:
-        kinds = pb_utils.MetricFamily
-        self._families.append(kinds(name=name, description=description, kind=getattr(kinds, kind)))
-        return self._families[-1]

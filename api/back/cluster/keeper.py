@@ -29,6 +29,7 @@ from api.errors import ApiError, DeadlineExceeded, Overloaded, ServerFault, Unav
 from runtime.contract import MOST_URGENT, Kind, Operation
 
 LOAD_SECONDS = 120.0  # for the first load, of a large model on a slow disk
+COMPILE_SECONDS = 1800.0  # likewise where TensorRT compiles it
 MIN_RELOAD_SECONDS = 5.0
 LIVE_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
@@ -58,7 +59,7 @@ class Keeper:
         self._repository = repository
         self._settings = settings
         self._loading = loading  # of the model's name: Triton loads all its versions in one call
-        self._load_seconds = LOAD_SECONDS
+        self._load_seconds = COMPILE_SECONDS if settings.tensorrt else LOAD_SECONDS
 
     async def run(self) -> None:
         """Until cancelled."""

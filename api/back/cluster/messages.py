@@ -30,6 +30,7 @@ REFUSED = re.compile(
     r"(Internal: )?(?P<reason>.*?)(\n\nAt:\n|;?\s*$)",
     re.DOTALL,
 )
+NOT_SENT = "Internal error from Core"  # as grpc.aio tells that a stream ended before a message was written
 MAX_ERROR = 500  # characters of a foreign error that are passed on
 
 
@@ -109,10 +110,8 @@ def read_rpc_error(error: grpc.aio.AioRpcError) -> ApiError:
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Overloaded("the model server has no room", RETRY_SECONDS)
     found = read_error(text)
-    if isinstance(found, ServerFault) and error.code() in (
-        grpc.StatusCode.UNAVAILABLE,  # the connection is gone
-        grpc.StatusCode.CANCELLED,
-    ):
+    gone = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    if isinstance(found, ServerFault) and (gone or NOT_SENT in text):
         return Unavailable("the connection to the model server was lost", RETRY_SECONDS)
     return found
 

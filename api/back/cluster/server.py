@@ -40,6 +40,9 @@ class _Flight:
 
     held: Held
     call: Any = None
+    sending: asyncio.Future[None] | None = (
+        None  # may wait for a connection, which no cancelling of `call` ends
+    )
     failure: ApiError | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -47,6 +50,8 @@ class _Flight:
         self.failure = failure
         if self.call is not None:
             self.call.cancel()
+        if self.sending is not None:
+            self.sending.cancel()
 
 
 class ModelServer:
@@ -113,9 +118,10 @@ class ModelServer:
         )
         with self._flight(held) as flight:
             flight.call = call = self._streams.take(held)
+            flight.sending = asyncio.ensure_future(call.write(request))
             complete = False
             try:
-                await call.write(request)
+                await flight.sending
                 while not complete:
                     response = await call.read()
                     if response is grpc.aio.EOF:
@@ -126,8 +132,6 @@ class ModelServer:
                     if details is not None:
                         complete = details.get("usage") is not None  # the last response carries it
                         yield details
-            except asyncio.InvalidStateError:
-                raise Unavailable("the connection to the model server was lost", RETRY_SECONDS) from None
             finally:
                 if complete:
                     self._streams.keep(held, call)

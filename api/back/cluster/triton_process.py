@@ -33,6 +33,7 @@ GONE_SECONDS = 5.0  # how long the kernel may take to end a killed group
 MAX_LOG_BYTES = 20 * 1024**2
 LOG_TAIL_BYTES = 20_000
 SHARED_MEMORY = Path("/dev/shm")
+INHERITED = ("HOME", "LANG", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES")
 STUB_NAME = "triton_python_backend_stub"
 
 logger = logging.getLogger(__name__)
@@ -219,8 +220,8 @@ def _command(settings: BackSettings, installation: Installation, ports: Ports) -
 
 
 def _environment(installation: Installation) -> dict[str, str]:
-    """Of the caller's environment only what finds programs, libraries and a place for temporary files."""
-    inherited = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "TZ") if name in os.environ}
+    """Of the caller's environment only what finds programs, GPUs and a place for temporary files."""
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     scripts = sysconfig.get_path("scripts")
     return {
         **inherited,

@@ -17,7 +17,7 @@ from api.middle.concurrency import map_bounded
 from api.middle.job import Job
 from api.middle.metrics import Metrics
 from api.middle.schemas.base import TaskParameters
-from runtime.contract import MAX_HEAD_BATCH, LmTensors, Operation
+from runtime.contract import MAX_HEAD_BATCH, MAX_HEAD_CHARACTERS, LmTensors, Operation
 
 Parameters = TypeVar("Parameters", bound=TaskParameters)
 Result = TypeVar("Result", bound=BaseModel)
@@ -83,14 +83,34 @@ class ModelHandler(Handler[Parameters, Result]):
     ) -> list[HeadAnswer]:
         """One answer of a trained head for each text, or pair; `paths` as in `blame_rows`."""
 
-        async def some(first: int) -> list[HeadAnswer]:
-            rows = slice(first, first + MAX_HEAD_BATCH)
+        async def some(rows: slice) -> list[HeadAnswer]:
             pairs = None if text_pairs is None else text_pairs[rows]
-            with blame_rows(first, paths):
+            with blame_rows(rows.start, paths):
                 return await self.cluster.classify(target, texts[rows], pairs)
 
-        chunks = await map_bounded(some, range(0, len(texts), MAX_HEAD_BATCH), self.fan_out)
+        sizes = [len(text) for text in texts]
+        if text_pairs is not None:
+            sizes = [size + len(pair) for size, pair in zip(sizes, text_pairs, strict=True)]
+        chunks = await map_bounded(some, head_chunks(sizes), self.fan_out)
         return [answer for chunk in chunks for answer in chunk]
+
+
+def head_chunks(sizes: Sequence[int]) -> list[slice]:
+    """Which texts, of so many characters, go to a head in one request: neighbours, within its two limits.
+
+    A text beyond the limit of characters goes alone.
+    """
+    found: list[slice] = []
+    first = total = 0
+    for place, size in enumerate(sizes):
+        full = place - first == MAX_HEAD_BATCH or total + size > MAX_HEAD_CHARACTERS
+        if full and place > first:
+            found.append(slice(first, place))
+            first, total = place, 0
+        total += size
+    if sizes:
+        found.append(slice(first, len(sizes)))
+    return found
 
 
 def for_the_queue(parameters: Mapping[str, Any], job: Job) -> dict[str, Any]:

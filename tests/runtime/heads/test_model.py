@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runtime.contract import FaultCode, Variant
 from runtime.errors import ModelError, RequestFault
 from runtime.heads import HeadAnswer, HeadInput, HeadModel
-from runtime.heads.model import RUN_TOKENS, batches
+from runtime.heads.model import MOST_RUN_TOKENS, RUN_TOKENS, batches
 from tests.runtime.heads import checkpoints
 from tests.runtime.heads.checkpoints import CONTEXT, INTENTS, SLOTS, Tiny
 
@@ -183,6 +183,7 @@ def test_batches_hold_every_row_once_and_pad_little(lengths: list[int]) -> None:
     assert sorted(place for batch in found for place in batch) == list(range(len(lengths)))
     for batch in found:
         longest = max(lengths[place] for place in batch)
+        assert len(batch) == 1 or len(batch) * longest <= MOST_RUN_TOKENS
         for order, place in enumerate(batch):
             assert (longest - lengths[place]) * (len(batch) - order) <= RUN_TOKENS
 

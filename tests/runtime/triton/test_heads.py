@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
@@ -54,6 +55,21 @@ def test_a_bad_request_fails_alone(server: Server, bad: str | bytes) -> None:
         good, failed = zip(*[pool.map(attempt, ["the cat", bad]) for _ in range(4)], strict=True)
     assert good == ("",) * 4
     assert all(message.startswith("invalid_argument [text]: ") for message in failed)
+
+
+def test_each_run_of_the_graph_is_counted(server: Server) -> None:
+    """By this the façade sees that a head with much to do is well, though it answers no probe."""
+
+    def runs() -> float:
+        text = httpx.get(f"http://127.0.0.1:{server.ports.metrics}/metrics", trust_env=False).text
+        (line,) = (line for line in text.splitlines() if line.startswith("lmaas_head_runs_total{"))
+        assert 'model="head"' in line
+        return float(line.rpartition(" ")[2])
+
+    before = runs()
+    classify(server, "the cat")
+    classify(server, "the cat", "the dog")
+    assert runs() == before + 2
 
 
 def test_a_fault_names_the_row_among_several(server: Server) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from api.back.backend import Backend
-from api.back.cluster.streams import MOST_KEPT, KeptStreams
+from api.back.cluster.records import Target
+from api.back.cluster.streams import MOST_KEPT, Held, KeptStreams
+from api.errors import InvalidInput
+from runtime.contract import Operation
 from tests.api.back.cluster.requests import complete, language_model
 
 HELD = ("tiny", 1)
+LONG = {"max_tokens": 60, "ignore_eos": True}
 
 
 class Stream:
@@ -62,21 +68,67 @@ def test_closing_ends_those_of_one_version_or_all() -> None:
     assert other.ended
 
 
-@pytest.mark.anyio
-async def test_requests_after_one_another_share_a_stream(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The streams that were taken back, and are put to use again; probes are among those who do."""
+    found: list[Any] = []
+    keep = KeptStreams.keep
+
+    def noted(self: KeptStreams, held: Held, stream: Any) -> None:
+        found.append(stream)
+        keep(self, held, stream)
+
+    monkeypatch.setattr(KeptStreams, "keep", noted)
+    return found
+
+
+async def tiny(backend: Backend) -> Target:
     if not any(record.model == "tiny" for record in backend.cluster.deployments()):
         await backend.cluster.deploy("tiny", 1, "auto")
-    target = language_model(backend)
-    expected = await complete(backend, target)
-    opened = []
-    open_stream = KeptStreams.take
+    return language_model(backend)
 
-    def counted(self: KeptStreams, held: tuple[str, int]) -> object:
-        opened.append(stream := open_stream(self, held))
+
+@pytest.mark.anyio
+async def test_requests_after_one_another_share_a_stream(backend: Backend, kept: list[Any]) -> None:
+    target = await tiny(backend)
+    answers = {await complete(backend, target) for _ in range(8)}
+    assert len(answers) == 1
+    assert len(kept) >= 8
+    assert len({id(stream) for stream in kept}) < 8
+
+
+@pytest.mark.anyio
+async def test_a_stream_is_not_kept_whose_request_was_left_or_refused(backend: Backend) -> None:
+    target = await tiny(backend)
+    streams = backend.cluster._supervisor.server._streams
+    taken: list[Any] = []
+    take = streams.take
+
+    def noted(held: Held) -> Any:
+        taken.append(stream := take(held))
         return stream
 
-    monkeypatch.setattr(KeptStreams, "take", counted)
-    assert [await complete(backend, target) for _ in range(3)] == [expected] * 3
-    assert opened[0] is opened[1] is opened[2]
+    streams.take = noted  # type: ignore[method-assign]
+    answer = backend.cluster.generate(
+        target, text="the cat", parameters=LONG, operation=Operation.GENERATE, stream=True
+    )
+    await anext(answer)
+    await answer.aclose()
+    left = taken[0]
+    with pytest.raises(InvalidInput):
+        await complete(backend, target, nonsense=1)
+    del streams.take  # type: ignore[method-assign]
+    assert left.done()
+    assert sum(stream.done() for stream in taken) >= 2
+    assert await complete(backend, target) == await complete(backend, target)
+
+
+@pytest.mark.anyio
+async def test_undeploying_ends_the_streams_to_the_version(backend: Backend, kept: list[Any]) -> None:
+    target = await tiny(backend)
+    await complete(backend, target)
+    for record in backend.cluster.deployments():
+        if record.model == "tiny":
+            await backend.cluster.undeploy(record.id)
+    assert kept
+    assert all(stream.done() for stream in kept)
