@@ -173,7 +173,7 @@ def test_a_failing_step_fails_the_requests_in_it_and_no_other(
 def test_outputs_that_are_no_numbers_fail_the_request(
     bench: Bench, operation: Operation, spoiled: float
 ) -> None:
-    parameters = {"continuations": ["the"]} if operation is Operation.SCORE else {}
+    parameters: dict[str, Any] = {"continuations": ["the"]} if operation is Operation.SCORE else {}
     bench.session.spoiled = spoiled
     bench.add("a", "the cat sat", operation, **parameters)
     (event,) = bench.run()

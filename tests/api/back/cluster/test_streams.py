@@ -117,7 +117,7 @@ async def test_a_stream_is_not_kept_whose_request_was_left_or_refused(backend: B
     left = taken[0]
     with pytest.raises(InvalidInput):
         await complete(backend, target, nonsense=1)
-    del streams.take  # type: ignore[method-assign]
+    del streams.take
     assert left.done()
     assert sum(stream.done() for stream in taken) >= 2
     assert await complete(backend, target) == await complete(backend, target)
