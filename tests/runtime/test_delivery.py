@@ -77,13 +77,13 @@ def test_many_streams_share_a_rate_and_what_is_held_comes_without_a_further_even
 def test_no_stream_waits_longer_than_the_longest_pause() -> None:
     count = 400
     delivery, streams, _ = opened(count)
-    delivery.put([token(request) for request, _ in streams])
+    delivery.deliver([token(request) for request, _ in streams])
     begin = time.monotonic()
     delivery.put([token(request) for request, _ in streams])
     shared = (count - FREELY_SENT) / SENT_PER_SECOND  # what a second answer would wait for but for the pause
     while not all(len(sink.answers) == 2 for _, sink in streams) and time.monotonic() < begin + 30:
         time.sleep(0.005)
-    assert LONGEST_PAUSE < time.monotonic() - begin < shared
+    assert LONGEST_PAUSE / 2 < time.monotonic() - begin < shared
     delivery.close()
 
 

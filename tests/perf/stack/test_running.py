@@ -51,14 +51,16 @@ def test_no_such_process() -> None:
         Stack.find("http://127.0.0.1:1", 2**22 + 1)  # above Linux's largest
 
 
-def test_the_folder_is_where_its_triton_looks() -> None:
-    stack = Stack("http://127.0.0.1:1", psutil.Process())
-    with pytest.raises(PlanError, match="no Triton"):
-        stack.folder(DEPLOYED)
-    command = [sys.executable, "-c", WAIT, "--model-repository=/live/repository"]
+@pytest.mark.parametrize("argument", ["--model-repository=/live/repository", "--other"])
+def test_the_folder_is_where_its_triton_looks(argument: str) -> None:
+    command = [sys.executable, "-c", WAIT, argument]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
-        assert child.pid in [process.pid for process in stack.processes()]
-        assert stack.folder(DEPLOYED) == Path("/live/repository/mini-lm/3")
+        stack = Stack("http://127.0.0.1:1", psutil.Process(child.pid))
+        if argument == "--other":
+            with pytest.raises(PlanError, match="no Triton"):
+                stack.folder(DEPLOYED)
+        else:
+            assert stack.folder(DEPLOYED) == Path("/live/repository/mini-lm/3")
         child.communicate()
 
 
