@@ -267,43 +267,35 @@ def _pass_on(module: str, arguments: list[str]) -> None:
         runpy.run_module(module, run_name="__main__")
 
 
-@perf.command("peers", context_settings=PASSED_ON, add_help_option=False)
-def peers(context: typer.Context) -> None:
-    """LMaaS's engine beside its peers, in one run: the same work, each in its own environment."""
-    _pass_on("perf.peers", context.args or ["run"])
+# name -> (module, what it runs without arguments, help)
+MODULES: dict[str, tuple[str, list[str], str]] = {
+    "peers": (
+        "perf.peers",
+        ["run"],
+        "LMaaS's engine beside its peers, in one run: the same work, each in its own environment.",
+    ),
+    "exports": ("perf.exports", [], "Seconds and memory of whole exports, in GPT-2's four sizes."),
+    "recipes": ("perf.recipes", [], "Recipes for quantized weights side by side: speed and quality."),
+    "variants": (
+        "perf.variants",
+        [],
+        "The quality cards of the bundled models, written into their model cards.",
+    ),
+    "operators": ("perf.operators", [], "LMaaS's operators beside ONNX Runtime's, on one int8 graph."),
+    "gpu": (
+        "perf.gpu",
+        [],
+        "On a machine with a GPU: is the engine right there, and how fast beside transformers.",
+    ),
+    "stack": ("perf.stack", [], "Targets of the whole stack on this machine, and whether each holds."),
+}
 
 
-@perf.command("exports", context_settings=PASSED_ON, add_help_option=False)
-def exports(context: typer.Context) -> None:
-    """Seconds and memory of whole exports, in GPT-2's four sizes."""
-    _pass_on("perf.exports", context.args)
+def _offer(name: str, module: str, default: list[str], about: str) -> None:
+    @perf.command(name, help=about, context_settings=PASSED_ON, add_help_option=False)
+    def run(context: typer.Context) -> None:
+        _pass_on(module, context.args or default)
 
 
-@perf.command("recipes", context_settings=PASSED_ON, add_help_option=False)
-def recipes(context: typer.Context) -> None:
-    """Recipes for quantized weights side by side: speed and quality."""
-    _pass_on("perf.recipes", context.args)
-
-
-@perf.command("variants", context_settings=PASSED_ON, add_help_option=False)
-def variants(context: typer.Context) -> None:
-    """The quality cards of the bundled models, written into their model cards."""
-    _pass_on("perf.variants", context.args)
-
-
-@perf.command("operators", context_settings=PASSED_ON, add_help_option=False)
-def operators(context: typer.Context) -> None:
-    """LMaaS's operators beside ONNX Runtime's, on one int8 graph."""
-    _pass_on("perf.operators", context.args)
-
-
-@perf.command("gpu", context_settings=PASSED_ON, add_help_option=False)
-def gpu(context: typer.Context) -> None:
-    """On a machine with a GPU: is the engine right there, and how fast beside transformers."""
-    _pass_on("perf.gpu", context.args)
-
-
-@perf.command("stack", context_settings=PASSED_ON, add_help_option=False)
-def stack(context: typer.Context) -> None:
-    """Targets of the whole stack on this machine, and whether each holds."""
-    _pass_on("perf.stack", context.args)
+for _name, _offered in MODULES.items():
+    _offer(_name, *_offered)

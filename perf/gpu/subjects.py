@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 
@@ -10,44 +9,20 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from perf.peers.generate import generate
-from perf.peers.material import as_texts
-from perf.peers.ours import Collector
-from perf.peers.protocol import Prompts, Run, Stopwatch
+from perf.peers.ours import InProcess
+from perf.peers.protocol import Prompts, Run
 from runtime.contract import TOKENIZER_FILE
 from runtime.engine import Engine
-from runtime.request import Request
-from runtime.sampling import SamplingParameters
 
 COPIED_BYTES = 1 << 30
 COPIES = 20
 
 
-class Ours:
-    """The engine that serves, in this process: text goes in, tokens stream out."""
-
+class Ours(InProcess):
     name = "LMaaS"
 
     def __init__(self, engine: Engine, artifact: Path) -> None:
-        self._engine = engine
-        self._tokenizer = artifact / TOKENIZER_FILE
-        self._requests = 0
-
-    def run(self, prompts: Prompts, new_tokens: int) -> Run:
-        texts = as_texts(self._tokenizer, prompts)
-        parameters = SamplingParameters(max_tokens=new_tokens, temperature=0, ignore_eos=True)
-        ended, watch = threading.Semaphore(0), Stopwatch(len(prompts))
-        collectors = [Collector(watch, index, ended) for index in range(len(prompts))]
-        for text, collector in zip(texts, collectors, strict=True):
-            self._requests += 1
-            request = Request(f"speed-{self._requests}", text, parameters=parameters, stream=True)
-            self._engine.submit(request, collector)
-        for _ in prompts:
-            ended.acquire()
-        run = watch.stop()
-        for collector in collectors:
-            if collector.fault is not None:
-                raise RuntimeError(collector.fault.encode())
-        return run
+        super().__init__(engine, artifact / TOKENIZER_FILE)
 
 
 class Transformers:

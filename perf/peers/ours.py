@@ -51,14 +51,13 @@ class Collector:
         self._left.release()
 
 
-class Ours:
-    def __init__(self, order: Order) -> None:
-        folder = convert(order)
-        self._engine = Engine.load(folder)
-        self._tokenizer = folder / TOKENIZER_FILE
+class InProcess:
+    """An engine and the tokenizer that makes its texts."""
+
+    def __init__(self, engine: Engine, tokenizer: Path) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
         self._requests = 0
-        self.versions = {"onnxruntime": version("onnxruntime")}
-        self.settings = f"in process, num_slots {order.most_sequences}, everything else by default"
 
     def run(self, prompts: Prompts, new_tokens: int) -> Run:
         texts = as_texts(self._tokenizer, prompts)
@@ -68,9 +67,8 @@ class Ours:
         collectors = [Collector(watch, index, ended) for index in range(len(prompts))]
         for text, collector in zip(texts, collectors, strict=True):
             self._requests += 1
-            self._engine.submit(
-                Request(str(self._requests), text, parameters=parameters, stream=True), collector
-            )
+            request = Request(f"speed-{self._requests}", text, parameters=parameters, stream=True)
+            self._engine.submit(request, collector)
         for _ in prompts:
             ended.acquire()
         run = watch.stop()
@@ -78,6 +76,14 @@ class Ours:
             if collector.fault is not None:
                 raise RuntimeError(collector.fault.encode())
         return run
+
+
+class Ours(InProcess):
+    def __init__(self, order: Order) -> None:
+        folder = convert(order)
+        super().__init__(Engine.load(folder), folder / TOKENIZER_FILE)
+        self.versions = {"onnxruntime": version("onnxruntime")}
+        self.settings = f"in process, num_slots {order.most_sequences}, everything else by default"
 
 
 if __name__ == "__main__":
