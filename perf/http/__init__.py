@@ -23,8 +23,8 @@ no interval, as they belong to the first. *End to end.* From the intended time t
 slowest over the typical.
 
 *Tokens* are counted by the token ids in LMaaS's events. OpenAI's events have none: there the answer's
-usage tells how many tokens a stream had. Where it had as many events each stands for one, else for a
-share as large as its share of the text.
+usage tells how many tokens a stream had. Where it had as many events each stands for one; else each with
+text stands for one, and for a share of the others as large as its share of the text.
 
 Distributions are of requests that succeeded; the others are counted by kind.
 """

@@ -124,5 +124,7 @@ def _spread(sizes: list[tuple[float, int]], tokens: int) -> list[tuple[float, fl
     """The tokens of a stream over its events, which are known by their characters."""
     if len(sizes) == tokens:  # a token may have no text: half a character, or a special one
         return [(time, 1) for time, _ in sizes]
-    share = tokens / max(1, sum(size for _, size in sizes))
-    return [(time, size * share) for time, size in sizes if size * share]
+    with_text = [(time, size) for time, size in sizes if size]
+    least = min(1.0, tokens / max(1, len(with_text)))  # text takes a token at least
+    share = (tokens - least * len(with_text)) / max(1, sum(size for _, size in with_text))
+    return [(time, least + size * share) for time, size in with_text if tokens]

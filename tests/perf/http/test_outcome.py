@@ -62,7 +62,7 @@ def test_openai_one_event_for_each_token() -> None:
 def test_openai_tokens_shared_by_text() -> None:
     usage = event({"choices": [], "usage": USAGE})
     outcome = stream(text("ab"), text("abcdef"), text(""), usage + DONE, api=Api.OPENAI)
-    assert outcome.arrivals == [(11.0, 1.0), (12.0, 3.0)]
+    assert outcome.arrivals == [(11.0, 1.5), (12.0, 2.5)]  # one each, and of two more a quarter and the rest
 
 
 def test_openai_without_usage_counts_events_and_says_so() -> None:
