@@ -82,7 +82,8 @@ class EngineCore:
         self._num_added = 0
         self._events: list[Event] = []
         self.head_start = 0.0  # seconds for which the step to come should wait
-        self.step_began: float | None = None  # likewise; read by the watchdog, None between steps
+        # On the monotonic clock; read by the watchdog, None between steps.
+        self.step_began: float | None = None
 
     @property
     def has_work(self) -> bool:

@@ -40,9 +40,8 @@ class _Flight:
 
     held: Held
     call: Any = None
-    sending: asyncio.Future[None] | None = (
-        None  # may wait for a connection, which no cancelling of `call` ends
-    )
+    # May wait for a connection, which no cancelling of `call` ends.
+    sending: asyncio.Future[None] | None = None
     failure: ApiError | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
