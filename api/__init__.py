@@ -1,1 +1,7 @@
 """The façade: front (HTTP), middle (tasks), back (models, servers). Imports run front -> middle -> back."""
+
+import os
+
+# Read when grpc is imported. Its fork handlers start a thread in each child that uvloop forks, and that
+# thread crashes about one in six before it has become its program.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

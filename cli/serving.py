@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -13,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import psutil
+import uvloop
 
 from api.app import create_app
 from api.back.cluster.preflight import find_problems
@@ -46,7 +46,7 @@ def serve(settings: Settings) -> int:
     narrator.appliance = app.state.appliance
     server = Server(app, settings)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything has ended
-        asyncio.run(server.serve(sockets=[listener]))
+        uvloop.run(server.serve(sockets=[listener]))
     if server.failure:
         print(f"lmaas: {server.failure}", file=sys.stderr)
         return 1
