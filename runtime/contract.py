@@ -25,6 +25,7 @@ BACKEND_NAME = "lmaas"
 MOST_URGENT, LEAST_URGENT = -100, 100  # priorities of a request: the lower is served sooner, as in vLLM
 MAX_CALLER_LENGTH = 128  # characters of the name under which a caller shares the engine with others
 MAX_HEAD_BATCH = 64  # texts of one request to a head, and of one run of it
+MAX_RELAY_NAME = 64  # characters
 MAX_HEAD_CHARACTERS = 8192  # of several texts in one request, so that it holds up no other for long
 
 
@@ -123,6 +124,20 @@ class LmTensors:
         "return_num_input_tokens",  # -> num_input_tokens UINT32 [1]
         "return_num_output_tokens",  # -> num_output_tokens UINT32 [-1]
     )
+
+
+class RelayParameters:
+    """Parameters of an `lm` request for a client that follows many streams at once.
+
+    With RELAY alone, a name of the client's choice, the request stays open and is a relay: its responses hold
+    as `details` a JSON array of `[key, details]`, empty in the first. With both, those responses of the
+    request that are not its last go to that relay; its last has their number as RELAYED in its `details`.
+    Where there is no such relay, or other outputs than `details` are wanted, all responses are its own.
+    """
+
+    RELAY = "relay"  # string of 1 to MAX_RELAY_NAME characters
+    KEY = "relay_key"  # integer
+    RELAYED = "relayed"
 
 
 class HeadTensors:

@@ -29,15 +29,21 @@ logger = logging.getLogger(__name__)
 
 class Delivery:
     def __init__(
-        self, answered: Callable[[LiveRequest], None], abort: Callable[[LiveRequest, Fault], None]
+        self,
+        answered: Callable[[LiveRequest], None],
+        abort: Callable[[LiveRequest, Fault], None],
+        delivered: Callable[[], None] = lambda: None,
     ) -> None:
-        """`answered` hears of each request after its last answer, `abort` of one that cannot be answered."""
+        """`answered` hears of each request after its last answer, `abort` of one that cannot be answered.
+
+        `delivered` is called after answers that were sent together.
+        """
         self._answered = answered
         self._abort = abort
+        self._delivered = delivered
         self._queue: SimpleQueue[list[Event] | None] = SimpleQueue()
-        self._streams: dict[
-            int, float
-        ] = {}  # by id of a request: when it may be sent more, monotonic seconds
+        self._streams: dict[int, float] = {}  # by id of a request: from when it may be sent more
+        self._turn = 0.0  # when those that are held are sent, together; monotonic seconds, as above
         self._held: dict[int, LiveRequest] = {}  # those of them that have something to send
         self._thread = threading.Thread(target=self._run, name="lmaas-delivery", daemon=True)
         self._thread.start()
@@ -89,6 +95,9 @@ class Delivery:
         for live in requests.values():
             if not live.answered:
                 self._attempt(live, self._send, live)
+        self._delivered()
+        turn = self._next_turn()
+        self._streams.update((key, turn) for key in requests if key in self._streams)
 
     def _add(self, event: Event) -> None:
         if isinstance(event, FaultEvent):
@@ -105,8 +114,15 @@ class Delivery:
         if final:
             self._end(live)
         else:
+            self._streams.setdefault(id(live), 0.0)
+
+    def _next_turn(self) -> float:
+        """One for all: what is sent together can travel together."""
+        now = time.monotonic()
+        if self._turn <= now:
             pause = max(0, len(self._streams) - FREELY_SENT) / SENT_PER_SECOND
-            self._streams[id(live)] = time.monotonic() + min(pause, LONGEST_PAUSE)
+            self._turn = now + min(pause, LONGEST_PAUSE)
+        return self._turn
 
     def _fail(self, live: LiveRequest, fault: Fault) -> None:
         live.answered = True

@@ -81,8 +81,12 @@ class Engine:
         session: LmSession,
         tokenizer: Tokenizer,
         on_stall: Callable[[], None] = lambda: None,
+        on_delivered: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_stall` is called, by a thread of its own, where a step did not return and all were told so."""
+        """`on_stall` is called, by a thread of its own, where a step did not return and all were told so.
+
+        `on_delivered` is called by the thread that calls the sinks, after answers that were ready together.
+        """
         self.manifest = manifest
         self.config = config
         self.tokenizer = tokenizer
@@ -96,14 +100,19 @@ class Engine:
         self._stalled = False
         self._on_stall = on_stall
         self._delivery = Delivery(
-            self._forget, lambda live, fault: self._abort(live.request.request_id, fault)
+            self._forget, lambda live, fault: self._abort(live.request.request_id, fault), on_delivered
         )
         self._thread = threading.Thread(target=self._run, name="lmaas-step", daemon=True)
         self._thread.start()
         self._watchdog = Watchdog(config.step_timeout_seconds, lambda: self._core.step_began, self._stall)
 
     @classmethod
-    def load(cls, folder: Path, on_stall: Callable[[], None] = lambda: None) -> Engine:
+    def load(
+        cls,
+        folder: Path,
+        on_stall: Callable[[], None] = lambda: None,
+        on_delivered: Callable[[], None] = lambda: None,
+    ) -> Engine:
         """Open a version folder and replay its golden prompts; raises ModelError."""
         try:
             manifest = Manifest.load(folder)
@@ -124,7 +133,7 @@ class Engine:
         graph = folder / manifest.variants[config.variant].graph.path
         session = LmSession(graph, config.threads, config.accelerator)
         tokenizer = Tokenizer(folder / TOKENIZER_FILE, manifest.architecture.eos_token_id)
-        engine = cls(manifest, config, session, tokenizer, on_stall)
+        engine = cls(manifest, config, session, tokenizer, on_stall, on_delivered)
         try:
             check_golden(engine)
         except (ModelError, RequestFault) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from runtime.contract import LmTensors, Operation
+from runtime.contract import MAX_RELAY_NAME, LmTensors, Operation, RelayParameters
 from runtime.errors import RequestFault
 from runtime.request import Request, parse_request
 
@@ -40,6 +40,28 @@ def read_lm(request: Any, request_id: str) -> tuple[Request, Wishes]:
     outputs = frozenset(request.requested_output_names()) - off
     parsed = dataclasses.replace(parsed, with_logprob="cumulative_logprob" in outputs)
     return parsed, Wishes(outputs, prepend_input=not excluded and not parsed.parameters.echo)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayWish:
+    """A relay to open, or with `key` one that the responses of a request are to go to."""
+
+    name: str
+    key: int | None
+
+
+def read_relay(request: Any) -> RelayWish | None:
+    """The request's own parameters of `RelayParameters`; raises RequestFault."""
+    parameters = json.loads(request.parameters() or "{}")
+    name, key = parameters.get(RelayParameters.RELAY), parameters.get(RelayParameters.KEY)
+    if name is None:
+        return None
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_RELAY_NAME:
+        limits = f"a string of 1 to {MAX_RELAY_NAME} characters is needed"
+        raise RequestFault.invalid(RelayParameters.RELAY, limits)
+    if key is not None and type(key) is not int:
+        raise RequestFault.invalid(RelayParameters.KEY, "an integer is needed")
+    return RelayWish(name, key)
 
 
 def decoded(value: Any, name: str) -> str:

@@ -12,26 +12,29 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from runtime.answers import Answer
-from runtime.contract import Fault, FaultCode
+from runtime.contract import Fault, FaultCode, RelayParameters
 from runtime.engine import Engine
 from runtime.errors import RequestFault
 from runtime.triton.faults import error_response
-from runtime.triton.inputs import read_lm
+from runtime.triton.inputs import RelayWish, read_lm, read_relay
 from runtime.triton.metrics import EngineMetrics
 from runtime.triton.outputs import ResponseBuilder
+from runtime.triton.relay import Relay
 
 logger = logging.getLogger(__name__)
 
 CANCEL_POLL_SECONDS = 0.05
 ASKED_PER_SECOND = (
-    200  # most requests that are asked whether they were cancelled: each question crosses processes
+    100  # most requests that are asked whether they were cancelled: each question crosses processes
 )
+RELAY_POLL_SECONDS = 0.25
 METRICS_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
 LOG_SECONDS = 0.5  # for the last lines to reach Triton's log
@@ -40,11 +43,12 @@ STALLED_STATUS = 70  # of the process, as EX_SOFTWARE of sysexits.h
 
 class LmAdapter:
     def __init__(self, folder: Path, labels: dict[str, str]) -> None:
-        self._engine = Engine.load(folder, end_process)
+        self._responses: dict[str, LmResponses] = {}  # of requests under way
+        self._relays: dict[str, Relay] = {}
+        self._engine = Engine.load(folder, end_process, self._flush_relays)
         self._metrics = EngineMetrics(labels)
         self._numbers = itertools.count()
-        self._responses: dict[str, LmResponses] = {}  # of requests under way
-        self._metrics_due = 0.0  # on the monotonic clock, seconds
+        self._metrics_due = self._relays_due = 0.0  # on the monotonic clock, seconds
         self._closing = threading.Event()
         self._watch = threading.Thread(target=self._run_watch, name="lmaas-watch", daemon=True)
         self._watch.start()
@@ -69,17 +73,58 @@ class LmAdapter:
         self._engine.close()
         self._closing.set()
         self._watch.join()
+        for relay in self._relays.values():
+            relay.end()
 
     def _submit(self, request: Any, request_id: str, sender: Any) -> None:
+        wish = read_relay(request)
+        if wish is not None and wish.key is None:
+            self._open_relay(wish.name, sender)
+            return
         parsed, wishes = read_lm(request, request_id)
         builder = ResponseBuilder(wishes, parsed)
-        responses = LmResponses(sender, builder, lambda: self._responses.pop(request_id, None))
+        responses = LmResponses(
+            sender,
+            builder,
+            lambda: self._responses.pop(request_id, None),
+            self._place_in_relay(wish, builder),
+        )
         self._responses[request_id] = responses
         try:
             self._engine.submit(parsed, responses)
         except Exception:
             del self._responses[request_id]
             raise
+
+    def _open_relay(self, name: str, sender: Any) -> None:
+        if name in self._relays:
+            raise RequestFault.invalid(RelayParameters.RELAY, f"{name} is open already")
+        relay = Relay(sender)
+        relay.open()
+        self._relays[name] = relay
+
+    def _place_in_relay(self, wish: RelayWish | None, builder: ResponseBuilder) -> PlaceInRelay | None:
+        if wish is None or wish.key is None or not builder.only_details or wish.name not in self._relays:
+            return None
+        return PlaceInRelay(self._relays[wish.name], wish.key)
+
+    def _flush_relays(self) -> None:
+        for name, relay in list(self._relays.items()):
+            self._flush_relay(name, relay)
+
+    def _flush_relay(self, name: str, relay: Relay) -> None:
+        try:
+            relay.flush()
+        except Exception:  # its client learns from the end that pieces are missing
+            logger.exception("relay %s ends: it could not be sent what it holds", name)
+            self._relays.pop(name, None)
+            relay.end()
+
+    def _look_after_relays(self) -> None:
+        for name, relay in list(self._relays.items()):
+            relay.end_if_cancelled()
+            if relay.over:
+                self._relays.pop(name, None)
 
     def _run_watch(self) -> None:
         while not self._closing.wait(max(CANCEL_POLL_SECONDS, len(self._responses) / ASKED_PER_SECOND)):
@@ -89,6 +134,9 @@ class LmAdapter:
         try:
             for request_id, responses in list(self._responses.items()):
                 self._abort_if_cancelled(request_id, responses)
+            if time.monotonic() >= self._relays_due:
+                self._relays_due = time.monotonic() + RELAY_POLL_SECONDS
+                self._look_after_relays()
             if time.monotonic() >= self._metrics_due:
                 self._metrics_due = time.monotonic() + METRICS_SECONDS
                 self._metrics.report(self._engine.stats())
@@ -110,25 +158,51 @@ def end_process() -> None:
     os._exit(STALLED_STATUS)
 
 
+@dataclass(slots=True)
+class PlaceInRelay:
+    """Where the answers of one request go until its last."""
+
+    relay: Relay
+    key: int
+    taken: int = 0  # answers
+
+    def take(self, answer: Answer) -> bool:
+        if self.relay.over:
+            return False
+        self.relay.put(self.key, answer.details())
+        self.taken += 1
+        return True
+
+
 class LmResponses:
     """The sink of one request. Triton forgets the request after its last response: the sender rests then."""
 
-    def __init__(self, sender: Any, builder: ResponseBuilder, over: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        sender: Any,
+        builder: ResponseBuilder,
+        over: Callable[[], object],
+        place: PlaceInRelay | None = None,
+    ) -> None:
         self._sender = sender
         self._builder = builder
         self._told_over = over
+        self._place = place
         self._lock = threading.Lock()
         self._over = False
 
     def send(self, answer: Answer, *, final: bool) -> None:
-        response = self._builder.build(answer)
         if final:
-            self._send_last(response)
-        else:
-            self._sender.send(response)
+            self._send_last(self._builder.build(answer, self._place.taken if self._place else 0))
+        elif self._place is None or not self._place.take(answer):
+            self._sender.send(self._builder.build(answer))
 
     def fail(self, fault: Fault) -> None:
-        self._send_last(error_response(fault))
+        try:
+            if self._place is not None:
+                self._place.relay.flush()  # what came before it comes before it
+        finally:
+            self._send_last(error_response(fault))
 
     def is_cancelled(self) -> bool:
         with self._lock:

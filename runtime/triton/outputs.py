@@ -10,7 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from runtime.answers import Answer, Choice, Generated, TokenRecord
-from runtime.contract import LmTensors
+from runtime.contract import LmTensors, RelayParameters
 from runtime.request import Request
 from runtime.triton.inputs import Wishes
 
@@ -26,11 +26,16 @@ class ResponseBuilder:
         self._last = [Choice(index, "", [], None, None, 0.0) for index in range(num_choices)]
         self._first = True
 
-    def build(self, answer: Answer) -> Any:
+    @property
+    def only_details(self) -> bool:
+        return self._wishes.outputs == {LmTensors.DETAILS}
+
+    def build(self, answer: Answer, relayed: int = 0) -> Any:
+        """`relayed` answers of this request went to a relay before (`RelayParameters`)."""
         tensors = []
         if LmTensors.DETAILS in self._wishes.outputs:
-            details = json.dumps(answer.details(), allow_nan=False, separators=(",", ":"))
-            tensors.append(_bytes_tensor(LmTensors.DETAILS, [details]))
+            counted = {RelayParameters.RELAYED: relayed} if relayed else {}
+            tensors.append(details_tensor(as_json({**answer.details(), **counted})))
         if isinstance(answer, Generated):
             choices = self._all_choices(answer)
             makers = self._makers(answer.prompt_tokens)
@@ -71,6 +76,14 @@ class ResponseBuilder:
                 "num_output_tokens", np.array([len(c.token_ids) for c in choices], np.uint32)
             ),
         }
+
+
+def as_json(details: dict[str, Any]) -> str:
+    return json.dumps(details, allow_nan=False, separators=(",", ":"))
+
+
+def details_tensor(content: str) -> Any:
+    return _bytes_tensor(LmTensors.DETAILS, [content])
 
 
 def _logprobs(choice: Choice) -> str:

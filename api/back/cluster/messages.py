@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2
 
 from api.back.cluster.records import HeadAnswer
 from api.errors import ApiError, DeadlineExceeded, Overloaded, ServerFault, Unavailable, from_fault
-from runtime.contract import Fault, HeadTensors, LmTensors, Operation
+from runtime.contract import Fault, HeadTensors, LmTensors, Operation, RelayParameters
 
 RETRY_SECONDS = 2.0  # about what healing takes
 REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")  # Triton puts it before some texts
@@ -57,13 +57,30 @@ def head_request(model: str, version: int, texts: Sequence[str], text_pairs: Seq
     return request
 
 
-def read_details(response: Any) -> dict[str, Any] | None:
-    """The `details` of one streamed response; None where it is the empty one that ends a stream."""
+def relay_request(model: str, version: int, name: str) -> Any:
+    """A request to a model of kind `lm` that opens a relay."""
+    request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
+    _add_texts(request, LmTensors.TEXT_INPUT, [""], [1])
+    request.outputs.add(name=LmTensors.DETAILS)
+    request.parameters[RelayParameters.RELAY].string_param = name
+    return request
+
+
+def name_relay(request: Any, name: str, key: int) -> None:
+    """Have all answers of a streamed request but the last go to a relay."""
+    request.parameters[RelayParameters.RELAY].string_param = name
+    request.parameters[RelayParameters.KEY].int64_param = key
+
+
+def read_content(response: Any) -> bytes | None:
+    """The JSON in `details` of one streamed response; None where it is the empty one that ends a stream."""
     content = _outputs(response).get(LmTensors.DETAILS)
-    if content is None:
-        return None
-    details: dict[str, Any] = json.loads(_texts(content)[0])
-    return details
+    return None if content is None else _texts(content)[0]
+
+
+def read_details(response: Any) -> dict[str, Any] | None:
+    content = read_content(response)
+    return None if content is None else json.loads(content)
 
 
 def read_heads(response: Any) -> list[HeadAnswer]:

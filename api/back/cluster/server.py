@@ -15,6 +15,7 @@ from api.back.cluster.messages import (
     RETRY_SECONDS,
     generate_request,
     head_request,
+    name_relay,
     read_details,
     read_error,
     read_heads,
@@ -22,9 +23,10 @@ from api.back.cluster.messages import (
     read_rpc_error,
 )
 from api.back.cluster.records import HeadAnswer
+from api.back.cluster.relays import Relays, Taker
 from api.back.cluster.streams import Held, KeptStreams
 from api.errors import ApiError, Unavailable
-from runtime.contract import Operation
+from runtime.contract import Operation, RelayParameters
 
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -53,6 +55,58 @@ class _Flight:
             self.sending.cancel()
 
 
+class _Arrivals:
+    """What comes for one request, by its own stream and by a relay; which of them is first is chance."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._queue: asyncio.Queue[asyncio.Future[Any] | dict[str, Any] | ApiError] = asyncio.Queue()
+        self._reading: asyncio.Future[Any] | None = None
+        self._missing = 0  # relayed before the last, and not here yet; below 0 until the last is here
+        self._last: dict[str, Any] | None = None
+        self.put = self._queue.put_nowait
+
+    async def next(self) -> dict[str, Any]:
+        """The `details` of the next response; the last one comes after all that were relayed."""
+        while self._last is None or self._missing > 0:
+            if self._reading is None and self._last is None:
+                self._reading = asyncio.ensure_future(self._call.read())
+                self._reading.add_done_callback(self._note_read)
+            arrival = await self._queue.get()
+            if isinstance(arrival, ApiError):
+                raise arrival
+            if isinstance(arrival, dict):
+                self._missing -= 1
+                return arrival
+            self._reading = None
+            details = _details(arrival.result())
+            if details is None:
+                continue
+            if details.get("usage") is None:
+                return details
+            self._missing += details.pop(RelayParameters.RELAYED, 0)
+            self._last = details
+        return self._last
+
+    def close(self) -> None:
+        """Nothing is wanted any more."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _note_read(self, reading: asyncio.Future[Any]) -> None:
+        if not reading.cancelled():
+            reading.exception()  # taken note of, should nobody ask for the result
+        self.put(reading)
+
+
+def _details(response: Any) -> dict[str, Any] | None:
+    if response is grpc.aio.EOF:
+        raise Unavailable("the model server ended the answer early", RETRY_SECONDS)
+    if response.error_message:
+        raise read_error(response.error_message)
+    return read_details(response.infer_response)
+
+
 class ModelServer:
     """The gRPC side of one running Triton; a restarted Triton gets a new one."""
 
@@ -63,6 +117,7 @@ class ModelServer:
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._streams = KeptStreams(self._stub.ModelStreamInfer)
+        self._relays = Relays(self._stub.ModelStreamInfer)
         self._flights: set[_Flight] = set()
 
     def outstanding(self, held: Held | None = None) -> int:
@@ -117,18 +172,14 @@ class ModelServer:
         )
         with self._flight(held) as flight:
             flight.call = call = self._streams.take(held)
-            flight.sending = asyncio.ensure_future(call.write(request))
+            arrivals = _Arrivals(call)
             complete = False
             try:
-                await flight.sending
-                while not complete:
-                    response = await call.read()
-                    if response is grpc.aio.EOF:
-                        raise Unavailable("the model server ended the answer early", RETRY_SECONDS)
-                    if response.error_message:
-                        raise read_error(response.error_message)
-                    details = read_details(response.infer_response)
-                    if details is not None:
+                with self._relayed(held, request, arrivals.put if stream else None):
+                    flight.sending = asyncio.ensure_future(call.write(request))
+                    await flight.sending
+                    while not complete:
+                        details = await arrivals.next()
                         complete = details.get("usage") is not None  # the last response carries it
                         yield details
             finally:
@@ -136,6 +187,21 @@ class ModelServer:
                     self._streams.keep(held, call)
                 else:
                     call.cancel()
+                    arrivals.close()
+
+    @contextmanager
+    def _relayed(self, held: Held, request: Any, taker: Taker | None) -> Iterator[None]:
+        """Have all of the answer but its last come to `taker` by the relay, where one is open."""
+        relay = self._relays.to(held) if taker is not None else None
+        if relay is None or taker is None:
+            yield
+            return
+        key = relay.join(taker)
+        name_relay(request, relay.name, key)
+        try:
+            yield
+        finally:
+            relay.leave(key)
 
     async def classify(
         self, held: Held, texts: Sequence[str], text_pairs: Sequence[str] | None
@@ -167,6 +233,7 @@ class ModelServer:
     def abort(self, failure: ApiError, held: Held | None = None) -> None:
         """Fail the requests on their way to one model version, or to all; no stream to it stays open."""
         self._streams.close(held)
+        self._relays.close(held)
         for flight in list(self._flights):
             if held in (None, flight.held):
                 flight.abort(failure)

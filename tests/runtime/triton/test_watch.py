@@ -40,7 +40,7 @@ def test_one_sender_that_fails_hides_no_other(
     builder: Any = None  # nothing is answered here
     adapter = LmAdapter.__new__(LmAdapter)  # its making needs a server
     adapter._engine = engine
-    adapter._metrics_due = math.inf
+    adapter._metrics_due = adapter._relays_due = math.inf
     answers: list[bool | Exception] = [False, RuntimeError("the request is gone"), True, True]
     adapter._responses = {
         str(number): LmResponses(Sender(answer), builder, lambda: None)

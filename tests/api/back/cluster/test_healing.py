@@ -70,8 +70,10 @@ async def test_it_heals(
                 group.start_soon(ask)
             await anyio.lowlevel.checkpoint()  # the requests are on their way
             os.kill(victim(patient, cluster_settings), sign)
-            await until(lambda: not patient.cluster.readiness().ready, "unready")
-            assert any("tiny/1" in reason for reason in patient.cluster.readiness().reasons)
+            await until(
+                lambda: any("tiny/1" in reason for reason in patient.cluster.readiness().reasons), "unready"
+            )
+            assert not patient.cluster.readiness().ready
             with pytest.raises(Unavailable) as caught:
                 language_model(patient, 1)
             assert caught.value.retry_after > 0
