@@ -31,9 +31,7 @@ from runtime.triton.relay import Relay
 logger = logging.getLogger(__name__)
 
 CANCEL_POLL_SECONDS = 0.05
-ASKED_PER_SECOND = (
-    100  # most requests that are asked whether they were cancelled: each question crosses processes
-)
+ASKED_PER_SECOND = 100  # most requests that are asked whether they were cancelled: that crosses processes
 RELAY_POLL_SECONDS = 0.25
 METRICS_SECONDS = 1.0
 DRAIN_SECONDS = 10.0

@@ -35,14 +35,19 @@ class Stream:
         """Wait for all; raises Failed where the request fails."""
         found: list[Outputs] = []
         while True:
-            result, error = self.arrived.get(timeout=TIMEOUT_SECONDS)
-            if error is not None:
-                raise Failed(str(error))
-            response = result.get_response()
-            if response.outputs:
-                found.append({item.name: result.as_numpy(item.name).tolist() for item in response.outputs})
-            if response.parameters["triton_final_response"].bool_param:
+            outputs, final = self.next()
+            found += [outputs] if outputs else []
+            if final:
                 return found
+
+    def next(self) -> tuple[Outputs, bool]:
+        """One response, and whether it is the last; raises Failed."""
+        result, error = self.arrived.get(timeout=TIMEOUT_SECONDS)
+        if error is not None:
+            raise Failed(str(error))
+        response = result.get_response()
+        outputs = {item.name: result.as_numpy(item.name).tolist() for item in response.outputs}
+        return outputs, response.parameters["triton_final_response"].bool_param
 
     def cancel(self) -> None:
         self.client.stop_stream(cancel_requests=True)
@@ -61,8 +66,10 @@ class Server:
         parameters: Mapping[str, Any] | str | None = None,
         *,
         outputs: tuple[str, ...] = (),
+        of_request: Mapping[str, str | int] | None = None,
         **flags_and_operation: bool | str,
     ) -> Iterator[Stream]:
+        """`of_request` are the request's own parameters, outside its tensors."""
         inputs = [text_input("text_input", text)]
         if parameters is not None:
             sent = parameters if isinstance(parameters, str) else json.dumps(parameters)
@@ -73,7 +80,9 @@ class Server:
             stream = Stream(client)
             client.start_stream(lambda result, error: stream.arrived.put((result, error)))
             wanted = [grpc.InferRequestedOutput(name) for name in outputs] or None
-            client.async_stream_infer("lm", inputs, outputs=wanted, enable_empty_final_response=True)
+            client.async_stream_infer(
+                "lm", inputs, outputs=wanted, parameters=of_request, enable_empty_final_response=True
+            )
             yield stream
 
     def ask(self, text: str | bytes, *arguments: Any, **options: Any) -> list[Outputs]:

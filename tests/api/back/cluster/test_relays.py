@@ -1,0 +1,154 @@
+"""Relays beneath the façade: pieces in order from a real Triton, and failures that reach all who wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import anyio
+import pytest
+
+from api.back.backend import Backend
+from api.back.cluster.records import Target
+from api.back.cluster.relays import Relay
+from api.back.cluster.server import _Arrivals
+from api.back.settings import BackSettings
+from api.errors import InvalidInput, Unavailable
+from runtime.contract import Operation, RelayParameters
+from tests.api.back.cluster.requests import complete, language_model, stub_pids, until
+
+pytestmark = pytest.mark.anyio
+LONG = {"max_tokens": 60, "temperature": 0.0, "ignore_eos": True}
+
+
+async def tiny(backend: Backend) -> Target:
+    if not any(record.model == "tiny" for record in backend.cluster.deployments()):
+        await backend.cluster.deploy("tiny", 1, "auto")
+    return language_model(backend, 1)
+
+
+async def opened(backend: Backend, target: Target) -> Relay:
+    relays = backend.cluster._supervisor.server._relays
+    await until(lambda: relays.to((target.model, target.version)), "a relay")
+    relay = relays.to((target.model, target.version))
+    assert relay is not None
+    return relay
+
+
+@pytest.fixture
+def dealt(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What relays bring, as they bring it."""
+    found: list[bytes] = []
+    deal = Relay._deal
+
+    def noted(self: Relay, content: bytes | None) -> None:
+        found.append(content or b"")
+        deal(self, content)
+
+    monkeypatch.setattr(Relay, "_deal", noted)
+    return found
+
+
+async def pieces(
+    backend: Backend, target: Target, *, stream: bool, text: str = "the cat"
+) -> list[dict[str, Any]]:
+    answer = backend.cluster.generate(
+        target, text=text, parameters=LONG, operation=Operation.GENERATE, stream=stream
+    )
+    return [details async for details in answer]
+
+
+def token_ids(answers: list[dict[str, Any]]) -> list[int]:
+    return [token for answer in answers for choice in answer["choices"] for token in choice["token_ids"]]
+
+
+async def test_many_streams_get_their_own_tokens_in_order(backend: Backend, dealt: list[bytes]) -> None:
+    target = await tiny(backend)
+    await opened(backend, target)
+    prompts = [f"the {word}" for word in ("cat", "dog", "girl", "boy", "sun", "bird", "king", "tree")]
+    expected = [token_ids(await pieces(backend, target, stream=False, text=text)) for text in prompts]
+    answers = await asyncio.gather(*(pieces(backend, target, stream=True, text=text) for text in prompts))
+    assert [token_ids(answer) for answer in answers] == expected
+    for answer in answers:
+        assert [piece["usage"] is None for piece in answer] == [True] * (len(answer) - 1) + [False]
+        assert RelayParameters.RELAYED not in answer[-1]
+    assert sum(content.count(b'"choices"') for content in dealt) == sum(len(answer) - 1 for answer in answers)
+
+
+async def test_a_single_answer_takes_no_relay(backend: Backend, dealt: list[bytes]) -> None:
+    target = await tiny(backend)
+    await opened(backend, target)
+    dealt.clear()
+    (answer,) = await pieces(backend, target, stream=False)
+    assert len(token_ids([answer])) == LONG["max_tokens"]
+    assert dealt == []
+
+
+async def test_who_leaves_or_is_refused_leaves_the_relay(backend: Backend) -> None:
+    target = await tiny(backend)
+    relay = await opened(backend, target)
+    answer = backend.cluster.generate(
+        target, text="the cat", parameters=LONG, operation=Operation.GENERATE, stream=True
+    )
+    await anext(answer)
+    assert len(relay._takers) == 1
+    await answer.aclose()
+    with pytest.raises(InvalidInput):
+        await complete(backend, target, nonsense=1)
+    assert relay._takers == {}
+    assert not relay.ended
+
+
+async def test_the_end_of_a_relay_fails_those_who_wait_for_it_and_another_opens(backend: Backend) -> None:
+    target = await tiny(backend)
+    relay = await opened(backend, target)
+    got: list[Any] = []
+    relay.join(got.append)
+    relay.close()
+    await until(lambda: got, "told")
+    assert isinstance(got[0], Unavailable)
+    assert await opened(backend, target) is not relay
+    assert await complete(backend, target) == await complete(backend, target, stream=False)
+
+
+async def test_undeploying_ends_the_relay_and_with_it_the_process(
+    backend: Backend, cluster_settings: BackSettings
+) -> None:
+    target = await tiny(backend)
+    relay = await opened(backend, target)
+    with anyio.fail_after(5):
+        await backend.cluster.undeploy(target.deployment_id)
+        await until(lambda: relay.ended, "ended")
+        await until(lambda: not stub_pids(cluster_settings, "tiny", 1), "gone")
+
+
+class Call:
+    """As much of a grpc.aio.StreamStreamCall as is read."""
+
+    def __init__(self, *responses: Any) -> None:
+        self._responses = list(responses)
+
+    async def read(self) -> Any:
+        return self._responses.pop(0)
+
+
+async def test_a_last_answer_waits_for_the_pieces_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = {"usage": {"completion_tokens": 3}, RelayParameters.RELAYED: 2}
+    monkeypatch.setattr("api.back.cluster.server._details", lambda response: response)
+    arrivals = _Arrivals(Call(last))
+    arrivals.put({"number": 1, "usage": None})
+    assert (await arrivals.next())["number"] == 1
+    waiting = asyncio.ensure_future(arrivals.next())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    arrivals.put({"number": 2, "usage": None})
+    assert (await waiting)["number"] == 2
+    assert await arrivals.next() == {"usage": {"completion_tokens": 3}}
+
+
+async def test_an_error_of_the_relay_ends_the_wait() -> None:
+    arrivals = _Arrivals(Call())
+    arrivals.put(Unavailable("the relay ended"))
+    with pytest.raises(Unavailable, match="the relay ended"):
+        await arrivals.next()
+    arrivals.close()
