@@ -29,6 +29,7 @@ from runtime.live import (
     TokenEvent,
     VectorEvent,
 )
+from runtime.pace import Pace
 from runtime.sampling import Sampled, log_softmax
 from runtime.sampling.distribution import largest
 from runtime.scheduler import Batch, Decode, Prefill, Scheduler
@@ -74,6 +75,7 @@ class EngineCore:
         self._session = session
         self._session.attach(self.cache, config.prefill_chunk)
         self._prefill_chunk = config.prefill_chunk
+        self._pace = Pace()
         self._eos_token_id = architecture.eos_token_id
         self._left_queue = left_queue
         self._tidy_due = 0.0  # on the monotonic clock, seconds
@@ -159,10 +161,16 @@ class EngineCore:
     def _run(self, batch: Batch) -> None:
         try:
             self._start(batch)
+            begin = time.monotonic()
             if isinstance(batch, Prefill):
-                self._finish_prefill(batch, self._session.run(batch))
+                rows = self._session.run(batch)
+                self._pace.note_prefill(batch.count, time.monotonic() - begin)
+                self._finish_prefill(batch, rows)
             else:
-                self._finish_decode(batch, self._session.decode(batch))
+                answers = self._session.decode(batch)
+                self._pace.note_decode(time.monotonic() - begin)
+                self._finish_decode(batch, answers)
+            self.scheduler.beside_decode = self._pace.chunk(self._prefill_chunk)
         except Exception as error:
             self._fail(batch, error)
 

@@ -6,7 +6,8 @@ come in. A slot is never taken away again.
 
 One prompt is prefilled at a time, in chunks at batch 1 (GroupQueryAttention refuses a chunk after a past in a
 larger batch); only a more urgent one is put before it. Between two decode steps of the running sequences at
-most `prefill_chunk` prompt tokens are run: many short prompts, or one chunk of a long one.
+most `prefill_chunk` prompt tokens are run: many short prompts, or one chunk of a long one. It is at most
+`beside_decode` tokens while nobody waits behind: more steps for the whole, and shorter gaps for the others.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ class Scheduler:
         self.queue = FairQueue()
         self._left_queue = left_queue
         self._prefill_chunk = prefill_chunk
+        self.beside_decode = prefill_chunk  # the same where nobody waits behind the prompt that is read
         self._prefilling: list[Sequence] = []  # the most urgent last; the others wait for it, in their slots
-        self._allowance = prefill_chunk  # prompt tokens that may be run before the next decode step
+        self._chunk = self._allowance = prefill_chunk  # of one run, and of all before the next decode step
 
     @property
     def num_running(self) -> int:
@@ -101,14 +103,17 @@ class Scheduler:
         if not self._prefilling:
             return None
         sequence = self._prefilling[-1]
-        count = min(sequence.end - sequence.computed, self._prefill_chunk)
-        if count > self._allowance and self.cache.has_decoding:
+        disturbs = self.cache.has_decoding
+        count = min(sequence.end - sequence.computed, self._chunk if disturbs else self._prefill_chunk)
+        if count > self._allowance and disturbs:
             return None
         self._allowance -= count
         return Prefill(sequence, count)
 
     def _next_decode(self) -> Decode | None:
-        self._allowance = self._prefill_chunk
+        others_wait = len(self.queue) > 0
+        self._chunk = self._prefill_chunk if others_wait else min(self.beside_decode, self._prefill_chunk)
+        self._allowance = self._chunk
         rows = self.cache.decoding_rows()
         wanted = [row for row, sequence in enumerate(rows) if sequence.is_decoding]
         return Decode(rows, wanted) if wanted else None

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lmaas import app
+from perf.stack import classify
 from tests.e2e.appliance import Appliance
 
 LM, CLASSIFIER = ["--model", "mini-lm"], ["--model", "mini-sentiment"]
@@ -44,10 +45,14 @@ def test_facade(appliance: Appliance, results: Path) -> None:
     assert 0 < min(data["grpc_seconds"]) < 1
 
 
-def test_classify(appliance: Appliance, results: Path) -> None:
+def test_classify(appliance: Appliance, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classify, "BATCHES", (1, 8))
+    monkeypatch.setattr(classify, "SINGLE", classify.SINGLE[:2])
+    monkeypatch.setattr(classify, "LISTS", classify.LISTS[:2])
     length = ["--rounds", "1", "--seconds", "0.2", "--sweep-seconds", "0.02"]
     data = report(appliance, results, "classify", *CLASSIFIER, *length)
     assert len(data["texts_per_second"]) == 3
+    assert (len(data["batches"]), len(data["shapes"])) == (2, 4)
     assert all(rate > 0 for (rate,) in data["texts_per_second"].values())
 
 

@@ -283,3 +283,26 @@ def test_books_that_do_not_agree_are_found() -> None:
     played.added[0].slot = 1
     with pytest.raises(IntegrityError, match="slot 0"):
         played.scheduler.check_integrity()
+
+
+def chunks_beside_a_decoding_sequence(*, others_wait: bool) -> list[int]:
+    """Tokens of each run of a prompt of 13 tokens that comes while another sequence decodes."""
+    played = Played(num_slots=2)
+    played.scheduler.beside_decode = 2
+    played.add([0], 12)
+    while not played.cache.has_decoding:
+        played.step()
+    played.step()
+    played.add([1] * 13, 2)
+    if others_wait:
+        played.add([0, 1], 1)
+    runs = []
+    while not played.added[1].is_decoding:
+        batch = played.step()
+        runs += [batch.count] if isinstance(batch, Prefill) else []
+    return runs
+
+
+def test_a_prompt_gives_way_to_those_that_decode_where_nobody_waits_behind_it() -> None:
+    assert chunks_beside_a_decoding_sequence(others_wait=False) == [2] * 6 + [1]
+    assert chunks_beside_a_decoding_sequence(others_wait=True) == [4, 4, 4, 1]
