@@ -25,7 +25,7 @@ class EngineConfig:
     max_kv_tokens: int = 0  # of all sequences in slots together, at their longest; 0: slots times context
     max_queued: int = 256  # requests that wait for a slot
     max_queued_tokens: int = 131_072  # prompt tokens of all waiting sequences together
-    prefill_chunk: int = 128  # prompt tokens between two decode steps of the running sequences
+    prefill_chunk: int = 128  # prompt tokens between two decode steps, at most
     threads: int = 2  # of ONNX Runtime, for this model alone
     step_timeout_seconds: int = 60  # a step that takes longer never returns
 
