@@ -107,7 +107,8 @@ class Settings(BaseSettings):
         default=131_072, ge=1, description="Prompt tokens that wait inside one language model."
     )
     prefill_chunk: Count = Field(
-        default=128, description="Most prompt tokens that one engine step takes; fewer where sequences decode."
+        default=128,
+        description="Most prompt tokens of one engine step; fewer where sequences decode.",
     )
     engine_threads: Count = Field(default=2, description="Threads of one model's engine.")
     step_timeout_seconds: Count = Field(

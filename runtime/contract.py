@@ -132,11 +132,13 @@ class RelayParameters:
     With RELAY alone, a name of the client's choice, the request stays open and is a relay: its responses hold
     as `details` a JSON array of `[key, details]`, empty in the first. With both, those responses of the
     request that are not its last go to that relay; its last has their number as RELAYED in its `details`.
-    Where there is no such relay, or other outputs than `details` are wanted, all responses are its own.
+    Where there is no such relay, or other outputs than `details` are wanted, all responses are its own; once
+    the relay is over, those that are left.
     """
 
     RELAY = "relay"  # string of 1 to MAX_RELAY_NAME characters
     KEY = "relay_key"  # integer
+    NAMES = (RELAY, KEY)
     RELAYED = "relayed"
 
 

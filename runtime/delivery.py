@@ -95,7 +95,10 @@ class Delivery:
         for live in requests.values():
             if not live.answered:
                 self._attempt(live, self._send, live)
-        self._delivered()
+        try:
+            self._delivered()
+        except Exception:
+            logger.exception("what was delivered could not be sent on")
         turn = self._next_turn()
         self._streams.update((key, turn) for key in requests if key in self._streams)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-STEPS = 3  # a chunk of a prompt takes about as long as so many decode steps, or less
+STEPS = 3  # a chunk of a prompt takes about as long as so many decode steps, or has LEAST tokens
 LEAST = 32  # tokens of a chunk: below, a run costs more than its tokens do
 MULTIPLE = 8  # rows that the operators take together
 MEMORY = 0.8  # the weight of what was known, when a new run is measured

@@ -101,4 +101,6 @@ def _parameters(request: Any) -> dict[str, Any]:
         raise RequestFault.invalid(LmTensors.SAMPLING_PARAMETERS, f"not JSON: {error}") from None
     if not isinstance(parameters, dict):
         raise RequestFault.invalid(LmTensors.SAMPLING_PARAMETERS, "a JSON object is needed")
+    if value is None:
+        parameters = {name: parameters[name] for name in parameters if name not in RelayParameters.NAMES}
     return parameters

@@ -71,8 +71,8 @@ class LmAdapter:
         self._engine.close()
         self._closing.set()
         self._watch.join()
-        for relay in self._relays.values():
-            relay.end()
+        for name, relay in list(self._relays.items()):
+            self._try(relay.end, name)
 
     def _submit(self, request: Any, request_id: str, sender: Any) -> None:
         wish = read_relay(request)
@@ -102,27 +102,31 @@ class LmAdapter:
         self._relays[name] = relay
 
     def _place_in_relay(self, wish: RelayWish | None, builder: ResponseBuilder) -> PlaceInRelay | None:
-        if wish is None or wish.key is None or not builder.only_details or wish.name not in self._relays:
+        relay = None if wish is None else self._relays.get(wish.name)
+        if wish is None or wish.key is None or relay is None or not builder.only_details:
             return None
-        return PlaceInRelay(self._relays[wish.name], wish.key)
+        return PlaceInRelay(relay, wish.key)
 
     def _flush_relays(self) -> None:
         for name, relay in list(self._relays.items()):
-            self._flush_relay(name, relay)
-
-    def _flush_relay(self, name: str, relay: Relay) -> None:
-        try:
-            relay.flush()
-        except Exception:  # its client learns from the end that pieces are missing
-            logger.exception("relay %s ends: it could not be sent what it holds", name)
-            self._relays.pop(name, None)
-            relay.end()
+            if not self._try(relay.flush, name):  # its client learns from the end that pieces are missing
+                self._relays.pop(name, None)
+                self._try(relay.end, name)
 
     def _look_after_relays(self) -> None:
         for name, relay in list(self._relays.items()):
-            relay.end_if_cancelled()
+            self._try(relay.end_if_cancelled, name)
             if relay.over:
                 self._relays.pop(name, None)
+
+    def _try(self, action: Callable[[], None], name: str) -> bool:
+        """Whether it went well; one relay must not keep anybody from the others."""
+        try:
+            action()
+        except Exception:
+            logger.exception("relay %s could not be served", name)
+            return False
+        return True
 
     def _run_watch(self) -> None:
         while not self._closing.wait(max(CANCEL_POLL_SECONDS, len(self._responses) / ASKED_PER_SECOND)):
@@ -158,7 +162,7 @@ def end_process() -> None:
 
 @dataclass(slots=True)
 class PlaceInRelay:
-    """Where the answers of one request go until its last."""
+    """Where the answers of one request go until its last, as long as the relay is open."""
 
     relay: Relay
     key: int
@@ -196,11 +200,7 @@ class LmResponses:
             self._sender.send(self._builder.build(answer))
 
     def fail(self, fault: Fault) -> None:
-        try:
-            if self._place is not None:
-                self._place.relay.flush()  # what came before it comes before it
-        finally:
-            self._send_last(error_response(fault))
+        self._send_last(error_response(fault))
 
     def is_cancelled(self) -> bool:
         with self._lock:

@@ -87,6 +87,41 @@ def test_no_stream_waits_longer_than_the_longest_pause() -> None:
     delivery.close()
 
 
+def test_streams_that_began_at_different_times_are_sent_to_together() -> None:
+    told: list[int] = []
+    streams = [live(number) for number in range(20)]
+    delivery = Delivery(
+        lambda request: None,
+        lambda request, fault: None,
+        lambda: told.append(sum(len(sink.answers) for _, sink in streams)),
+    )
+    for stream in streams:
+        delivery.deliver([token(stream[0])])
+        time.sleep(0.001)
+    time.sleep((20 - FREELY_SENT) / SENT_PER_SECOND)  # all may be sent to: one turn for all from now on
+    for expected in (40, 60):
+        before = len(told)
+        deadline = time.monotonic() + 30
+        while told[-1] < expected and time.monotonic() < deadline:
+            delivery.put([token(request) for request, _ in streams])
+            time.sleep(0.002)
+        counts = {count for count in told[before:] if count > expected - 20}
+        assert counts == {expected}
+    delivery.close()
+
+
+def test_a_defect_in_sending_on_ends_no_delivery() -> None:
+    def broken() -> None:
+        raise RuntimeError("the relay is broken")
+
+    delivery = Delivery(lambda request: None, lambda request, fault: None, broken)
+    request, sink = live(0)
+    delivery.put([token(request)])
+    delivery.put([token(request, FinishReason.LENGTH)])
+    delivery.close()
+    assert sink.ends == 1
+
+
 def test_the_last_answer_does_not_wait() -> None:
     delivery, streams, ended = opened(50)
     delivery.deliver([token(request) for request, _ in streams])

@@ -305,4 +305,5 @@ def chunks_beside_a_decoding_sequence(*, others_wait: bool) -> list[int]:
 
 def test_a_prompt_gives_way_to_those_that_decode_where_nobody_waits_behind_it() -> None:
     assert chunks_beside_a_decoding_sequence(others_wait=False) == [2] * 6
-    assert chunks_beside_a_decoding_sequence(others_wait=True) == [4] * 3
+    # The first run is of what the decode step before had settled, when nobody waited.
+    assert chunks_beside_a_decoding_sequence(others_wait=True) == [2, 4, 4, 3]

@@ -58,11 +58,12 @@ def head_request(model: str, version: int, texts: Sequence[str], text_pairs: Seq
 
 
 def relay_request(model: str, version: int, name: str) -> Any:
-    """A request to a model of kind `lm` that opens a relay."""
+    """A request to a model of kind `lm` that opens a relay, and learns of its end."""
     request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
     _add_texts(request, LmTensors.TEXT_INPUT, [""], [1])
     request.outputs.add(name=LmTensors.DETAILS)
     request.parameters[RelayParameters.RELAY].string_param = name
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
     return request
 
 

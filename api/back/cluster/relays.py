@@ -16,7 +16,13 @@ from typing import Any
 
 import grpc
 
-from api.back.cluster.messages import read_content, relay_request
+from api.back.cluster.messages import (
+    RETRY_SECONDS,
+    read_content,
+    read_error,
+    read_rpc_error,
+    relay_request,
+)
 from api.back.cluster.streams import Held
 from api.errors import ApiError, Unavailable
 
@@ -34,6 +40,7 @@ class Relay:
         self._stream = stream
         self._keys = itertools.count()
         self._takers: dict[int, Taker] = {}
+        self._closed: ApiError | None = None  # why we ended it
         self._reading = asyncio.create_task(self._read(held))
 
     @property
@@ -49,38 +56,47 @@ class Relay:
     def leave(self, key: int) -> None:
         self._takers.pop(key, None)
 
-    def close(self) -> None:
+    def close(self, failure: ApiError) -> None:
+        """End it; those whose pieces it brings fail with `failure`."""
+        self._closed = failure
         self._reading.cancel()
+        self._stream.cancel()  # a task that is cancelled before it began does nothing
 
     async def _read(self, held: Held) -> None:
-        reason = "the model server ended the relay"
+        failure: ApiError = Unavailable("the model server ended a relay", RETRY_SECONDS)
         try:
             await self._stream.write(relay_request(*held, self.name))
-            while (response := await self._stream.read()) is not grpc.aio.EOF:
-                if response.error_message:
-                    reason = response.error_message
-                    break
-                self._deal(read_content(response.infer_response))
+            while (content := await self._next()) is not None:
+                self._deal(content)
         except grpc.aio.AioRpcError as error:
-            reason = error.details() or reason
+            failure = read_rpc_error(error)
+        except ApiError as error:
+            failure = error
         finally:
             self.is_open = False
             self._stream.cancel()
-            self._fail(Unavailable(f"{held[0]}/{held[1]}: {reason}"))
+            self._fail(held, failure)
 
-    def _deal(self, content: bytes | None) -> None:
-        if content is None:
-            return
+    async def _next(self) -> bytes | None:
+        """Pieces; None where there will be no more."""
+        response = await self._stream.read()
+        if response is grpc.aio.EOF:
+            return None
+        if response.error_message:
+            raise read_error(response.error_message)
+        return read_content(response.infer_response)
+
+    def _deal(self, content: bytes) -> None:
         self.is_open = True
         for key, details in json.loads(content):
             if (taker := self._takers.get(key)) is not None:
                 taker(details)
 
-    def _fail(self, failure: ApiError) -> None:
-        if self._takers:
-            logger.warning("%s", failure.detail)
+    def _fail(self, held: Held, failure: ApiError) -> None:
+        if self._closed is None:
+            logger.warning("the relay to %s/%d ended: %s", *held, failure.detail)
         for taker in self._takers.values():
-            taker(failure)
+            taker(self._closed or failure)
 
 
 class Relays:
@@ -96,8 +112,8 @@ class Relays:
             relay = self._relays[held] = Relay(held, self._open_stream())
         return relay if relay.is_open else None
 
-    def close(self, held: Held | None = None) -> None:
-        """End the relay to one version, or all."""
+    def close(self, failure: ApiError, held: Held | None = None) -> None:
+        """End the relay to one version, or all, with what those who wait for it are told."""
         for one in [held] if held is not None else list(self._relays):
             if (relay := self._relays.pop(one, None)) is not None:
-                relay.close()
+                relay.close(failure)

@@ -233,7 +233,7 @@ class ModelServer:
     def abort(self, failure: ApiError, held: Held | None = None) -> None:
         """Fail the requests on their way to one model version, or to all; no stream to it stays open."""
         self._streams.close(held)
-        self._relays.close(held)
+        self._relays.close(failure, held)
         for flight in list(self._flights):
             if held in (None, flight.held):
                 flight.abort(failure)

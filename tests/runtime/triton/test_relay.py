@@ -33,12 +33,12 @@ def relay(server: Server, name: str) -> Iterator[Stream]:
 
 
 def pieces(stream: Stream, counts: dict[int, int]) -> dict[int, list[Details]]:
-    """As many of each key as `counts` says."""
+    """As many of each key as `counts` says, among those of others."""
     found: dict[int, list[Details]] = {key: [] for key in counts}
-    while {key: len(items) for key, items in found.items()} != counts:
+    while any(len(found[key]) < count for key, count in counts.items()):
         for key, piece in details(stream.next()[0]):
-            found[key].append(piece)
-    return found
+            found.setdefault(key, []).append(piece)
+    return {key: found[key] for key in counts}
 
 
 def ask(server: Server, text: str, **of_request: str | int) -> list[Details]:
@@ -87,6 +87,23 @@ def test_a_request_that_fails_does_so_itself(server: Server) -> None:
             "x", {"no_such": 1}, stream=True, outputs=DETAILS, of_request={"relay": "faults", "relay_key": 1}
         )
     assert ask(server, "the cat")
+
+
+def test_a_request_that_fails_once_it_streams_does_so_itself_too(server: Server) -> None:
+    parameters = {"max_tokens": 90, "n": 16, "temperature": 1, "seed": 1, "deadline_ms": 30}
+    place: dict[str, str | int] = {"relay": "late", "relay_key": 1}
+    with relay(server, "late") as opened:
+        with pytest.raises(Failed, match="deadline"):
+            server.ask("the cat", {**GREEDY, **parameters}, stream=True, outputs=DETAILS, of_request=place)
+        (last,) = ask(server, "the cat", relay="late", relay_key=2)
+        assert len(pieces(opened, {2: last["relayed"]})[2]) == last["relayed"]
+
+
+def test_the_defaults_of_sampling_hold_beside_a_relay(server: Server) -> None:
+    with relay(server, "defaults"):
+        place: dict[str, str | int] = {"relay": "defaults", "relay_key": 1}
+        (last,) = server.ask("the cat", stream=True, outputs=DETAILS, of_request=place)
+    assert details(last)["usage"]["completion_tokens"] > 0
 
 
 def test_one_name_is_one_relay_until_it_is_cancelled(server: Server) -> None:

@@ -52,3 +52,50 @@ def test_one_sender_that_fails_hides_no_other(
     assert [record.message for record in caplog.records] == [
         "request 1 could not be asked whether it was cancelled"
     ]
+
+
+class Pipe:
+    """A relay's sender; `broken` ones raise on all that they are asked."""
+
+    def __init__(self, broken: bool) -> None:
+        self.broken = broken
+        self.sent = 0
+
+    def send(self, *response: Any, flags: int = 0) -> None:
+        if self.broken:
+            raise RuntimeError("no shared memory")
+        self.sent += 1
+
+    def is_cancelled(self) -> bool:
+        if self.broken:
+            raise RuntimeError("no shared memory")
+        return True
+
+
+class Response:
+    def __init__(self, output_tensors: list[Any]) -> None:
+        self.output_tensors = output_tensors
+
+
+def test_one_relay_that_fails_hides_no_other_and_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Installation.find().python_backend))
+    import triton_python_backend_utils as pb_utils
+
+    from runtime.triton.lm import LmAdapter
+    from runtime.triton.relay import Relay
+
+    monkeypatch.setattr(pb_utils, "Tensor", lambda name, array: array, raising=False)
+    monkeypatch.setattr(pb_utils, "InferenceResponse", Response, raising=False)
+    pipes = {"broken": Pipe(True), "whole": Pipe(False)}
+    adapter = LmAdapter.__new__(LmAdapter)
+    adapter._relays = relays = {name: Relay(pipe) for name, pipe in pipes.items()}
+    broken, whole = relays.values()
+    for relay in relays.values():
+        relay.put(1, {})
+    adapter._flush_relays()
+    assert (broken.over, pipes["whole"].sent) == (True, 1)
+    assert adapter._relays == {"whole": whole}
+    adapter._relays = {"broken": Relay(pipes["broken"]), "whole": whole}
+    adapter._look_after_relays()
+    assert whole.over
+    assert list(adapter._relays) == ["broken"]

@@ -6,15 +6,17 @@ import asyncio
 from typing import Any
 
 import anyio
+import grpc
 import pytest
+from tritonclient.grpc import service_pb2
 
 from api.back.backend import Backend
 from api.back.cluster.records import Target
 from api.back.cluster.relays import Relay
 from api.back.cluster.server import _Arrivals
 from api.back.settings import BackSettings
-from api.errors import InvalidInput, Unavailable
-from runtime.contract import Operation, RelayParameters
+from api.errors import InvalidInput, ServerFault, Unavailable
+from runtime.contract import LmTensors, Operation, RelayParameters
 from tests.api.back.cluster.requests import complete, language_model, stub_pids, until
 
 pytestmark = pytest.mark.anyio
@@ -41,8 +43,8 @@ def dealt(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     found: list[bytes] = []
     deal = Relay._deal
 
-    def noted(self: Relay, content: bytes | None) -> None:
-        found.append(content or b"")
+    def noted(self: Relay, content: bytes) -> None:
+        found.append(content)
         deal(self, content)
 
     monkeypatch.setattr(Relay, "_deal", noted)
@@ -104,11 +106,73 @@ async def test_the_end_of_a_relay_fails_those_who_wait_for_it_and_another_opens(
     relay = await opened(backend, target)
     got: list[Any] = []
     relay.join(got.append)
-    relay.close()
+    relay.close(Unavailable("closed by the test"))
     await until(lambda: got, "told")
-    assert isinstance(got[0], Unavailable)
+    assert got[0].detail == "closed by the test"
     assert await opened(backend, target) is not relay
     assert await complete(backend, target) == await complete(backend, target, stream=False)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_whoever_aborts_says_why(backend: Backend, stream: bool) -> None:
+    target = await tiny(backend)
+    await opened(backend, target)
+    server = backend.cluster._supervisor.server
+    asked = asyncio.ensure_future(pieces(backend, target, stream=stream))
+    while not server.outstanding():
+        await asyncio.sleep(0)
+    server.abort(Unavailable("it died and is coming back", 2.0), (target.model, target.version))
+    with pytest.raises(Unavailable, match="it died and is coming back") as caught:
+        await asked
+    assert caught.value.retry_after == 2.0
+    await until(lambda: backend.cluster.readiness().ready, "looked at, and found well")
+
+
+class Stream:
+    """As much of a grpc.aio.StreamStreamCall as a relay uses; it brings what it is given."""
+
+    def __init__(self, *responses: Any) -> None:
+        self._responses = list(responses)
+        self.cancelled = False
+
+    async def write(self, request: Any) -> None:
+        pass
+
+    async def read(self) -> Any:
+        return self._responses.pop(0)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def bundle(content: bytes | None) -> Any:
+    response = service_pb2.ModelStreamInferResponse()
+    if content is not None:
+        response.infer_response.outputs.add(name=LmTensors.DETAILS, datatype="BYTES", shape=[1])
+        response.infer_response.raw_output_contents.append(len(content).to_bytes(4, "little") + content)
+    return response
+
+
+@pytest.mark.parametrize(
+    "end", [bundle(None), grpc.aio.EOF, service_pb2.ModelStreamInferResponse(error_message="no memory")]
+)
+async def test_a_relay_that_the_server_ends_fails_those_who_wait_for_it(end: Any) -> None:
+    stream = Stream(bundle(b'[[0,{"number":1}]]'), end)
+    relay = Relay(("tiny", 1), stream)
+    got: list[Any] = []
+    assert relay.join(got.append) == 0
+    await until(lambda: relay.ended, "ended")
+    assert got[0] == {"number": 1}
+    assert [type(failure) for failure in got[1:]] in ([Unavailable], [ServerFault])
+    assert (relay.is_open, stream.cancelled) == (False, True)
+
+
+async def test_a_relay_that_is_closed_before_it_began_leaves_no_stream() -> None:
+    stream = Stream()
+    relay = Relay(("tiny", 1), stream)
+    relay.close(Unavailable("too early"))
+    await until(lambda: relay.ended, "ended")
+    assert stream.cancelled
 
 
 async def test_undeploying_ends_the_relay_and_with_it_the_process(
