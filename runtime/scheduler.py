@@ -63,7 +63,7 @@ class Scheduler:
         self.queue = FairQueue()
         self._left_queue = left_queue
         self._prefill_chunk = prefill_chunk
-        self.beside_decode = prefill_chunk  # the same where nobody waits behind the prompt that is read
+        self.beside_decode = prefill_chunk  # the most between decode steps where nobody waits behind a prompt
         self._prefilling: list[Sequence] = []  # the most urgent last; the others wait for it, in their slots
         self._chunk = self._allowance = prefill_chunk  # of one run, and of all before the next decode step
 

@@ -43,6 +43,7 @@ class LmAdapter:
     def __init__(self, folder: Path, labels: dict[str, str]) -> None:
         self._responses: dict[str, LmResponses] = {}  # of requests under way
         self._relays: dict[str, Relay] = {}
+        self._relays_changing = threading.Lock()  # three threads do
         self._engine = Engine.load(folder, end_process, self._flush_relays)
         self._metrics = EngineMetrics(labels)
         self._numbers = itertools.count()
@@ -95,11 +96,13 @@ class LmAdapter:
             raise
 
     def _open_relay(self, name: str, sender: Any) -> None:
-        if name in self._relays:
+        known = self._relays.get(name)
+        if known is not None and not known.over:
             raise RequestFault.invalid(RelayParameters.RELAY, f"{name} is open already")
         relay = Relay(sender)
         relay.open()
-        self._relays[name] = relay
+        with self._relays_changing:
+            self._relays[name] = relay
 
     def _place_in_relay(self, wish: RelayWish | None, builder: ResponseBuilder) -> PlaceInRelay | None:
         relay = None if wish is None else self._relays.get(wish.name)
@@ -110,14 +113,19 @@ class LmAdapter:
     def _flush_relays(self) -> None:
         for name, relay in list(self._relays.items()):
             if not self._try(relay.flush, name):  # its client learns from the end that pieces are missing
-                self._relays.pop(name, None)
                 self._try(relay.end, name)
+                self._forget_relay(name, relay)
 
     def _look_after_relays(self) -> None:
         for name, relay in list(self._relays.items()):
             self._try(relay.end_if_cancelled, name)
             if relay.over:
-                self._relays.pop(name, None)
+                self._forget_relay(name, relay)
+
+    def _forget_relay(self, name: str, relay: Relay) -> None:
+        with self._relays_changing:
+            if self._relays.get(name) is relay:  # not another that took its name
+                del self._relays[name]
 
     def _try(self, action: Callable[[], None], name: str) -> bool:
         """Whether it went well; one relay must not keep anybody from the others."""

@@ -14,7 +14,7 @@ from runtime.contract import MAX_RELAY_NAME
 from tests.runtime.triton.clients import TIMEOUT_SECONDS, Failed, Outputs, Server, Stream
 
 DETAILS = ("details",)
-GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 80, "ignore_eos": True}
 Details = dict[str, Any]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -88,6 +89,7 @@ def test_one_relay_that_fails_hides_no_other_and_is_over(monkeypatch: pytest.Mon
     monkeypatch.setattr(pb_utils, "InferenceResponse", Response, raising=False)
     pipes = {"broken": Pipe(True), "whole": Pipe(False)}
     adapter = LmAdapter.__new__(LmAdapter)
+    adapter._relays_changing = threading.Lock()
     adapter._relays = relays = {name: Relay(pipe) for name, pipe in pipes.items()}
     broken, whole = relays.values()
     for relay in relays.values():

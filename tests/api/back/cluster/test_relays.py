@@ -120,7 +120,7 @@ async def test_whoever_aborts_says_why(backend: Backend, stream: bool) -> None:
     server = backend.cluster._supervisor.server
     asked = asyncio.ensure_future(pieces(backend, target, stream=stream))
     while not server.outstanding():
-        await asyncio.sleep(0)
+        await anyio.lowlevel.checkpoint()
     server.abort(Unavailable("it died and is coming back", 2.0), (target.model, target.version))
     with pytest.raises(Unavailable, match="it died and is coming back") as caught:
         await asked
