@@ -2,6 +2,6 @@
 
 import os
 
-# Read when grpc is imported. Its fork handlers start a thread in each child that uvloop forks, and that
-# thread crashes about one in six before it has become its program.
+# Read when grpc is imported. Its fork handlers start a thread in each child that uvloop forks, which can
+# crash the child before it has become its program (tests/api/test_forks.py).
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

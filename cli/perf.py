@@ -38,6 +38,13 @@ TokenizerPath = Annotated[
     Path | None, typer.Option(help="What counts them: a tokenizer.json, or the folder of a model with one.")
 ]
 MaxTokens = Annotated[int, typer.Option(help="At most so many new tokens, for task generate.", min=1)]
+Peers = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Another server under the same load in turn: NAME=API@URL, as"
+        " vllm=openai@http://127.0.0.1:8000. May be repeated."
+    ),
+]
 IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end-of-text token.")]
 Seed = Annotated[int, typer.Option(help="Of prompts and arrivals; the same seed, the same load.")]
 ReportName = Annotated[
@@ -77,13 +84,7 @@ def http(
     task: TaskName = "generate",
     model: Model = None,
     api: Annotated[str, typer.Option(help="What the server speaks: lmaas or openai.")] = "lmaas",
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Another server under the same load in turn: NAME=API@URL, as"
-            " vllm=openai@http://127.0.0.1:8000. May be repeated."
-        ),
-    ] = None,
+    peer: Peers = None,
     prompt_words: Words = 24,
     prompt_tokens: Tokens = None,
     tokenizer: TokenizerPath = None,

@@ -42,8 +42,8 @@ class Delivery:
         self._abort = abort
         self._delivered = delivered
         self._queue: SimpleQueue[list[Event] | None] = SimpleQueue()
-        self._streams: dict[int, float] = {}  # by id of a request: from when it may be sent more
-        self._turn = 0.0  # when those that are held are sent, together; monotonic seconds, as above
+        self._streams: set[int] = set()  # ids of requests that were sent something
+        self._turn = 0.0  # when they may be sent more, all together; monotonic seconds
         self._held: dict[int, LiveRequest] = {}  # those of them that have something to send
         self._thread = threading.Thread(target=self._run, name="lmaas-delivery", daemon=True)
         self._thread.start()
@@ -74,7 +74,7 @@ class Delivery:
         """Seconds until something that is held may be sent."""
         if not self._held:
             return None
-        return max(0.0, min(self._streams[key] for key in self._held) - time.monotonic())
+        return max(0.0, self._turn - time.monotonic())
 
     def deliver(self, events: list[Event]) -> None:
         touched, urgent = self._held, set()
@@ -85,10 +85,9 @@ class Delivery:
                 if not isinstance(event, TokenEvent) or event.reason is not None:
                     urgent.add(id(event.live))
                 self._attempt(event.live, self._add, event)
-        now = time.monotonic()
-        for key, live in touched.items():
-            if key not in urgent and self._streams.get(key, 0.0) > now:
-                self._held[key] = live
+        if time.monotonic() < self._turn:
+            waiting = touched.keys() & self._streams - urgent
+            self._held = {key: live for key, live in touched.items() if key in waiting}
         self._send_all({key: live for key, live in touched.items() if key not in self._held})
 
     def _send_all(self, requests: dict[int, LiveRequest]) -> None:
@@ -99,8 +98,10 @@ class Delivery:
             self._delivered()
         except Exception:
             logger.exception("what was delivered could not be sent on")
-        turn = self._next_turn()
-        self._streams.update((key, turn) for key in requests if key in self._streams)
+        now = time.monotonic()
+        if self._turn <= now:
+            pause = max(0, len(self._streams) - FREELY_SENT) / SENT_PER_SECOND
+            self._turn = now + min(pause, LONGEST_PAUSE)
 
     def _add(self, event: Event) -> None:
         if isinstance(event, FaultEvent):
@@ -117,15 +118,7 @@ class Delivery:
         if final:
             self._end(live)
         else:
-            self._streams.setdefault(id(live), 0.0)
-
-    def _next_turn(self) -> float:
-        """One for all: what is sent together can travel together."""
-        now = time.monotonic()
-        if self._turn <= now:
-            pause = max(0, len(self._streams) - FREELY_SENT) / SENT_PER_SECOND
-            self._turn = now + min(pause, LONGEST_PAUSE)
-        return self._turn
+            self._streams.add(id(live))
 
     def _fail(self, live: LiveRequest, fault: Fault) -> None:
         live.answered = True
@@ -136,7 +129,7 @@ class Delivery:
 
     def _end(self, live: LiveRequest) -> None:
         live.answered = True
-        self._streams.pop(id(live), None)
+        self._streams.discard(id(live))
         self._held.pop(id(live), None)
         self._answered(live)
 

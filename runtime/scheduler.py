@@ -104,7 +104,10 @@ class Scheduler:
             return None
         sequence = self._prefilling[-1]
         disturbs = self.cache.has_decoding
-        count = min(sequence.end - sequence.computed, self._chunk if disturbs else self._prefill_chunk)
+        rest = sequence.end - sequence.computed
+        count = min(rest, self._chunk if disturbs else self._prefill_chunk)
+        if rest - count == 1 and count > 2:  # a run of one token rounds otherwise, and cuts must not show
+            count -= 1
         if count > self._allowance and disturbs:
             return None
         self._allowance -= count
@@ -112,7 +115,7 @@ class Scheduler:
 
     def _next_decode(self) -> Decode | None:
         others_wait = len(self.queue) > 0
-        self._chunk = self._prefill_chunk if others_wait else min(self.beside_decode, self._prefill_chunk)
+        self._chunk = self._prefill_chunk if others_wait else self.beside_decode
         self._allowance = self._chunk
         rows = self.cache.decoding_rows()
         wanted = [row for row, sequence in enumerate(rows) if sequence.is_decoding]

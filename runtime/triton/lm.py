@@ -12,21 +12,20 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from runtime.answers import Answer
-from runtime.contract import Fault, FaultCode, RelayParameters
+from runtime.contract import Fault, FaultCode
 from runtime.engine import Engine
 from runtime.errors import RequestFault
 from runtime.triton.faults import error_response
-from runtime.triton.inputs import RelayWish, read_lm, read_relay
+from runtime.triton.inputs import read_lm, read_relay
 from runtime.triton.metrics import EngineMetrics
 from runtime.triton.outputs import ResponseBuilder
-from runtime.triton.relay import Relay
+from runtime.triton.relay import PlaceInRelay, Relays
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +41,8 @@ STALLED_STATUS = 70  # of the process, as EX_SOFTWARE of sysexits.h
 class LmAdapter:
     def __init__(self, folder: Path, labels: dict[str, str]) -> None:
         self._responses: dict[str, LmResponses] = {}  # of requests under way
-        self._relays: dict[str, Relay] = {}
-        self._relays_changing = threading.Lock()  # three threads do
-        self._engine = Engine.load(folder, end_process, self._flush_relays)
+        self._relays = Relays()
+        self._engine = Engine.load(folder, end_process, self._relays.flush)
         self._metrics = EngineMetrics(labels)
         self._numbers = itertools.count()
         self._metrics_due = self._relays_due = 0.0  # on the monotonic clock, seconds
@@ -72,69 +70,25 @@ class LmAdapter:
         self._engine.close()
         self._closing.set()
         self._watch.join()
-        for name, relay in list(self._relays.items()):
-            self._try(relay.end, name)
+        self._relays.close()
 
     def _submit(self, request: Any, request_id: str, sender: Any) -> None:
         wish = read_relay(request)
         if wish is not None and wish.key is None:
-            self._open_relay(wish.name, sender)
+            self._relays.open(wish.name, sender)
             return
         parsed, wishes = read_lm(request, request_id)
         builder = ResponseBuilder(wishes, parsed)
-        responses = LmResponses(
-            sender,
-            builder,
-            lambda: self._responses.pop(request_id, None),
-            self._place_in_relay(wish, builder),
-        )
+        place = None
+        if wish is not None and wish.key is not None and builder.only_details:
+            place = self._relays.place(wish.name, wish.key)
+        responses = LmResponses(sender, builder, lambda: self._responses.pop(request_id, None), place)
         self._responses[request_id] = responses
         try:
             self._engine.submit(parsed, responses)
         except Exception:
             del self._responses[request_id]
             raise
-
-    def _open_relay(self, name: str, sender: Any) -> None:
-        known = self._relays.get(name)
-        if known is not None and not known.over:
-            raise RequestFault.invalid(RelayParameters.RELAY, f"{name} is open already")
-        relay = Relay(sender)
-        relay.open()
-        with self._relays_changing:
-            self._relays[name] = relay
-
-    def _place_in_relay(self, wish: RelayWish | None, builder: ResponseBuilder) -> PlaceInRelay | None:
-        relay = None if wish is None else self._relays.get(wish.name)
-        if wish is None or wish.key is None or relay is None or not builder.only_details:
-            return None
-        return PlaceInRelay(relay, wish.key)
-
-    def _flush_relays(self) -> None:
-        for name, relay in list(self._relays.items()):
-            if not self._try(relay.flush, name):  # its client learns from the end that pieces are missing
-                self._try(relay.end, name)
-                self._forget_relay(name, relay)
-
-    def _look_after_relays(self) -> None:
-        for name, relay in list(self._relays.items()):
-            self._try(relay.end_if_cancelled, name)
-            if relay.over:
-                self._forget_relay(name, relay)
-
-    def _forget_relay(self, name: str, relay: Relay) -> None:
-        with self._relays_changing:
-            if self._relays.get(name) is relay:  # not another that took its name
-                del self._relays[name]
-
-    def _try(self, action: Callable[[], None], name: str) -> bool:
-        """Whether it went well; one relay must not keep anybody from the others."""
-        try:
-            action()
-        except Exception:
-            logger.exception("relay %s could not be served", name)
-            return False
-        return True
 
     def _run_watch(self) -> None:
         while not self._closing.wait(max(CANCEL_POLL_SECONDS, len(self._responses) / ASKED_PER_SECOND)):
@@ -146,7 +100,7 @@ class LmAdapter:
                 self._abort_if_cancelled(request_id, responses)
             if time.monotonic() >= self._relays_due:
                 self._relays_due = time.monotonic() + RELAY_POLL_SECONDS
-                self._look_after_relays()
+                self._relays.end_cancelled()
             if time.monotonic() >= self._metrics_due:
                 self._metrics_due = time.monotonic() + METRICS_SECONDS
                 self._metrics.report(self._engine.stats())
@@ -166,22 +120,6 @@ def end_process() -> None:
     logger.critical("this process ends with status %d", STALLED_STATUS)
     time.sleep(LOG_SECONDS)
     os._exit(STALLED_STATUS)
-
-
-@dataclass(slots=True)
-class PlaceInRelay:
-    """Where the answers of one request go until its last, as long as the relay is open."""
-
-    relay: Relay
-    key: int
-    taken: int = 0  # answers
-
-    def take(self, answer: Answer) -> bool:
-        if self.relay.over:
-            return False
-        self.relay.put(self.key, answer.details())
-        self.taken += 1
-        return True
 
 
 class LmResponses:

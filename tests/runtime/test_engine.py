@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from export.verification import numpy_gpt2 as oracle
+from kernels.library import missing
 from runtime.answers import Answer
 from runtime.contract import FaultCode, FinishReason, Operation
 from runtime.engine import Engine
@@ -370,3 +371,17 @@ def oracle_logprobs(checkpoint: Path, ids: list[int]) -> list[float]:
     logits = oracle.lm_logits(weights, config, ids)
     logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     return [float(logprobs[place, token]) for place, token in enumerate(ids[1:])]
+
+
+@pytest.mark.skipif(bool(missing()), reason="of our operators")
+@pytest.mark.parametrize("more", range(4))
+def test_how_a_prompt_is_cut_changes_no_answer_of_int8(open_engine: OpenEngine, more: int) -> None:
+    """Bit for bit: chunks go by the time that steps take (runtime/pace.py)."""
+    prompt = "the cat and the dog went to the king " * 4 + "the " * more
+    answers = []
+    for chunk in (3, 7, 8, 16, 24, 96):
+        engine = open_engine(variant="int8", prefill_chunk=chunk, num_slots=1)
+        answer = ask(engine, prompt, max_tokens=8, temperature=0, logprobs=3, ignore_eos=True)
+        assert answer["usage"]["prompt_tokens"] >= 48
+        answers.append(answer["choices"])
+    assert all(answer == answers[0] for answer in answers)

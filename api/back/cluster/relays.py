@@ -1,7 +1,6 @@
 """Relays: the pieces of many streamed answers on one gRPC stream, as `RelayParameters` describes them.
 
-A piece on a stream of its own costs Triton, gRPC and this process about a millisecond of a core together, and
-the engine uses all cores.
+A piece on a stream of its own wakes every process on its way, and the engine uses all cores (perf/LOG.md).
 """
 
 from __future__ import annotations
@@ -11,13 +10,15 @@ import itertools
 import json
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 
 from api.back.cluster.messages import (
     RETRY_SECONDS,
+    name_relay,
     read_content,
     read_error,
     read_rpc_error,
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Relay:
-    """One to a model version. Its pieces go to whoever joined under their key."""
+    """One to a model version. Its pieces go to whoever took their key."""
 
     def __init__(self, held: Held, stream: Any) -> None:
         self.name = uuid.uuid4().hex
@@ -47,14 +48,16 @@ class Relay:
     def ended(self) -> bool:
         return self._reading.done()
 
-    def join(self, taker: Taker) -> int:
-        """The key for a request whose pieces are to go to `taker`."""
+    @contextmanager
+    def carrying(self, request: Any, taker: Taker) -> Iterator[None]:
+        """Have all answers to `request`, which is not sent yet, but its last come to `taker`."""
         key = next(self._keys)
+        name_relay(request, self.name, key)
         self._takers[key] = taker
-        return key
-
-    def leave(self, key: int) -> None:
-        self._takers.pop(key, None)
+        try:
+            yield
+        finally:
+            del self._takers[key]
 
     def close(self, failure: ApiError) -> None:
         """End it; those whose pieces it brings fail with `failure`."""

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from api.back.cluster.arrivals import Arrivals
 from api.back.cluster.messages import (
     RETRY_SECONDS,
     generate_request,
     head_request,
-    name_relay,
-    read_details,
-    read_error,
     read_heads,
     read_load_error,
     read_rpc_error,
 )
 from api.back.cluster.records import HeadAnswer
-from api.back.cluster.relays import Relays, Taker
+from api.back.cluster.relays import Relays
 from api.back.cluster.streams import Held, KeptStreams
 from api.errors import ApiError, Unavailable
-from runtime.contract import Operation, RelayParameters
+from runtime.contract import Operation
 
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -53,58 +51,6 @@ class _Flight:
             self.call.cancel()
         if self.sending is not None:
             self.sending.cancel()
-
-
-class _Arrivals:
-    """What comes for one request, by its own stream and by a relay; which of them is first is chance."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self._queue: asyncio.Queue[asyncio.Future[Any] | dict[str, Any] | ApiError] = asyncio.Queue()
-        self._reading: asyncio.Future[Any] | None = None
-        self._missing = 0  # relayed before the last, and not here yet; below 0 until the last is here
-        self._last: dict[str, Any] | None = None
-        self.put = self._queue.put_nowait
-
-    async def next(self) -> dict[str, Any]:
-        """The `details` of the next response; the last one comes after all that were relayed."""
-        while self._last is None or self._missing > 0:
-            if self._reading is None and self._last is None:
-                self._reading = asyncio.ensure_future(self._call.read())
-                self._reading.add_done_callback(self._note_read)
-            arrival = await self._queue.get()
-            if isinstance(arrival, ApiError):
-                raise arrival
-            if isinstance(arrival, dict):
-                self._missing -= 1
-                return arrival
-            self._reading = None
-            details = _details(arrival.result())
-            if details is None:
-                continue
-            if details.get("usage") is None:
-                return details
-            self._missing += details.pop(RelayParameters.RELAYED, 0)
-            self._last = details
-        return self._last
-
-    def close(self) -> None:
-        """Nothing is wanted any more."""
-        if self._reading is not None:
-            self._reading.cancel()
-
-    def _note_read(self, reading: asyncio.Future[Any]) -> None:
-        if not reading.cancelled():
-            reading.exception()  # taken note of, should nobody ask for the result
-        self.put(reading)
-
-
-def _details(response: Any) -> dict[str, Any] | None:
-    if response is grpc.aio.EOF:
-        raise Unavailable("the model server ended the answer early", RETRY_SECONDS)
-    if response.error_message:
-        raise read_error(response.error_message)
-    return read_details(response.infer_response)
 
 
 class ModelServer:
@@ -172,10 +118,11 @@ class ModelServer:
         )
         with self._flight(held) as flight:
             flight.call = call = self._streams.take(held)
-            arrivals = _Arrivals(call)
+            arrivals = Arrivals(call)
+            relay = self._relays.to(held) if stream else None
             complete = False
             try:
-                with self._relayed(held, request, arrivals.put if stream else None):
+                with relay.carrying(request, arrivals.put) if relay else nullcontext():
                     flight.sending = asyncio.ensure_future(call.write(request))
                     await flight.sending
                     while not complete:
@@ -188,20 +135,6 @@ class ModelServer:
                 else:
                     call.cancel()
                     arrivals.close()
-
-    @contextmanager
-    def _relayed(self, held: Held, request: Any, taker: Taker | None) -> Iterator[None]:
-        """Have all of the answer but its last come to `taker` by the relay, where one is open."""
-        relay = self._relays.to(held) if taker is not None else None
-        if relay is None or taker is None:
-            yield
-            return
-        key = relay.join(taker)
-        name_relay(request, relay.name, key)
-        try:
-            yield
-        finally:
-            relay.leave(key)
 
     async def classify(
         self, held: Held, texts: Sequence[str], text_pairs: Sequence[str] | None

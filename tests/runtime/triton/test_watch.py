@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from typing import Any
 
 import pytest
 
 from api.back.cluster.installation import Installation
+from runtime.answers import Generated
 from runtime.engine import Engine
 
 
@@ -56,10 +56,10 @@ def test_one_sender_that_fails_hides_no_other(
 
 
 class Pipe:
-    """A relay's sender; `broken` ones raise on all that they are asked."""
+    """A relay's sender, which was cancelled; where it is `broken` it raises on all that it is asked."""
 
-    def __init__(self, broken: bool) -> None:
-        self.broken = broken
+    def __init__(self) -> None:
+        self.broken = False
         self.sent = 0
 
     def send(self, *response: Any, flags: int = 0) -> None:
@@ -82,22 +82,26 @@ def test_one_relay_that_fails_hides_no_other_and_is_over(monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(str(Installation.find().python_backend))
     import triton_python_backend_utils as pb_utils
 
-    from runtime.triton.lm import LmAdapter
-    from runtime.triton.relay import Relay
+    from runtime.triton.relay import Relays
 
     monkeypatch.setattr(pb_utils, "Tensor", lambda name, array: array, raising=False)
     monkeypatch.setattr(pb_utils, "InferenceResponse", Response, raising=False)
-    pipes = {"broken": Pipe(True), "whole": Pipe(False)}
-    adapter = LmAdapter.__new__(LmAdapter)
-    adapter._relays_changing = threading.Lock()
-    adapter._relays = relays = {name: Relay(pipe) for name, pipe in pipes.items()}
-    broken, whole = relays.values()
-    for relay in relays.values():
-        relay.put(1, {})
-    adapter._flush_relays()
-    assert (broken.over, pipes["whole"].sent) == (True, 1)
-    assert adapter._relays == {"whole": whole}
-    adapter._relays = {"broken": Relay(pipes["broken"]), "whole": whole}
-    adapter._look_after_relays()
-    assert whole.over
-    assert list(adapter._relays) == ["broken"]
+    relays, broken, whole = Relays(), Pipe(), Pipe()
+    relays.open("broken", broken)
+    relays.open("whole", whole)
+    places = [relays.place(name, 1) for name in ("broken", "whole")]
+    for place in places:
+        assert place is not None
+        assert place.take(Generated(1, [], None, None))
+    broken.broken = True
+    relays.flush()
+    assert (broken.sent, whole.sent) == (1, 2)
+    assert [place is not None and place.relay.over for place in places] == [True, False]
+    assert relays.place("broken", 1) is None
+    broken.broken = False
+    relays.open("broken", broken)
+    broken.broken = True
+    relays.end_cancelled()
+    assert relays.place("broken", 1) is not None  # nobody knows whether it was cancelled
+    assert relays.place("whole", 1) is None
+    assert whole.sent == 3

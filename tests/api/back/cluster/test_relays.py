@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import anyio
@@ -11,11 +12,11 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from api.back.backend import Backend
+from api.back.cluster.arrivals import Arrivals
 from api.back.cluster.records import Target
 from api.back.cluster.relays import Relay
-from api.back.cluster.server import _Arrivals
 from api.back.settings import BackSettings
-from api.errors import InvalidInput, ServerFault, Unavailable
+from api.errors import ApiError, InvalidInput, ServerFault, Unavailable
 from runtime.contract import LmTensors, Operation, RelayParameters
 from tests.api.back.cluster.requests import complete, language_model, stub_pids, until
 
@@ -105,9 +106,9 @@ async def test_the_end_of_a_relay_fails_those_who_wait_for_it_and_another_opens(
     target = await tiny(backend)
     relay = await opened(backend, target)
     got: list[Any] = []
-    relay.join(got.append)
-    relay.close(Unavailable("closed by the test"))
-    await until(lambda: got, "told")
+    with relay.carrying(service_pb2.ModelInferRequest(), got.append):
+        relay.close(Unavailable("closed by the test"))
+        await until(lambda: got, "told")
     assert got[0].detail == "closed by the test"
     assert await opened(backend, target) is not relay
     assert await complete(backend, target) == await complete(backend, target, stream=False)
@@ -154,16 +155,26 @@ def bundle(content: bytes | None) -> Any:
 
 
 @pytest.mark.parametrize(
-    "end", [bundle(None), grpc.aio.EOF, service_pb2.ModelStreamInferResponse(error_message="no memory")]
+    ("end", "failure"),
+    [
+        (bundle(None), Unavailable),
+        (grpc.aio.EOF, Unavailable),
+        (service_pb2.ModelStreamInferResponse(error_message="no memory"), ServerFault),
+    ],
 )
-async def test_a_relay_that_the_server_ends_fails_those_who_wait_for_it(end: Any) -> None:
+async def test_a_relay_that_the_server_ends_fails_those_who_wait_for_it(
+    end: Any, failure: type[ApiError]
+) -> None:
     stream = Stream(bundle(b'[[0,{"number":1}]]'), end)
     relay = Relay(("tiny", 1), stream)
     got: list[Any] = []
-    assert relay.join(got.append) == 0
-    await until(lambda: relay.ended, "ended")
+    request = service_pb2.ModelInferRequest()
+    with relay.carrying(request, got.append):
+        await until(lambda: relay.ended, "ended")
+    assert request.parameters[RelayParameters.RELAY].string_param == relay.name
+    assert request.parameters[RelayParameters.KEY].int64_param == 0
     assert got[0] == {"number": 1}
-    assert [type(failure) for failure in got[1:]] in ([Unavailable], [ServerFault])
+    assert [type(item) for item in got[1:]] == [failure]
     assert (relay.is_open, stream.cancelled) == (False, True)
 
 
@@ -186,20 +197,9 @@ async def test_undeploying_ends_the_relay_and_with_it_the_process(
         await until(lambda: not stub_pids(cluster_settings, "tiny", 1), "gone")
 
 
-class Call:
-    """As much of a grpc.aio.StreamStreamCall as is read."""
-
-    def __init__(self, *responses: Any) -> None:
-        self._responses = list(responses)
-
-    async def read(self) -> Any:
-        return self._responses.pop(0)
-
-
-async def test_a_last_answer_waits_for_the_pieces_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_last_answer_waits_for_the_pieces_before_it() -> None:
     last = {"usage": {"completion_tokens": 3}, RelayParameters.RELAYED: 2}
-    monkeypatch.setattr("api.back.cluster.server._details", lambda response: response)
-    arrivals = _Arrivals(Call(last))
+    arrivals = Arrivals(Stream(bundle(json.dumps(last).encode())))
     arrivals.put({"number": 1, "usage": None})
     assert (await arrivals.next())["number"] == 1
     waiting = asyncio.ensure_future(arrivals.next())
@@ -211,7 +211,7 @@ async def test_a_last_answer_waits_for_the_pieces_before_it(monkeypatch: pytest.
 
 
 async def test_an_error_of_the_relay_ends_the_wait() -> None:
-    arrivals = _Arrivals(Call())
+    arrivals = Arrivals(Stream())
     arrivals.put(Unavailable("the relay ended"))
     with pytest.raises(Unavailable, match="the relay ended"):
         await arrivals.next()
