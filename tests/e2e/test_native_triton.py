@@ -66,8 +66,9 @@ def generation(stream_it: bool, **parameters: object) -> list[triton.InferInput]
 
 def test_a_vllm_client_s_request_streams(client: triton.InferenceServerClient) -> None:
     # The sampling parameters are strings, as the vLLM backend's own sample client sends them.
-    pieces = stream(client, generation(True, temperature="0", max_tokens="24"))
-    whole = stream(client, generation(False, temperature="0", max_tokens="24"))
+    # The answer is long, since tokens that become ready while one is sent share the next piece.
+    pieces = stream(client, generation(True, temperature="0", max_tokens="300"))
+    whole = stream(client, generation(False, temperature="0", max_tokens="300"))
     assert len(whole) == 1
     assert len(pieces) > 3
     texts = [piece.as_numpy("text_output")[0].decode() for piece in pieces]

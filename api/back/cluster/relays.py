@@ -24,7 +24,7 @@ from api.back.cluster.messages import (
     read_rpc_error,
     relay_request,
 )
-from api.back.cluster.streams import Held
+from api.back.cluster.streams import Held, write
 from api.errors import ApiError, Unavailable
 
 Taker = Callable[[Any], None]  # takes the `details` of a piece, or the ApiError that ends the relay
@@ -68,7 +68,7 @@ class Relay:
     async def _read(self, held: Held) -> None:
         failure: ApiError = Unavailable("the model server ended a relay", RETRY_SECONDS)
         try:
-            await self._stream.write(relay_request(*held, self.name))
+            await write(self._stream, relay_request(*held, self.name))
             while (content := await self._next()) is not None:
                 self._deal(content)
         except grpc.aio.AioRpcError as error:

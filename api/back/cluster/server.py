@@ -22,7 +22,7 @@ from api.back.cluster.messages import (
 )
 from api.back.cluster.records import HeadAnswer
 from api.back.cluster.relays import Relays
-from api.back.cluster.streams import Held, KeptStreams
+from api.back.cluster.streams import Held, KeptStreams, write
 from api.errors import ApiError, Unavailable
 from runtime.contract import Operation
 
@@ -123,7 +123,7 @@ class ModelServer:
             complete = False
             try:
                 with relay.carrying(request, arrivals.put) if relay else nullcontext():
-                    flight.sending = asyncio.ensure_future(call.write(request))
+                    flight.sending = asyncio.ensure_future(write(call, request))
                     await flight.sending
                     while not complete:
                         details = await arrivals.next()

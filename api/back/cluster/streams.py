@@ -6,12 +6,24 @@ the process of an unloaded model while a stream that ever reached it is open: `c
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
+
+from api.back.cluster.messages import RETRY_SECONDS
+from api.errors import Unavailable
 
 MOST_KEPT = 64  # idle streams to one version
 
 Held = tuple[str, int]  # a model and a version, as a server holds it
+
+
+async def write(stream: Any, request: Any) -> None:
+    """Send on a stream, which may have ended since it was taken. Raises AioRpcError, Unavailable."""
+    try:
+        await stream.write(request)
+    except asyncio.InvalidStateError:
+        raise Unavailable("the connection to the model server was lost", RETRY_SECONDS) from None
 
 
 class KeptStreams:

@@ -9,7 +9,7 @@ import pytest
 from api.back.backend import Backend
 from api.back.cluster.records import Target
 from api.back.cluster.streams import MOST_KEPT, Held, KeptStreams
-from api.errors import InvalidInput
+from api.errors import InvalidInput, Unavailable
 from runtime.contract import Operation
 from tests.api.back.cluster.requests import complete, language_model
 
@@ -121,6 +121,25 @@ async def test_a_stream_is_not_kept_whose_request_was_left_or_refused(backend: B
     assert left.done()
     assert sum(stream.done() for stream in taken) >= 2
     assert await complete(backend, target) == await complete(backend, target)
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_ends_before_it_is_written_to_is_a_lost_connection(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = await tiny(backend)
+    take = KeptStreams.take
+
+    def ended(self: KeptStreams, held: Held) -> Any:
+        stream = take(self, held)
+        stream.cancel()
+        return stream
+
+    monkeypatch.setattr(KeptStreams, "take", ended)
+    with pytest.raises(Unavailable, match="connection to the model server was lost"):
+        await complete(backend, target)
+    monkeypatch.undo()
+    assert await complete(backend, target)
 
 
 @pytest.mark.anyio
