@@ -27,7 +27,9 @@ GOLDEN_PROMPT_TOKENS = 12
 GOLDEN_ANSWER_TOKENS = 8
 GREEDY_PROMPT_TOKENS = 8
 GREEDY_TOKENS = 32
-GENERATED_AT_ONCE = 4  # rows; their cache is in memory beside the weights
+# Rows that are generated together: as many as have a cache of so many bytes, which is in memory beside the weights.
+LEAST_AT_ONCE, MOST_AT_ONCE = 4, 32
+CACHE_BYTES = 1 << 25
 LEAST_ROWS = 8
 ROW_TOKENS = 64
 MAX_TOKENS = 4096
@@ -84,6 +86,7 @@ class LanguageReference:
         self._tokenizer = tokenizer
         self._logits = scratch
         self._context = min(config.context_length, ROW_TOKENS)
+        self._at_once = rows_at_once(config, self._context)
         self._answer_tokens = min(GOLDEN_ANSWER_TOKENS, self._context - 1)
 
     def read(self, graph: Path, calibration: str | None, tell: Tell) -> None:
@@ -114,14 +117,14 @@ class LanguageReference:
 
     def _open(self, graph: Path, variant: Variant) -> LanguageSession:
         architecture = self._config.architecture
-        return LanguageSession(graph, variant, architecture, GENERATED_AT_ONCE, self._context)
+        return LanguageSession(graph, variant, architecture, self._at_once, self._context)
 
     def _write_rows(self, session: LanguageSession, count: int, tell: Tell) -> list[list[int]]:
         """Sampled at temperature 1 from the beginning of a text on."""
         eos, random = self._config.eos_token_id, np.random.default_rng(0)
         rows: list[list[int]] = []
         while len(rows) < count:
-            begin = [[eos]] * min(GENERATED_AT_ONCE, count - len(rows))
+            begin = [[eos]] * min(self._at_once, count - len(rows))
             tokens, logprobs = session.generate(begin, self._context - 1, random)
             _require_finite(logprobs)
             rows += [[eos, *map(int, row)] for row in tokens]
@@ -133,8 +136,8 @@ class LanguageReference:
         beginnings = [row[:GREEDY_PROMPT_TOKENS] for row in self.rows[:LEAST_ROWS]]
         count = min(GREEDY_TOKENS, self._context - max(map(len, beginnings)))
         answers: list[list[int]] = []
-        for start in range(0, len(beginnings), GENERATED_AT_ONCE):
-            tokens, _ = session.generate(beginnings[start : start + GENERATED_AT_ONCE], count)
+        for start in range(0, len(beginnings), self._at_once):
+            tokens, _ = session.generate(beginnings[start : start + self._at_once], count)
             answers += [[int(token) for token in row] for row in tokens]
         return list(zip(beginnings, answers, strict=True))
 
@@ -181,12 +184,18 @@ class LanguageReference:
         return agreement_length(logits[len(beginning) - 1 :], answer)
 
 
+def rows_at_once(config: ModelConfig, length: int) -> int:
+    """How many rows of `length` tokens are generated together."""
+    row = 2 * 4 * config.num_layers * config.hidden_size * length  # bytes: keys and values in float32
+    return max(LEAST_AT_ONCE, min(MOST_AT_ONCE, CACHE_BYTES // row))
+
+
 def rows_that_are_quick(config: ModelConfig, length: int) -> int:
     """How many rows of `length` tokens a model of this size is compared on."""
     per_token = config.num_layers * config.hidden_size * (4 * config.hidden_size + 2 * config.inner_size)
     per_token += config.vocab_size * config.hidden_size
     tokens = min(MAX_TOKENS, MULTIPLICATIONS / per_token, LOGITS / config.vocab_size)
-    return max(LEAST_ROWS, GENERATED_AT_ONCE * int(tokens / length / GENERATED_AT_ONCE))
+    return max(LEAST_ROWS, int(tokens / length))
 
 
 class HeadReference:

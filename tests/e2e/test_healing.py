@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,13 +21,15 @@ from tests.e2e.test_lifecycle import packed, upload
 
 HEAL_SECONDS = 10.0
 SECOND_START_SECONDS = 8.0
+DRAIN_SECONDS = 2.0
 BODY = {"prompt": "Once upon a time", "max_tokens": 4, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
+def patient(converted_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
     """An appliance of its own, since these tests wound it."""
-    with running(tmp_path_factory.mktemp("healing") / "home") as started:
+    home = Path(shutil.copytree(converted_home, tmp_path_factory.mktemp("healing") / "home"))
+    with running(home, drain_seconds=str(DRAIN_SECONDS)) as started:
         yield started
 
 

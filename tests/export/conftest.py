@@ -6,14 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from export.pipeline import export_checkpoint
 from runtime.contract import Variant
 from tests.export import checkpoints
 
-# Threads that wait for each other on a busy machine are slower than one.
-torch.set_num_threads(1)
 VARIANTS = tuple(Variant)
 _SAVE: dict[str, Callable[[Path], object]] = {
     "lm": checkpoints.save_lm,

@@ -132,15 +132,20 @@ class TaskStore:
     async def _write_behind(self) -> None:
         while not self._closing.is_set():
             await self._arrived.wait()
-            await asyncio.sleep(FLUSH_SECONDS)
+            await self._pause(FLUSH_SECONDS)
             self._arrived.clear()
             try:
                 await self.flush()
             except SQLAlchemyError:
                 logger.exception("task records could not be written; trying again")
                 self._arrived.set()
-                await asyncio.sleep(RETRY_SECONDS)
+                await self._pause(RETRY_SECONDS)
         await self.flush()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless the store closes."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
 
     async def sweep(self) -> int:
         """Delete what is too old, a batch at a time so that other writers get their turn; returns how many.
@@ -169,8 +174,7 @@ class TaskStore:
                     logger.info("%d old task records deleted", count)
             except SQLAlchemyError:
                 logger.exception("old task records could not be deleted; trying again later")
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), SWEEP_SECONDS)
+            await self._pause(SWEEP_SECONDS)
 
 
 def _missing(task_id: str) -> NotFound:
