@@ -27,7 +27,7 @@ GOLDEN_PROMPT_TOKENS = 12
 GOLDEN_ANSWER_TOKENS = 8
 GREEDY_PROMPT_TOKENS = 8
 GREEDY_TOKENS = 32
-# Rows that are generated together: as many as have a cache of so many bytes, which is in memory beside the weights.
+# Rows that are generated together: as many as have a cache of so many bytes, for it is beside the weights.
 LEAST_AT_ONCE, MOST_AT_ONCE = 4, 32
 CACHE_BYTES = 1 << 25
 LEAST_ROWS = 8

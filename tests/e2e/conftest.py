@@ -13,7 +13,7 @@ from tests.e2e.appliance import MAX_UNPACKED_BYTES, Appliance, running
 
 @pytest.fixture(scope="session")
 def converted_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of an appliance that converted and served the bundled models; it is copied, never opened again."""
+    """Where an appliance converted and served the bundled models; it is copied, never opened again."""
     home = tmp_path_factory.mktemp("converted") / "home"
     with running(home):
         pass
