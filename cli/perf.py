@@ -215,29 +215,39 @@ def capacity(
 ) -> None:
     """Find the highest rate of requests at which the 95th percentile stays within a target."""
     with explained():
-        from perf.deployed import find_deployed
+        from perf.deployed import check_alone, find_deployed
+        from perf.errors import PlanError
         from perf.http import capacity as search
         from perf.http.capacity_report import write_capacities
 
-        every, found = find_deployed(url), []
+        every, wanted = find_deployed(url), find_deployed(url, [deployment] if deployment else ())
+        for deployed in wanted:
+            check_alone(every, deployed)
+        found, failures = [], []
         texts = _texts(prompt_words, prompt_tokens, tokenizer)
-        for deployed in find_deployed(url, [deployment] if deployment else ()):
-            search.check_alone(every, deployed)
+        for deployed in wanted:
             ask = _ask(task or deployed.task.value, max_tokens, ignore_eos, 0.0, stream=True)
-            done = search.capacity(
-                url,
-                deployed,
-                command=command(),
-                target_seconds=target,
-                ask=ask,
-                texts=texts,
-                seconds=seconds,
-                seed=seed,
-            )
+            try:
+                done = search.capacity(
+                    url,
+                    deployed,
+                    command=command(),
+                    target_seconds=target,
+                    ask=ask,
+                    texts=texts,
+                    seconds=seconds,
+                    seed=seed,
+                )
+            except PlanError as error:
+                failures.append(str(error))
+                continue
             found.append((done, ask))
-        write_capacities(name or "capacity", command(), found)
-        for done, _ in found if record else ():
-            _record(url, done)
+            if record:
+                _record(url, done)
+        if found:
+            write_capacities(name or "capacity", command(), found)
+        if failures:
+            fail(plain("\n".join(failures)))
 
 
 def _record(url: str, found: Found) -> None:

@@ -1,1 +1,1 @@
-"""What is measured, and how: every figure of README, cards and LOG.md comes from a command here."""
+"""What is measured, and how: every figure of README, LOG.md and quality cards comes from a command here."""

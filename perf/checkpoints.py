@@ -47,7 +47,7 @@ SIZES = {
 
 def write_checkpoint(size: str, folder: Path, seed: int = 0, **changes: Any) -> None:
     """Write `folder` in Hugging Face layout; `changes` go into config.json. An existing folder is kept."""
-    if (folder / CONFIG_FILE).is_file():
+    if (folder / SINGLE_FILE).is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
     shape = SIZES[size]
@@ -64,10 +64,11 @@ def write_checkpoint(size: str, folder: Path, seed: int = 0, **changes: Any) -> 
         **changes,
     }
     _write_tokenizer(folder / TOKENIZER_FILE, int(config["vocab_size"]))
-    trial = folder / f"{CONFIG_FILE}.part"
-    trial.write_text(json.dumps(config, indent=2))
-    trial.rename(folder / CONFIG_FILE)
-    _write_weights(folder / SINGLE_FILE, expected_shapes(read_config(folder)), seed)
+    # Weights come into their place when all of them are there: they tell that the folder is whole.
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+    weights = folder / f"{SINGLE_FILE}.part"
+    _write_weights(weights, expected_shapes(read_config(folder)), seed)
+    weights.rename(folder / SINGLE_FILE)
 
 
 def _write_tokenizer(path: Path, size: int) -> None:

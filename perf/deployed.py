@@ -48,6 +48,16 @@ def find_deployed(url: str, wanted: Sequence[str] = ()) -> list[Deployed]:
         ]
 
 
+def check_alone(deployed: Sequence[Deployed], wanted: Deployed) -> None:
+    """A request names a model, not a deployment. Raises PlanError where that would reach several."""
+    same = [each.id for each in deployed if each.model == wanted.model]
+    if len(same) > 1:
+        raise PlanError(
+            f"{wanted.model} has {len(same)} deployments ({', '.join(same)}), among which its requests are"
+            " spread: undeploy all but the one to be measured"
+        )
+
+
 def _deployed(client: Client, record: dict[str, Any]) -> Deployed:
     name, version = record["model"], record["version"]
     view = client.call("GET", f"/v1/models/{quote(name, safe='')}/versions/{version}")

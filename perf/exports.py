@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perf.checkpoints import SIZES, write_checkpoint
-from perf.report import RESULTS, markdown_table, write
+from perf.report import RESULTS, command_line, markdown_table, write
 from runtime.contract import Manifest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +72,8 @@ def main() -> None:
         rows.append((size, sizes, f"{done.seconds:.1f}", f"{done.peak / 1e6:.0f}", f"{done.ratio:.2f} x"))
         data[size] = {"seconds": done.seconds, "peak": done.peak, "sizes": done.sizes, "largest": largest}
     columns = ("shape", "variants, MB", "seconds", "peak memory, MB", "peak / largest variant")
-    write("exports", markdown_table(columns, rows), data)
+    command = command_line("exports")
+    write("exports", f"`{command}`\n\n{markdown_table(columns, rows)}", {"command": command, **data})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from export.graph.build import write_graph
 from kernels.library import missing
 from kernels.session import element_type, open_graph
 from perf.checkpoints import write_checkpoint
-from perf.report import markdown_table, spread, write
+from perf.report import command_line, markdown_table, spread, write
 from runtime.contract import GRAPH_FILE, Architecture, LmGraph, Variant
 from runtime.session import SPIN_MICROSECONDS
 
@@ -155,8 +155,10 @@ def main() -> None:
         )
         for work in theirs
     ]
-    text = "Milliseconds of one run, median (least to most):\n\n"
-    write("operators", text + markdown_table(("work", *found, "ratio"), rows), {"milliseconds": found})
+    command = command_line("operators")
+    text = f"`{command}`\n\nMilliseconds of one run, median (least to most):\n\n"
+    text += markdown_table(("work", *found, "ratio"), rows)
+    write("operators", text, {"command": command, "milliseconds": found})
 
 
 def _ratio(theirs: list[float], ours: list[float]) -> float:

@@ -33,7 +33,7 @@ from export.rounding.calibration import measure_ranges
 from export.rounding.smoothing import SmoothedCheckpoint
 from export.session import LanguageSession
 from perf.checkpoints import write_checkpoint
-from perf.report import markdown_table, spread, write
+from perf.report import command_line, markdown_table, spread, write
 from runtime.contract import GRAPH_FILE, Variant
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -229,12 +229,13 @@ def main() -> None:
         (name, f"{sizes[name] / 1e6:.0f}", *(spread(taken[work]) for work in works))
         for name, taken in times.items()
     ]
-    text = "Milliseconds on random weights of the 124M shape, median (least to most):\n\n"
+    command = command_line("recipes")
+    text = f"`{command}`\n\nMilliseconds on random weights of the 124M shape, median (least to most):\n\n"
     text += markdown_table(("recipe", "MB", *works), speed)
     text += "\nAgainst fp32 on the bundled models:\n\n"
     columns = ("recipe", "perplexity", "KL", "top-1", *(f"{name} labels" for name in BUNDLED[1:]), "alone")
     text += markdown_table(columns, [_quality_row(name, cards) for name, cards in quality.items() if cards])
-    write("recipes", text, {"milliseconds": times, "bytes": sizes, "quality": quality})
+    write("recipes", text, {"command": command, "milliseconds": times, "bytes": sizes, "quality": quality})
 
 
 def _quality_row(name: str, cards: dict[str, Any]) -> list[object]:

@@ -6,12 +6,16 @@ import json
 import os
 import platform
 import re
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from perf.distribution import Distribution
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
@@ -41,6 +45,11 @@ def onnxruntime_version() -> str:
         return f"{version('onnxruntime-gpu')} (gpu)"
 
 
+def command_line(name: str) -> str:
+    """What makes a report again, of a module of `perf` that has its own options."""
+    return shlex.join(["lmaas", "perf", name, *sys.argv[1:]])
+
+
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
@@ -49,6 +58,18 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> 
 def spread(values: Sequence[float], form: str = ".1f") -> str:
     """Median with the least and the largest."""
     return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def times(name: str, found: Distribution | None, percentiles: Sequence[str]) -> dict[str, object]:
+    """Columns of milliseconds."""
+    return {
+        f"{name} {percentile}": "" if found is None else milliseconds(getattr(found, percentile))
+        for percentile in percentiles
+    }
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.4g}"
 
 
 def result_path(name: str, suffix: str) -> Path:

@@ -88,8 +88,12 @@ class GenerateAssembly:
             choice.finish_reason = FinishReason.STOP
             self._stop_sequence(self._live, event.sequence_index)
 
+    @property
+    def complete(self) -> bool:
+        return all(choice.finish_reason is not None for choice in self._choices)
+
     def take(self) -> tuple[Answer, bool] | None:
-        final = all(choice.finish_reason is not None for choice in self._choices)
+        final = self.complete
         if not final and not self._live.request.stream:
             return None
         ready = [self._taken(choice) for choice in self._choices if choice.has_news]
@@ -154,6 +158,10 @@ class ScoreAssembly:
         elif isinstance(event, DoneEvent):
             self._open.discard(event.sequence_index)
 
+    @property
+    def complete(self) -> bool:
+        return not self._open
+
     def take(self) -> tuple[Answer, bool] | None:
         return None if self._open else (Scored(self._scores, Usage(self._live.num_tokens)), True)
 
@@ -175,6 +183,10 @@ class SingleAssembly:
                 for token, logprob in event.candidates
             ]
             self._answer = Candidates(listed, self._usage)
+
+    @property
+    def complete(self) -> bool:
+        return self._answer is not None
 
     def take(self) -> tuple[Answer, bool] | None:
         answer, self._answer = self._answer, None

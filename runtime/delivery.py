@@ -68,7 +68,8 @@ class Delivery:
                 pass
             open_ = None not in ready
             self.deliver([event for events in ready if events is not None for event in events])
-        self._send_all(self._held)
+        held, self._held = self._held, {}
+        self._send_all(held)
 
     def _patience(self) -> float | None:
         """Seconds until something that is held may be sent."""
@@ -82,9 +83,9 @@ class Delivery:
         for event in events:
             if not event.live.answered:
                 touched[id(event.live)] = event.live
-                if not isinstance(event, TokenEvent) or event.reason is not None:
-                    urgent.add(id(event.live))
                 self._attempt(event.live, self._add, event)
+                if not isinstance(event, TokenEvent) or event.live.assembly.complete:
+                    urgent.add(id(event.live))
         if time.monotonic() < self._turn:
             waiting = touched.keys() & self._streams - urgent
             self._held = {key: live for key, live in touched.items() if key in waiting}

@@ -39,6 +39,10 @@ class Assembly(Protocol):
 
     def add(self, event: Event) -> None: ...
 
+    @property
+    def complete(self) -> bool:
+        """Whether what comes next is the last."""
+
     def take(self) -> tuple[Answer, bool] | None:
         """What can be sent now, and whether it is the last."""
 

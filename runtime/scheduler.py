@@ -126,8 +126,8 @@ class Scheduler:
         while (sequence := self.queue.peek()) is not None and self._may_start(sequence):
             self.queue.pop()
             self._left_queue(sequence)
-            self.cache.allocate(sequence)
             sequence.state = SequenceState.RUNNING
+            self.cache.allocate(sequence)
             if not sequence.is_decoding:
                 self._prefilling.append(sequence)
 

@@ -71,6 +71,8 @@ async def _answer(handler: Handler[Any, Any], job: Job) -> BaseModel:
             answer: BaseModel = await handler.run(job.parameters, job)
             return answer
         except RetryLater as refusal:  # noqa: PERF203 - trying again is the point
+            if job.abort_reason is not None:  # it was cancelled just as its server died
+                raise job.abort_reason from None
             if job.events or time.monotonic() + refusal.retry_after > end:
                 raise
             await asyncio.sleep(refusal.retry_after)

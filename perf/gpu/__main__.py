@@ -16,11 +16,11 @@ from kernels.accelerator import Accelerator, AcceleratorError
 from perf.errors import PerfError
 from perf.http.plan import parse_counts
 from perf.peers.material import PromptSource, as_texts, write_material
-from perf.report import markdown_table, write
+from perf.report import command_line, markdown_table, write
 from runtime.contract import ENGINE_FILE, TOKENIZER_FILE, Device, Manifest, Variant
 from runtime.engine import Engine
 
-FOLDER = Path("var") / "gpu"
+FOLDER = Path(__file__).resolve().parents[2] / "var" / "perf-gpu"
 CHECKED_LENGTHS = (1, 2, 7, 30, 128, 129, 300, 600)  # tokens; a chunk of prefill is 128
 CHECKED_SLOTS = 16
 
@@ -41,8 +41,13 @@ def require_gpu() -> None:
         Accelerator().check()
     except AcceleratorError as error:
         raise PerfError(f"no GPU to measure on: {error}") from None
-    import torch
-
+    try:
+        import torch
+        import transformers  # noqa: F401 - what is measured beside ours
+    except ImportError as error:
+        raise PerfError(
+            f"no {error.name} to measure beside: install torch, built for CUDA, and transformers"
+        ) from None
     if not torch.cuda.is_available():
         raise PerfError("no GPU to measure on: torch sees none, or was built without CUDA")
 
@@ -61,14 +66,15 @@ def run(options: argparse.Namespace) -> None:
     checkpoint, artifact = FOLDER / "checkpoint", FOLDER / "artifact"
     say("writing a checkpoint of GPT-2's shape and exporting it")
     write_material(checkpoint)
-    command = [sys.executable, "-m", "export", str(checkpoint), str(artifact), "--overwrite"]
-    subprocess.run([*command, "--name", "gpt2", "--variants", "fp32,fp16"], check=True)
+    exporting = [sys.executable, "-m", "export", str(checkpoint), str(artifact), "--overwrite"]
+    subprocess.run([*exporting, "--name", "gpt2", "--variants", "fp32,fp16"], check=True)
     source = PromptSource(artifact / TOKENIZER_FILE)
     held, text, data = _check(artifact, source)
     if not options.only_checks:
         speed_text, speed_data = _measure(options, batches, prompts, artifact, checkpoint, source)
         text, data = f"{text}\n{speed_text}", data | speed_data
-    write("gpu", text, data)
+    command = command_line("gpu")
+    write("gpu", f"`{command}`\n\n{text}", {"command": command, **data})
     if not held:
         raise PerfError("not all checks held")
 

@@ -45,6 +45,11 @@ class Ask:
     def streamed(self) -> bool:
         return self.task is Task.GENERATE and self.stream
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What it asks of the engine, as Triton's clients send it."""
+        return {"max_tokens": self.max_tokens, "temperature": self.temperature, "ignore_eos": self.ignore_eos}
+
     def described(self, texts: Texts) -> str:
         if self.task is not Task.GENERATE:
             return f"task {self.task.value}, texts of {texts.length}"

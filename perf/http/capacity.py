@@ -11,7 +11,6 @@ of the whole answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
@@ -93,20 +92,12 @@ def capacity(
     best = in_event_loop(search.run())
     if best.p95_seconds is None:
         raise AssertionError("a probe that holds has answers")
-    tokens = best.figures.token_rate if ask.task is Task.GENERATE else None
+    tokens = None
+    if ask.task is Task.GENERATE:  # of so many requests: by chance a few more or less came in the window
+        tokens = best.offered * best.figures.token_rate / best.answered
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    found = Capacity(best.figures.rate, tokens, best.p95_seconds, target, now, command)
+    found = Capacity(best.offered, tokens, best.p95_seconds, target, now, command)
     return Found(deployed, found, search.probes)
-
-
-def check_alone(deployed: Sequence[Deployed], wanted: Deployed) -> None:
-    """A request names a model, not a deployment. Raises PlanError where that would reach several."""
-    same = [each.id for each in deployed if each.model == wanted.model]
-    if len(same) > 1:
-        raise PlanError(
-            f"{wanted.model} has {len(same)} deployments ({', '.join(same)}), among which its requests are"
-            " spread: undeploy all but the one to be measured"
-        )
 
 
 @dataclass(slots=True)

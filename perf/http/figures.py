@@ -50,8 +50,14 @@ class Round:
 
     @property
     def requests_per_second(self) -> float:
-        done = sum(outcome.error is None and self.within(outcome.ended) for outcome in self.every)
-        return done / self._length
+        """Of one that lies across an edge of the window, the share within counts: whole ones make steps."""
+        return sum(map(self._share, self.every)) / self._length
+
+    def _share(self, outcome: Outcome) -> float:
+        if outcome.error is not None:
+            return 0.0
+        inside = min(outcome.ended, self.end) - max(outcome.intended, self.begin)
+        return max(0.0, inside) / max(outcome.seconds, 1e-9)
 
     @property
     def tokens_per_second(self) -> float:

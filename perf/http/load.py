@@ -29,11 +29,6 @@ class Run:
     cpu_seconds: float  # of this process, from the first request to the last answer
     seconds: float  # as long as that took
 
-    @property
-    def measured(self) -> list[Exchange]:
-        """Those that were intended within the window."""
-        return [exchange for exchange in self.exchanges if exchange.intended >= self.begin]
-
 
 class Load(ABC):
     """Sends requests over as many connections as it takes. Subclasses say when."""
@@ -120,7 +115,9 @@ class Load(ABC):
 class ClosedLoop(Load):
     """`concurrency` callers, each of whom asks again as soon as it has its answer.
 
-    One who was refused waits a little first: else a server would be measured by how fast it refuses.
+    They begin one by one over the first half of the warm-up: answers of one length would else stay in step,
+    and every first token would be that of a burst. One who was refused waits a little first: else a server
+    would be measured by how fast it refuses.
     """
 
     def __init__(
@@ -139,8 +136,9 @@ class ClosedLoop(Load):
 
     async def _drive(self, start: float) -> None:
         self._callers = self._concurrency
-        for _ in range(self._concurrency):
-            self._ask_again(start)
+        for caller in range(self._concurrency):
+            delay = self._extent.stagger * caller / self._concurrency
+            asyncio.get_running_loop().call_later(delay, self._ask_later)
         await self._all_answered.wait()
 
     def _on_end(self, exchange: Exchange) -> None:

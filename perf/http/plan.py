@@ -14,6 +14,7 @@ from perf.http.schedule import Arrivals, Extent
 from perf.http.wire import Origin
 
 Choice = TypeVar("Choice", bound=Enum)
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Target:
         try:
             return Origin.parse(self.url)
         except ValueError as error:
-            raise PlanError(f"--url: {error}") from error
+            raise PlanError(f"the URL of {self.name}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def parse_counts(option: str, text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() and int(part) > 0 for part in parts):
         raise PlanError(f"{option}: {text!r} is not a list of whole numbers above 0, as 1,4,16")
-    return [int(part) for part in parts]
+    return _distinct(option, [int(part) for part in parts])
 
 
 def _rates(text: str) -> list[float]:
@@ -119,4 +120,10 @@ def _rates(text: str) -> list[float]:
         rates = []
     if not rates or not all(0 < rate < 1e6 for rate in rates):
         raise PlanError(f"--rate: {text!r} is not a list of requests per second above 0, as 2.5,5,10")
-    return rates
+    return _distinct("--rate", rates)
+
+
+def _distinct(option: str, numbers: list[Number]) -> list[Number]:
+    if len(set(numbers)) < len(numbers):
+        raise PlanError(f"{option}: each only once, here they are {', '.join(map(str, numbers))}")
+    return numbers

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from perf.errors import PlanError
+from runtime.contract import TOKENIZER_FILE
 
-TOKENIZER_FILE = "tokenizer.json"
 TRIES = 50  # draws for one text of an exact length
 _VOCABULARY = """
 the a one this that every old new little great small happy young quiet green red dark bright cold warm

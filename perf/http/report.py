@@ -7,14 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from perf.curves import Line, Panel, draw, percentile_panel
-from perf.distribution import Distribution
 from perf.http.figures import Figures
 from perf.http.plan import Plan
 from perf.http.run import Measurement
-from perf.report import markdown_table, result_path, spread, write
+from perf.report import markdown_table, result_path, spread, times, write
 
 Columns = dict[str, object]
 BUSY = 0.5  # share of a core
+LEAST_ANSWERS = 5  # that follow one another in a window
 
 
 def write_report(name: str, command: str, plan: Plan, measured: Sequence[Measurement]) -> None:
@@ -56,6 +56,12 @@ def tables(plan: Plan, measured: Sequence[Measurement]) -> str:
     text += f"\nThe client, and what it counted:\n\n{_table(head, measured, _client)}"
     if any(each.figures.client.cpu_share > BUSY for each in measured):
         text += f"\nWhere the client took more than {BUSY:.0%} of a core, it may be what was measured.\n"
+    if hurried := [each for each in measured if _hurried(plan, each.figures)]:
+        which = ", ".join(f"{each.target.name} at {each.level.label}" for each in hurried)
+        text += (
+            f"\nAn answer of {which} takes longer than the warm-up, or than a window has time for"
+            f" {LEAST_ANSWERS}: how it began may show there.\n"
+        )
     errors = [
         (each.level.label, each.target.name, kind, count, f"{count / each.figures.requests:.1%}")
         for each in measured
@@ -64,6 +70,13 @@ def tables(plan: Plan, measured: Sequence[Measurement]) -> str:
     if errors:
         text += f"\nErrors:\n\n{markdown_table((*head, 'kind', 'requests', 'share'), errors)}"
     return text
+
+
+def _hurried(plan: Plan, figures: Figures) -> bool:
+    extent, found = plan.extent, figures.end_to_end
+    if found is None or extent.requests is not None:
+        return False
+    return found.p50 > min(extent.warmup, extent.seconds / LEAST_ANSWERS)
 
 
 def _table(
@@ -77,10 +90,10 @@ def _streamed(figures: Figures) -> Columns:
     return {
         "requests/s": _rate(figures.requests_per_second),
         "tokens/s": _rate(figures.tokens_per_second, ".0f"),
-        **_times("first token", figures.first_token, ("p50", "p90", "p95", "p99")),
-        **_times("between tokens", figures.between_tokens, ("p50", "p99")),
-        **_times("between events", figures.between_events, ("p50", "p99")),
-        **_times("end to end", figures.end_to_end, ("p50", "p95")),
+        **times("first token", figures.first_token, ("p50", "p90", "p95", "p99")),
+        **times("between tokens", figures.between_tokens, ("p50", "p99")),
+        **times("between events", figures.between_events, ("p50", "p99")),
+        **times("end to end", figures.end_to_end, ("p50", "p95")),
         **_outcomes(figures),
     }
 
@@ -89,7 +102,7 @@ def _whole(figures: Figures) -> Columns:
     return {
         "requests/s": _rate(figures.requests_per_second),
         "tokens/s": _rate(figures.tokens_per_second, ".0f") if figures.counted_by else "",
-        **_times("end to end", figures.end_to_end, ("least", "p50", "p90", "p95", "p99", "most")),
+        **times("end to end", figures.end_to_end, ("least", "p50", "p90", "p95", "p99", "most")),
         **_outcomes(figures),
     }
 
@@ -107,18 +120,10 @@ def _client(figures: Figures) -> Columns:
     return {
         "CPU, share of a core": f"{client.cpu_share:.1%}",
         "CPU µs per piece": f"{1e6 * client.cpu_seconds_per_piece:.0f}",
-        **_times("sent late by", client.lag, ("p50", "p99")),
+        **times("sent late by", client.lag, ("p50", "p99")),
         "tokens per event": "" if events is None else f"{events:.2f}",
         "tokens counted by": ", ".join(figures.counted_by),
         "prompt tokens": "" if prompt is None else f"{prompt.mean:.1f}",
-    }
-
-
-def _times(name: str, found: Distribution | None, percentiles: Sequence[str]) -> Columns:
-    """Milliseconds."""
-    return {
-        f"{name} {percentile}": "" if found is None else f"{1000 * getattr(found, percentile):.4g}"
-        for percentile in percentiles
     }
 
 

@@ -23,6 +23,11 @@ class Extent:
     seconds: float
     requests: int | None = None
 
+    @property
+    def stagger(self) -> float:
+        """Seconds over which the callers of a closed loop begin."""
+        return self.warmup / 2
+
 
 def intended_times(rate: float, arrivals: Arrivals, seed: str, extent: Extent) -> list[float]:
     """Seconds after the start of every request at `rate` per second, warm-up included, in order."""

@@ -12,7 +12,7 @@ import shlex
 import sys
 
 from perf.peers.bandwidth import measure_bandwidth
-from perf.peers.catalogue import PEERS, Peer, environments, ours
+from perf.peers.catalogue import PEERS, Environment, Peer, environments, ours
 from perf.peers.chart import draw
 from perf.peers.findings import as_data, describe
 from perf.peers.install import install
@@ -24,11 +24,21 @@ from runtime.contract import Variant
 NEW_TOKENS = 64
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    found = tuple(int(item) for item in text.split(","))
-    if min(found) < 1:
+def number(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: whole numbers >= 1 are needed")
-    return found
+    return int(text)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(number, text.split(",")))
+
+
+def environment(text: str) -> Environment:
+    for each in environments():
+        if each.name == text:
+            return each
+    raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(e.name for e in environments())}")
 
 
 def variants(text: str) -> list[Variant]:
@@ -50,9 +60,9 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = found.add_subparsers(dest="command", required=True)
     installing = commands.add_parser("install", help="make the peers' environments")
-    names = [environment.name for environment in environments()]
+    names = ", ".join(environment.name for environment in environments())
     installing.add_argument(
-        "names", nargs="*", metavar="environment", help=f"of {', '.join(names)}; default: all"
+        "environments", nargs="*", type=environment, default=environments(), help=f"of {names}; default: all"
     )
     running = commands.add_parser("run", help="measure and write the report")
     running.add_argument("--peers", type=peers, default=list(PEERS), help="comma-separated; default: all")
@@ -60,8 +70,8 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--only-ours", action="store_true", help="no peers")
     running.add_argument("--prompts", type=numbers, default=(32, 512), help="lengths; default: 32,512")
     running.add_argument("--batches", type=numbers, default=(1, 4, 8, 16, 32), help="default: 1,4,8,16,32")
-    running.add_argument("--rounds", type=int, default=5, help="after one that warms up; default: 5")
-    running.add_argument("--threads", type=int, default=2, help="of each peer; default: 2")
+    running.add_argument("--rounds", type=number, default=5, help="after one that warms up; default: 5")
+    running.add_argument("--threads", type=number, default=2, help="of each peer; default: 2")
     running.add_argument(
         "--report", default="peers", help="name of the files in perf/results; default: peers"
     )
@@ -85,9 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     if options.command == "install":
-        for environment in environments():
-            if not options.names or environment.name in options.names:
-                install(environment)
+        for each in options.environments:
+            install(each)
         return 0
     if missing := missing_environments([] if options.only_ours else options.peers):
         print(f"not installed: {', '.join(missing)}; python -m perf.peers install", file=sys.stderr)

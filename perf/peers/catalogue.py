@@ -23,7 +23,7 @@ class Environment:
 
     name: str
     unwanted: tuple[str, ...] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)  # {venv} is the environment's folder
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:

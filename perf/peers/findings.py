@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-from perf.peers.rounds import DISTURBED, TRIES, Cell, Figures, Measured, Plan
+from perf.peers.rounds import DISTURBED, LEAST_SECONDS, TRIES, Cell, Figures, Measured, Plan
 from perf.report import markdown_table, spread
 
 Values = Callable[[Figures], list[float]]
@@ -103,7 +103,8 @@ def _introduction(measured: Sequence[Measured], plan: Plan, bandwidth: float) ->
         f"GPT-2's 124M shape with random weights, {plan.threads} threads each, {plan.new_tokens} new tokens "
         f"of each sequence, greedy, all prompts submitted at once; other random prompts for every round, the "
         f"same for all peers, and no prefix cache. Median (min to max) of {plan.rounds} rounds, in which the "
-        f"peers take turns, one running and the others stopped; where other processes took more than "
+        f"peers take turns, one running and the others stopped. Who is done within {LEAST_SECONDS:g} s "
+        f"begins again with other prompts, and all of that is one value. Where other processes took more than "
         f"{100 * DISTURBED:.0f} % of the cores, all did that work again, at most {TRIES} times in all, and "
         f"the quietest try counts.\n\n"
         f"Memory is read at {bandwidth / 1e9:.1f} GB/s. The limit of a decode step is the reading of the "

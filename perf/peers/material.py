@@ -17,7 +17,6 @@ import numpy as np
 import tokenizers
 
 from perf.checkpoints import write_checkpoint
-from runtime.contract import TOKENIZER_FILE
 
 SIZE = "gpt2"
 VOCABULARY = 50257
@@ -32,20 +31,10 @@ def write_material(folder: Path) -> None:
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     write_checkpoint(SIZE, part, vocab_size=VOCABULARY)
-    pad_tokenizer(part / TOKENIZER_FILE, VOCABULARY)
     special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
     (part / "tokenizer_config.json").write_text(json.dumps(settings))
     part.rename(folder)
-
-
-def pad_tokenizer(path: Path, vocab_size: int) -> None:
-    """Add words without merges to the vocabulary up to `vocab_size`; no text is read as one of them."""
-    description = json.loads(path.read_text("utf-8"))
-    vocabulary = description["model"]["vocab"]
-    taken = 1 + max(*vocabulary.values(), *(token["id"] for token in description["added_tokens"]))
-    vocabulary.update({f"Ġword{index}": index for index in range(taken, vocab_size)})
-    path.write_text(json.dumps(description, ensure_ascii=False), "utf-8")
 
 
 class PromptSource:

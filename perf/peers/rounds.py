@@ -2,7 +2,8 @@
 
 A round goes through all prompt lengths and batch sizes; for each, the peers follow one another with the same
 new prompts, each round beginning with another peer. So what else the machine does falls on all alike; and
-where it does much, they do that work again.
+where it does much, they do that work again. What is done at once is done several times, as a fraction of a
+second says little.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from perf.peers.protocol import Run
 from perf.peers.worker import Worker, order_for
 from runtime.contract import TOKENIZER_FILE
 
+LEAST_SECONDS = 1.0  # that a peer works on a cell in a round, with other prompts each time
+MOST_RUNS = 8  # of it meanwhile
 TRIES = 3  # of a cell in a round
 DISTURBED = 0.1  # of all cores: more, and it is done again
 
@@ -56,10 +59,11 @@ class Figures:
     first_token: list[float] = field(default_factory=list)  # seconds, of the median sequence
     every_first_token: list[float] = field(default_factory=list)  # seconds until the last sequence has one
 
-    def add(self, run: Run) -> None:
-        self.tokens_per_second.append(run.num_tokens / run.seconds)
-        self.first_token.append(median(run.first_token_seconds))
-        self.every_first_token.append(max(run.first_token_seconds))
+    def add(self, runs: Sequence[Run]) -> None:
+        """What a peer did in one round."""
+        self.tokens_per_second.append(speed(runs))
+        self.first_token.append(median(first for run in runs for first in run.first_token_seconds))
+        self.every_first_token.append(median(max(run.first_token_seconds) for run in runs))
 
 
 @dataclass(slots=True)
@@ -95,7 +99,7 @@ def measure(peers: Sequence[Peer], plan: Plan) -> list[Measured]:
                         found.others.append(shares[index])
                     found.same_first_token += [
                         mine[0] == first[0]
-                        for mine, first in zip(runs[index].tokens, runs[0].tokens, strict=True)
+                        for mine, first in zip(runs[index][0].tokens, runs[0][0].tokens, strict=True)
                     ]
                 _tell(number, plan.rounds, cell, peers, runs)
     return measured
@@ -118,34 +122,43 @@ def opened(peers: Sequence[Peer], plan: Plan) -> Iterator[list[Worker]]:
 
 def undisturbed(
     workers: Sequence[Worker], number: int, cell: Cell, prompts: PromptSource, new_tokens: int
-) -> tuple[dict[int, Run], list[float]]:
-    """Every worker's run with the share of the cores that others took meanwhile.
+) -> tuple[dict[int, list[Run]], list[float]]:
+    """Every worker's runs with the share of the cores that others took meanwhile.
 
     Where others took much from one of them, all run again, with new prompts; the quietest try counts, however
     quick anybody was in it.
     """
     tries = []
     for _ in range(TRIES):
-        batch = prompts.take(cell.batch, cell.prompt_length)
-        runs = dict(_in_turn(workers, number, batch, new_tokens))
-        tries.append((runs, [worker.others.shares[-1] for worker in workers]))
+        batches = [prompts.take(cell.batch, cell.prompt_length) for _ in range(MOST_RUNS)]
+        runs = dict(_in_turn(workers, number, batches, new_tokens))
+        shares = [max(worker.others.shares[-len(runs[index]) :]) for index, worker in enumerate(workers)]
+        tries.append((runs, shares))
         if not number or max(tries[-1][1]) <= DISTURBED:
             break
     return min(tries, key=lambda found: max(found[1]))
 
 
 def _in_turn(
-    workers: Sequence[Worker], number: int, batch: list[list[int]], new_tokens: int
-) -> Iterator[tuple[int, Run]]:
-    """Every worker's run with its index; the round's number says who begins."""
+    workers: Sequence[Worker], number: int, batches: list[list[list[int]]], new_tokens: int
+) -> Iterator[tuple[int, list[Run]]]:
+    """Every worker's runs with its index; the round's number says who begins."""
     for place in range(len(workers)):
         index = (place + number) % len(workers)
-        yield index, workers[index].run(batch, new_tokens)
+        runs: list[Run] = []
+        for batch in batches:
+            runs.append(workers[index].run(batch, new_tokens))
+            if sum(run.seconds for run in runs) >= LEAST_SECONDS:
+                break
+        yield index, runs
 
 
-def _tell(number: int, rounds: int, cell: Cell, peers: Sequence[Peer], runs: dict[int, Run]) -> None:
+def speed(runs: Sequence[Run]) -> float:
+    """Tokens per second."""
+    return sum(run.num_tokens for run in runs) / sum(run.seconds for run in runs)
+
+
+def _tell(number: int, rounds: int, cell: Cell, peers: Sequence[Peer], runs: dict[int, list[Run]]) -> None:
     head = f"round {number} of {rounds}" if number else "warm-up"
-    speeds = (
-        f"{peer.name} {runs[index].num_tokens / runs[index].seconds:.0f}" for index, peer in enumerate(peers)
-    )
+    speeds = (f"{peer.name} {speed(runs[index]):.0f}" for index, peer in enumerate(peers))
     print(f"{head}, {cell}: {', '.join(speeds)} tokens/s", flush=True)

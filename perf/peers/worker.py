@@ -146,7 +146,7 @@ def variables(peer: Peer, threads: int) -> dict[str, str]:
     found |= {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     if peer.environment is not None:
         venv = str(peer.environment.folder)
-        found |= {name: value.format(venv=venv) for name, value in peer.environment.variables.items()}
+        found |= peer.environment.variables
         found["PATH"] = f"{venv}/bin{os.pathsep}{found.get('PATH', '')}"
     return found
 

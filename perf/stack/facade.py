@@ -49,14 +49,14 @@ def measure(stack: Stack, options: argparse.Namespace) -> Report:
     texts = Texts(0, options.prompt_tokens, str(stack.folder(deployed)))
     address = grpc_address(stack.url, deployed)
     http, native = in_event_loop(_pairs(stack.origin, address, deployed, ask, texts, options.pairs))
-    added = 1000 * (median(http) - median(native))
+    between_medians = 1000 * (median(http) - median(native))
     each = [1000 * (one - other) for one, other in zip(http, native, strict=True)]
     rows = [(name, *_milliseconds(times)) for name, times in (("HTTP", http), ("gRPC", native))]
     return Report(
-        f"{deployed.label}, {options.pairs} pairs of single requests in turn,"
-        f" {ask.described(texts)}. Milliseconds from sending a request to its first token; pair by pair the"
-        f" difference has the median {median(each):.2f} ms.",
-        [(TARGET, added)],
+        f"{deployed.label}, {stack.slots(deployed)} slots, {options.pairs} pairs of single requests in turn,"
+        f" {ask.described(texts)}. Milliseconds from sending a request to its first token. What is added is"
+        f" the median of the differences pair by pair; that of the medians is {between_medians:.2f} ms.",
+        [(TARGET, median(each))],
         markdown_table(("", "least", "p50", "p90", "p99"), rows),
         {"http_seconds": http, "grpc_seconds": native},
     )
@@ -153,8 +153,7 @@ class NativeCaller:
 def generate_request(deployed: Deployed, ask: Ask, text: str) -> Any:
     """As the façade asks, with an empty last response that tells the end."""
     request = service_pb2.ModelInferRequest(model_name=deployed.model, model_version=str(deployed.version))
-    sampling = {"max_tokens": ask.max_tokens, "temperature": ask.temperature, "ignore_eos": ask.ignore_eos}
-    texts = {LmTensors.TEXT_INPUT: text, LmTensors.SAMPLING_PARAMETERS: json.dumps(sampling)}
+    texts = {LmTensors.TEXT_INPUT: text, LmTensors.SAMPLING_PARAMETERS: json.dumps(ask.sampling)}
     for name, value in texts.items():
         content = value.encode()
         request.inputs.add(name=name, datatype="BYTES", shape=[1])

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from statistics import median
 
 from perf.errors import LoadError
@@ -50,7 +51,7 @@ def measure(stack: Stack, options: argparse.Namespace) -> Report:
     extent = Extent(options.warmup, options.seconds)
     level = Level(options.streams)
     served = Served("http", stack.url, model=deployed.model)
-    plan = Plan([served], [level], ask, Texts(options.prompt_words), extent)
+    plan = Plan([served], [level], ask, Texts(options.prompt_words), extent, seed=time.time_ns())
     engine = Engine.load(stack.folder(deployed))
     over_http: list[float] = []
     in_process: list[float] = []
@@ -79,11 +80,12 @@ def measure(stack: Stack, options: argparse.Namespace) -> Report:
     shares = [http / engine_rate for http, engine_rate in zip(over_http, in_process, strict=True)]
     rows = [("over HTTP", spread(over_http, ".0f")), ("in process", spread(in_process, ".0f"))]
     rows.append(("share by round", spread(shares, ".1%")))
+    rows.append(("share of the medians", f"{median(over_http) / median(in_process):.1%}"))
     return Report(
         f"{deployed.label}, {options.streams} streams, {ask.described(plan.texts)}; {engine.config}."
         f" {options.rounds} rounds of {extent.seconds:g} s after {extent.warmup:g} s, in turn."
         f" The client of HTTP took {median(client):.1%} of a core. Tokens/s, median (least to most):",
-        [(TARGET, median(over_http) / median(in_process))],
+        [(TARGET, median(shares))],
         markdown_table(("", "tokens/s"), rows),
         {"over_http": over_http, "in_process": in_process, "shares": shares, "client_cpu_share": client},
     )
@@ -101,15 +103,21 @@ class ClosedLoop:
     _ended: SimpleQueue[Fault | None] = field(default_factory=SimpleQueue)
 
     def run(self, streams: int, extent: Extent) -> float:
-        """Tokens per second within the window. Raises LoadError."""
+        """Tokens per second within the window; streams begin as over HTTP. Raises LoadError."""
         ids = count()
-        begin = time.perf_counter() + extent.warmup
+        start = time.perf_counter()
+        begin = start + extent.warmup
         end = begin + extent.seconds
-        for _ in range(streams):
-            self._submit(next(ids))
+        due = deque(start + extent.stagger * stream / streams for stream in range(streams))
         left = streams
         while left:
-            if (fault := self._ended.get()) is not None:
+            try:
+                fault = self._ended.get(timeout=max(0.0, due[0] - time.perf_counter()) if due else None)
+            except Empty:
+                due.popleft()
+                self._submit(next(ids))
+                continue
+            if fault is not None:
                 raise LoadError(f"the engine in process: {fault.message}")
             if time.perf_counter() < end:
                 self._submit(next(ids))

@@ -106,11 +106,12 @@ def measure(stack: Stack, options: argparse.Namespace) -> Report:
     columns = ("", "p50, ms", "p99, ms", "most, ms", "p99 by round, ms", "tokens/s")
     rows = [_row("without", calm, without), _row("with long prompts", busy, disturbed)]
     return Report(
-        f"{deployed.label}: {plan.streams} streams ({plan.ask.described(SHORT)}), without and with"
-        f" {plan.rate:g} prompts of {plan.long.length} a second. {options.rounds} rounds of"
-        f" {plan.extent.seconds:g} s after {plan.extent.warmup:g} s, in turn. Between tokens, all rounds"
-        f" together; the p99 with long prompts is {busy.p99 / calm.p50:.2f} times the p50 without. Long"
-        f" prompts were answered in {waits.p50:.2f} s (p50), {waits.most:.2f} s at most.",
+        f"{deployed.label}, {stack.slots(deployed)} slots: {plan.streams} streams"
+        f" ({plan.ask.described(SHORT)}), without and with {plan.rate:g} prompts of"
+        f" {plan.long.length} a second. {options.rounds} rounds of {plan.extent.seconds:g} s after"
+        f" {plan.extent.warmup:g} s, in turn. Between tokens, all rounds together; the p99 with long prompts"
+        f" is {busy.p99 / calm.p50:.2f} times the p50 without. Long prompts were answered in"
+        f" {waits.p50:.2f} s (p50), {waits.most:.2f} s at most.",
         [(TARGET, busy.p99 / calm.p99)],
         markdown_table(columns, rows),
         {

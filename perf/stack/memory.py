@@ -26,7 +26,6 @@ from perf.http.schedule import Extent
 from perf.report import markdown_table
 from perf.stack.report import Bound, Report, Target
 from perf.stack.running import REPOSITORY, Stack, answered, fresh_seed
-from runtime.config import EngineConfig
 from runtime.contract import Kind
 
 TARGET = Target("resident memory (PSS) of the stack with full slots", Bound.AT_MOST, 900.0, ".0f", " MB")
@@ -99,7 +98,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def measure(stack: Stack, options: argparse.Namespace) -> Report:
     deployed = stack.deployed(Kind.LM, options.model)
     folder = stack.folder(deployed)
-    slots = EngineConfig.load(folder).num_slots
+    slots = stack.slots(deployed)
     ask = Ask(Task.GENERATE, options.max_tokens, ignore_eos=True)
     texts = Texts(0, options.prompt_tokens, str(folder))
     before = Look.at(stack, deployed)

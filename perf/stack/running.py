@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psutil
 
-from perf.deployed import Deployed, find_deployed
+from perf.deployed import Deployed, check_alone, find_deployed
 from perf.errors import LoadError, PlanError
 from perf.http.ask import Api, Ask
-from perf.http.capacity import check_alone
 from perf.http.figures import Round
 from perf.http.load import Run
 from perf.http.wire import Origin
+from runtime.config import EngineConfig
 from runtime.contract import Kind
 
 REPOSITORY = "--model-repository="  # an option of Triton's
@@ -57,6 +57,10 @@ class Stack:
             raise PlanError(f"--model: say which of {names}")
         check_alone(every, fitting[0])
         return fitting[0]
+
+    def slots(self, deployed: Deployed) -> int:
+        """How many sequences its engine runs at once."""
+        return EngineConfig.load(self.folder(deployed)).num_slots
 
     def folder(self, deployed: Deployed) -> Path:
         """Where Triton serves it from: an artifact of one variant, with its engine.json. Raises PlanError."""

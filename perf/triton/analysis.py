@@ -32,7 +32,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Rates per second, latencies in seconds: p50, p90, p95, p99 and `mean`."""
+    """Rates per second, latencies in seconds: p50, p90, p95 and p99."""
 
     concurrency: int
     requests_per_second: float

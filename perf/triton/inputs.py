@@ -21,11 +21,10 @@ def inputs(deployed: Deployed, ask: Ask, texts: Texts, seed: str) -> str:
 
 
 def _generate(text: str, ask: Ask) -> dict[str, list[Any]]:
-    sampling = {"max_tokens": ask.max_tokens, "temperature": ask.temperature, "ignore_eos": ask.ignore_eos}
     return {
         LmTensors.TEXT_INPUT: [text],
         LmTensors.STREAM: [True],
-        LmTensors.SAMPLING_PARAMETERS: [json.dumps(sampling)],
+        LmTensors.SAMPLING_PARAMETERS: [json.dumps(ask.sampling)],
         LmTensors.EXCLUDE_INPUT_IN_OUTPUT: [True],
         # perf_analyzer exports every output, also one that was not sent, from memory that nobody wrote. A
         # float from there may be no number, and then the whole export is an empty file. This is the only one.

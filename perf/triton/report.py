@@ -7,9 +7,8 @@ from dataclasses import asdict
 
 from perf.curves import SHOWN, Line, Panel, draw, percentile_panel
 from perf.deployed import Deployed
-from perf.distribution import Distribution
 from perf.http.prompts import Texts
-from perf.report import markdown_table, result_path, write
+from perf.report import markdown_table, milliseconds, result_path, times, write
 from perf.triton.analysis import PERCENTILES, Analysis
 from perf.triton.run import Level, Measuring, Subject
 from runtime.contract import Kind
@@ -55,7 +54,7 @@ def _table(levels: Sequence[Level], columns: Callable[[Analysis], Columns]) -> s
 
 
 def _plain(analysis: Analysis) -> Columns:
-    latencies = {f"latency {name}": _milliseconds(analysis.latency[name]) for name in PERCENTILES}
+    latencies = {f"latency {name}": milliseconds(analysis.latency[name]) for name in PERCENTILES}
     return {"requests/s": f"{analysis.requests_per_second:.1f}", **latencies}
 
 
@@ -67,23 +66,12 @@ def _streamed(analysis: Analysis) -> Columns:
         "requests/s": f"{analysis.requests_per_second:.1f}",
         "responses/s": f"{analysis.responses_per_second or 0:.0f}",
         "tokens/s": f"{analysis.tokens_per_second or 0:.0f}",
-        **_times("first response", stream.first_response, PERCENTILES),
-        **_times("between tokens", stream.between_tokens, ("p50", "p99")),
-        **_times("between responses", stream.between_responses, ("p50", "p99")),
-        **{f"latency {name}": _milliseconds(analysis.latency[name]) for name in ("p50", "p95")},
+        **times("first response", stream.first_response, PERCENTILES),
+        **times("between tokens", stream.between_tokens, ("p50", "p99")),
+        **times("between responses", stream.between_responses, ("p50", "p99")),
+        **{f"latency {name}": milliseconds(analysis.latency[name]) for name in ("p50", "p95")},
         "tokens per response": f"{stream.tokens_per_request / stream.responses_per_request:.2f}",
     }
-
-
-def _times(name: str, found: Distribution | None, percentiles: Sequence[str]) -> Columns:
-    return {
-        f"{name} {percentile}": "" if found is None else _milliseconds(getattr(found, percentile))
-        for percentile in percentiles
-    }
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.4g}"
 
 
 def _plot(name: str, subjects: Sequence[Subject], levels: Sequence[Level]) -> str | None:

@@ -45,7 +45,7 @@ class LmAdapter:
         self._engine = Engine.load(folder, end_process, self._relays.flush)
         self._metrics = EngineMetrics(labels)
         self._numbers = itertools.count()
-        self._metrics_due = self._relays_due = 0.0  # on the monotonic clock, seconds
+        self._asking_due = self._metrics_due = self._relays_due = 0.0  # on the monotonic clock, seconds
         self._closing = threading.Event()
         self._watch = threading.Thread(target=self._run_watch, name="lmaas-watch", daemon=True)
         self._watch.start()
@@ -91,13 +91,16 @@ class LmAdapter:
             raise
 
     def _run_watch(self) -> None:
-        while not self._closing.wait(max(CANCEL_POLL_SECONDS, len(self._responses) / ASKED_PER_SECOND)):
+        while not self._closing.wait(CANCEL_POLL_SECONDS):
             self._look_around()
 
     def _look_around(self) -> None:
         try:
-            for request_id, responses in list(self._responses.items()):
-                self._abort_if_cancelled(request_id, responses)
+            if time.monotonic() >= self._asking_due:
+                asked = list(self._responses.items())
+                self._asking_due = time.monotonic() + len(asked) / ASKED_PER_SECOND
+                for request_id, responses in asked:
+                    self._abort_if_cancelled(request_id, responses)
             if time.monotonic() >= self._relays_due:
                 self._relays_due = time.monotonic() + RELAY_POLL_SECONDS
                 self._relays.end_cancelled()

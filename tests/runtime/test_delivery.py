@@ -13,23 +13,27 @@ from runtime.request import Request
 from runtime.sampling import Sampled
 from tests.runtime.engines import Collector
 
+STOP = 7
+
 
 class Counting:
-    """An assembly that answers with nothing but the end."""
+    """An assembly that answers with nothing but the end; the token STOP completes a stop string."""
 
     def __init__(self) -> None:
-        self._final = False
+        self.complete = False
         self._news = False
 
     def add(self, event: Event) -> None:
         self._news = True
-        self._final = isinstance(event, TokenEvent) and event.reason is not None
+        self.complete = isinstance(event, TokenEvent) and (
+            event.reason is not None or event.sampled.token_id == STOP
+        )
 
     def take(self) -> tuple[Answer, bool] | None:
         if not self._news:
             return None
         self._news = False
-        return Generated(1, [], None, None), self._final
+        return Generated(1, [], None, None), self.complete
 
 
 def live(number: int) -> tuple[LiveRequest, Collector]:
@@ -39,8 +43,8 @@ def live(number: int) -> tuple[LiveRequest, Collector]:
     return request, sink
 
 
-def token(request: LiveRequest, reason: FinishReason | None = None) -> Event:
-    return TokenEvent(request, 0, Sampled(1, 0.0, []), reason)
+def token(request: LiveRequest, reason: FinishReason | None = None, token_id: int = 1) -> Event:
+    return TokenEvent(request, 0, Sampled(token_id, 0.0, []), reason)
 
 
 def opened(count: int) -> tuple[Delivery, list[tuple[LiveRequest, Collector]], threading.Event]:
@@ -130,3 +134,32 @@ def test_the_last_answer_does_not_wait() -> None:
     assert sink.ends == 1
     assert ended.is_set()
     delivery.close()
+
+
+def test_nor_does_one_that_a_stop_string_completes() -> None:
+    delivery, streams, ended = opened(50)
+    delivery.deliver([token(request) for request, _ in streams])
+    request, sink = streams[7]
+    delivery.deliver([token(request, token_id=STOP)])
+    assert sink.ends == 1
+    assert ended.is_set()
+    delivery.close()
+
+
+class Broken(Collector):
+    """Takes nothing but the news of a failure."""
+
+    def send(self, answer: Answer, *, final: bool) -> None:
+        raise OSError("the other side is gone")
+
+
+def test_closing_ends_every_request_that_was_held() -> None:
+    delivery, streams, _ = opened(50)
+    delivery.deliver([token(request) for request, _ in streams])
+    broken = []
+    for request, _ in streams:
+        request.sink = sink = Broken()
+        broken.append(sink)
+    delivery.deliver([token(request) for request, _ in streams])
+    delivery.close()
+    assert [sink.ends for sink in broken] == [1] * 50

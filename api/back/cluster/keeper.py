@@ -11,6 +11,7 @@ load and probe ------------------> watch -----------------------------------+
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
@@ -63,11 +64,13 @@ class Keeper:
 
     async def run(self) -> None:
         """Until cancelled."""
-        try:
-            await self._run()
-        except Exception:
-            logger.exception("%s is kept no longer", self._live.name)
-            self._live.become(DeploymentState.FAILED, "a defect ended its supervision; the log says which")
+        for defects in itertools.count(1):
+            try:
+                await self._run()
+            except Exception:
+                logger.exception("%s: its supervision failed, and begins anew", self._live.name)
+                self._live.become(DeploymentState.FAILED, "its supervision failed; the log says how")
+            await asyncio.sleep(_backoff(defects))
 
     async def _run(self) -> None:
         live, refusals, deaths = self._live, 0, 0
@@ -152,7 +155,8 @@ class Keeper:
         try:
             await asyncio.wait_for(self._probe(server), allowed)
         except (asyncio.TimeoutError, Overloaded):
-            if not self._live.good_since(began) and not await self._works():
+            well = self._live.good_since(began) or await self._works()
+            if not well and not self._live.good_since(began):
                 return f"no answer to a probe within {allowed:g} s"
         except ApiError as error:
             return error.detail

@@ -34,7 +34,8 @@ class LiveDeployment:
         )
         self.last_good: float | None = None  # when an inference last succeeded, a caller's or a probe
         self.share = 0.0  # of the model's traffic, as `routing` counts it
-        self.settled = asyncio.Event()  # it was ready, or failed, once
+        self.settled = asyncio.Event()  # it was ready, failed or was taken away, once
+        self.leaving: asyncio.Task[None] | None = None
         self.suspect = asyncio.Event()  # a request met a sign that it is not well
 
     @property
@@ -53,7 +54,7 @@ class LiveDeployment:
         if self.record.state is DeploymentState.UNLOADING:
             return  # it only ever leaves from there
         self.record = dataclasses.replace(self.record, state=state, error=error)
-        if state in (DeploymentState.READY, DeploymentState.FAILED):
+        if state in (DeploymentState.READY, DeploymentState.FAILED, DeploymentState.UNLOADING):
             self.settled.set()
 
     def prove(self) -> None:

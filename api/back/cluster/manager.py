@@ -30,6 +30,7 @@ from runtime.contract import Kind, Operation
 
 SERVER_NAME = "triton-0"
 UNLOAD_SECONDS = 10.0
+CANCEL_SECONDS = 1.0  # after which a task is cancelled once more
 STUB_SECONDS = 5.0  # for a stub to end by itself after its model was unloaded
 LATE_PROBES = 3  # a deployment is ready while one of so many probes was good
 
@@ -68,10 +69,7 @@ class ClusterManager:
             await manager._close()
 
     async def _close(self) -> None:
-        for task in self._keeping.values():
-            task.cancel()
-        if self._keeping:
-            await asyncio.wait(self._keeping.values())
+        await asyncio.gather(*map(_end, self._keeping.values()))
         await self._supervisor.stop()
 
     async def _restore(self, record: DeploymentRecord) -> None:
@@ -82,9 +80,10 @@ class ClusterManager:
         live = LiveDeployment(record, version, manifest)
         try:
             await self._repository.lay_out(version, live.manifest, record.variant)
-        except OSError as error:  # the others can still be served
-            logger.error("%s cannot be laid out: %s", live.name, error)
-            live.become(DeploymentState.FAILED, f"its files cannot be laid out: {error.strerror}")
+        except Exception as error:  # of the disk or of a bucket: the others can still be served
+            logger.exception("%s cannot be laid out", live.name)
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            live.become(DeploymentState.FAILED, f"its files cannot be laid out: {reason}")
             self._live[record.id] = live
         else:
             self._keep(live)
@@ -110,7 +109,8 @@ class ClusterManager:
 
         `precision` is auto or a variant; `force` deploys one beyond the quality budget. Raises NotFound;
         InvalidInput (`precision`, `replicas`, `traffic_weight`); Conflict (deployed already, not ready, over
-        the budget, no memory for it); Unavailable (Triton is restarting); ServerFault (it does not load).
+        the budget, no memory for it, undeployed while it loaded); Unavailable (Triton is restarting);
+        ServerFault (it does not load).
         """
         found = await self._models.version(model, version)
         budget, device = self._settings.budget, self._settings.device
@@ -131,9 +131,11 @@ class ClusterManager:
             await live.settled.wait()
             if live.record.state is DeploymentState.FAILED:
                 raise ServerFault(f"{live.name} does not load: {live.record.error}")
+            if live.record.state is DeploymentState.UNLOADING:
+                raise Conflict(f"{live.name} was undeployed while it loaded")
             await self._records.update(live.record)
         except BaseException:
-            await asyncio.shield(self._withdraw(live))
+            await self._withdraw(live)
             raise
         return live.record
 
@@ -166,18 +168,25 @@ class ClusterManager:
         live = self._find(deployment_id)
         if live.record.state is DeploymentState.UNLOADING:
             raise Conflict(f"deployment {deployment_id!r} is being undeployed already")
-        live.become(DeploymentState.UNLOADING)
-        await asyncio.shield(self._withdraw(live))
+        await self._withdraw(live)
 
     async def _withdraw(self, live: LiveDeployment) -> None:
-        """Drain, unload and forget. Goes on where its caller is cancelled, for half of it would be worse."""
+        """Have it leave, once. That goes on where a caller is cancelled, for half of it would be worse."""
         live.become(DeploymentState.UNLOADING)
+        if live.leaving is None:
+            live.leaving = asyncio.create_task(self._leave(live))
+        await asyncio.shield(live.leaving)
+
+    async def _leave(self, live: LiveDeployment) -> None:
+        """Drain, unload and forget."""
         if (task := self._keeping.pop(live.record.id, None)) is not None:
-            task.cancel()
-            await asyncio.wait({task})
-        with suppress(Unavailable):
-            await self._supervisor.server.drain(live.held, self._settings.drain_seconds)
-        await self._unload(live)
+            await _end(task)
+        try:
+            with suppress(Unavailable):
+                await self._supervisor.server.drain(live.held, self._settings.drain_seconds)
+            await self._unload(live)
+        except Exception:
+            logger.exception("%s left something behind", live.name)
         self._live.pop(live.record.id, None)
         with suppress(NotFound):
             await self._records.delete(live.record.id)
@@ -332,3 +341,10 @@ class ClusterManager:
         if not live.good_since(moment - allowed):
             return f"{where} answered no probe for {allowed:g} s"
         return None
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel it until it ends: before Python 3.12 `wait_for` may lose a cancellation to a result."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_SECONDS)

@@ -85,6 +85,8 @@ class LiveRepository:
         if (folder / str(version)).exists():
             (folder / str(version)).rename(leaving)
             shutil.rmtree(leaving, ignore_errors=True)
+        if not folder.exists():  # it was never laid out
+            return False
         if any(child.is_dir() for child in folder.iterdir()):
             return True
         shutil.rmtree(folder)

@@ -77,7 +77,7 @@ class ModelServer:
         """
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
         try:
-            await self._control(self._stub.RepositoryModelLoad(request, timeout=timeout, wait_for_ready=True))
+            await self._control(self._stub.RepositoryModelLoad, request, timeout)
         except grpc.aio.AioRpcError as error:
             raise read_load_error(error) from None
 
@@ -85,9 +85,7 @@ class ModelServer:
         """Unload all versions of a model. Triton lets running requests end; it does not wait here."""
         request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
         try:
-            await self._control(
-                self._stub.RepositoryModelUnload(request, timeout=timeout, wait_for_ready=True)
-            )
+            await self._control(self._stub.RepositoryModelUnload, request, timeout)
         except grpc.aio.AioRpcError as error:
             raise read_rpc_error(error) from None
 
@@ -95,14 +93,15 @@ class ModelServer:
         """Whether the server itself answers, whatever its models do."""
         request = service_pb2.ServerLiveRequest()
         try:
-            await self._control(self._stub.ServerLive(request, timeout=timeout, wait_for_ready=True))
+            await self._control(self._stub.ServerLive, request, timeout)
         except (grpc.aio.AioRpcError, Unavailable):
             return False
         return True
 
-    async def _control(self, call: Any) -> None:
+    async def _control(self, method: Any, request: Any, timeout: float) -> None:
+        self._require_here()  # a channel that is closed takes no call
         try:
-            await call
+            await method(request, timeout=timeout, wait_for_ready=True)
         except asyncio.CancelledError:
             if not self.gone.is_set():
                 raise
@@ -144,11 +143,14 @@ class ModelServer:
             flight.call = self._stub.ModelInfer(head_request(*held, texts, text_pairs))
             return read_heads(await flight.call)
 
+    def _require_here(self) -> None:
+        if self.gone.is_set():
+            raise Unavailable("the model server is restarting", RETRY_SECONDS)
+
     @contextmanager
     def _flight(self, held: Held) -> Iterator[_Flight]:
         """Count the request, and turn whatever ends it into our own family."""
-        if self.gone.is_set():
-            raise Unavailable("the model server is restarting", RETRY_SECONDS)
+        self._require_here()
         flight = _Flight(held)
         self._flights.add(flight)
         try:

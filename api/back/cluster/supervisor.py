@@ -90,22 +90,30 @@ class Supervisor:
 
     async def _keep(self) -> None:
         while True:
-            process, began = self._process, time.monotonic()
-            if process is not None:
-                status = await process.wait()
-                self.state = ServerState.RESTARTING
-                logger.error("Triton (process %d) ended with status %d", process.pid, status)
-                await self._retire()
-                await process.kill()  # its stubs go with it
-            self._crashes = 1 if time.monotonic() - began > STABLE_SECONDS else self._crashes + 1
-            await self._wait_backoff()
-            self.restarts += 1
             try:
-                await self._start()
-            except (ServerFault, OSError) as error:  # OSError: no disk, memory or descriptors for it now
-                logger.error("Triton does not start: %s", error)
-                self._process = None
-                self.ports = Ports.choose(self._settings)  # one may have been taken meanwhile
+                await self._follow()
+            except Exception:  # noqa: PERF203 - no disk or descriptors now: Triton has to come back all the same
+                logger.exception("Triton could not be brought back; trying again")
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _follow(self) -> None:
+        """Wait for the end of the process, and start the next."""
+        process, began = self._process, time.monotonic()
+        if process is not None:
+            status = await process.wait()
+            self.state = ServerState.RESTARTING
+            logger.error("Triton (process %d) ended with status %d", process.pid, status)
+            await self._retire()
+            await process.kill()  # its stubs go with it
+        self._crashes = 1 if time.monotonic() - began > STABLE_SECONDS else self._crashes + 1
+        await self._wait_backoff()
+        self.restarts += 1
+        try:
+            await self._start()
+        except (ServerFault, OSError) as error:
+            logger.error("Triton does not start: %s", error)
+            self._process = None
+            self.ports = Ports.choose(self._settings)  # one may have been taken meanwhile
 
     async def _wait_backoff(self) -> None:
         """The first restart comes at once, the next after 1 s, 2 s, 4 s ..."""

@@ -128,7 +128,7 @@ tasks = Table(
     Column("state", String(16), nullable=False),
     Column("asynchronous", Boolean, nullable=False),
     Column("caller", Text, nullable=False),
-    Column("model", String(64)),
+    Column("model", String(128)),  # as a request may name it, whether it exists or not
     Column("parameters", Json, nullable=False),
     Column("result", Json),
     Column("error", Json),

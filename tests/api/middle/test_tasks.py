@@ -71,8 +71,10 @@ class SlowHandler(EchoHandler):
 class Desk:
     """A manager and a dispatcher over one slow handler, and another one in a lane of its own."""
 
-    def __init__(self, store: FakeTasks | None = None, **limits: int) -> None:
-        self.handler = EchoHandler()
+    def __init__(
+        self, store: FakeTasks | None = None, handler: EchoHandler | None = None, **limits: int
+    ) -> None:
+        self.handler = handler or EchoHandler()
         self.store = store or FakeTasks()
         self.slow = SlowHandler()
         router = Router([self.handler, self.slow])
@@ -344,6 +346,31 @@ def test_a_queued_task_does_not_wait_in_vain(run: Run, told: bool, retry_after: 
             await job.answer()
         assert desk.handler.begun == 1
         assert outcome(desk, job)[-1] == "failed"
+        await desk.dispatcher.stop()
+
+    run(test)
+
+
+class DyingHandler(EchoHandler):
+    """Whose model server dies in the moment in which the task is cancelled."""
+
+    async def run(self, parameters: EchoParameters, job: Job) -> Echo:
+        try:
+            return await super().run(parameters, job)
+        except asyncio.CancelledError:
+            raise Unavailable("m/1 died", retry_after=0.001) from None
+
+
+def test_a_task_that_is_cancelled_as_its_server_dies_is_not_begun_anew(run: Run) -> None:
+    async def test() -> None:
+        desk = Desk(handler=DyingHandler())
+        desk.dispatcher.start()
+        job = await desk.enqueue()
+        await until(lambda: desk.handler.running)
+        record = await asyncio.wait_for(desk.tasks.cancel(job.id), 5)
+        assert record.state is TaskState.CANCELLED
+        assert desk.handler.begun == 1
+        assert outcome(desk, job)[-1] == "cancelled"
         await desk.dispatcher.stop()
 
     run(test)

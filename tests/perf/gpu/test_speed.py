@@ -37,7 +37,8 @@ def test_subjects_take_turns_and_the_first_round_is_not_counted(source: PromptSo
     subjects = [Steady("ours", turns), Steady("theirs", turns)]
     case = Case(4, 8)
     found = measure(subjects, [case], source, rounds=2, new_tokens=11, say=lambda line: None)
-    assert turns == ["ours", "ours", "theirs", "theirs"] * 3
+    ours, theirs = ["ours"] * 2, ["theirs"] * 2
+    assert turns == [*ours, *theirs, *theirs, *ours, *ours, *theirs]
     measured = found[case]["ours"]
     assert measured.tokens_per_second == [4 * 11 / 2.0] * 2
     assert measured.step_seconds == pytest.approx([0.1, 0.1])

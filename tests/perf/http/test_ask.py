@@ -101,7 +101,7 @@ def test_a_choice_names_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("plan", "named"),
     [
-        (replace(PLAN, targets=[Target("a", "h:1")]), "--url"),
+        (replace(PLAN, targets=[Target("a", "h:1")]), "the URL of a"),
         (replace(PLAN, targets=[Target("a", "http://h"), Target("a", "http://i")]), "--peer"),
         (replace(PLAN, targets=[Target("a", "http://h", Api.OPENAI)], ask=Ask(Task.NLU)), "--task"),
         (replace(PLAN, texts=Texts(0, 8)), "--prompt-tokens"),

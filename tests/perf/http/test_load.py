@@ -11,7 +11,7 @@ import pytest
 
 from perf.http.load import REFUSED_SECONDS, ClosedLoop, OpenLoop, Run
 from perf.http.schedule import Arrivals, Extent, intended_times
-from perf.http.wire import Failure, Origin
+from perf.http.wire import Exchange, Failure, Origin
 from tests.perf.http.server import Answer, Drop, Pause, Step, serving, whole
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +42,17 @@ async def opened(answer: Answer, times: list[float], extent: Extent, timeout: fl
         return await OpenLoop(origin, cycle([origin.post("/", b"{}")]), extent, timeout, times).run()
 
 
+def measured(run: Run) -> list[Exchange]:
+    """Those that were intended within the window."""
+    return [exchange for exchange in run.exchanges if exchange.intended >= run.begin]
+
+
+async def test_callers_begin_one_by_one() -> None:
+    run = await closed(after(5), 4, Extent(0.4, 0.2), timeout=0.5)
+    begun = sorted(exchange.intended - run.begin for exchange in run.exchanges)[:4]
+    assert begun == pytest.approx([-0.4, -0.35, -0.3, -0.25], abs=0.04)
+
+
 async def test_a_closed_loop_keeps_so_many_under_way() -> None:
     run = await closed(after(0.05), 4, Extent(0, 0.5))
     for exchange in run.exchanges:
@@ -54,8 +65,8 @@ async def test_a_closed_loop_keeps_so_many_under_way() -> None:
 
 async def test_a_closed_loop_of_so_many_requests() -> None:
     run = await closed(ok, 3, Extent(0, 0, requests=50))
-    assert len(run.measured) == 50
-    assert all(exchange.succeeded for exchange in run.measured)
+    assert len(measured(run)) == 50
+    assert all(exchange.succeeded for exchange in measured(run))
     assert run.end == max(exchange.ended for exchange in run.exchanges)
 
 
@@ -68,7 +79,7 @@ async def test_the_warm_up_is_not_measured() -> None:
     run = await closed(after(0.02), 2, Extent(0.2, 0.2))
     warm = [exchange for exchange in run.exchanges if exchange.intended < run.begin]
     assert warm
-    assert len(warm) + len(run.measured) == len(run.exchanges)
+    assert len(warm) + len(measured(run)) == len(run.exchanges)
     assert run.end == run.begin + 0.2
 
 

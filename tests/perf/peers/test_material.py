@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import tokenizers
 
-from perf.checkpoints import TOKENIZER_OF
-from perf.peers.material import PromptSource, as_texts, pad_tokenizer
+from perf.checkpoints import TOKENIZER_OF, write_checkpoint
+from perf.peers.material import PromptSource, as_texts
 from runtime.contract import TOKENIZER_FILE
 from runtime.text import Tokenizer
 
@@ -18,10 +17,9 @@ VOCABULARY = 9000
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer") / TOKENIZER_FILE
-    shutil.copyfile(TOKENIZER_OF / TOKENIZER_FILE, path)
-    pad_tokenizer(path, VOCABULARY)
-    return path
+    folder = tmp_path_factory.mktemp("tokenizer") / "checkpoint"
+    write_checkpoint("gpt2", folder, n_layer=1, n_head=1, n_embd=8, vocab_size=VOCABULARY)
+    return folder / TOKENIZER_FILE
 
 
 def test_every_id_has_a_text(tokenizer: Path) -> None:
@@ -31,7 +29,7 @@ def test_every_id_has_a_text(tokenizer: Path) -> None:
 
 
 def test_added_words_change_no_reading(tokenizer: Path) -> None:
-    text = " word8500 and what else there is"
+    text = " unused8500 and what else there is"
     before = tokenizers.Tokenizer.from_file(str(TOKENIZER_OF / TOKENIZER_FILE)).encode(text).ids
     assert tokenizers.Tokenizer.from_file(str(tokenizer)).encode(text).ids == before
 

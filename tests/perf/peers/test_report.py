@@ -25,7 +25,8 @@ def found(index: int, speed: float) -> Measured:
         for slower in (1, 2, 4):
             seconds = cell.batch * PLAN.new_tokens * slower / (speed * cell.batch)
             tokens = [[0] * PLAN.new_tokens] * cell.batch
-            measured.figures[cell].add(Run(seconds, [0.1 * (1 + row) for row in range(cell.batch)], tokens))
+            firsts = [0.1 * (1 + row) for row in range(cell.batch)]
+            measured.figures[cell].add([Run(seconds, firsts, tokens)])
     return measured
 
 

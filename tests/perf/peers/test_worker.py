@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from perf.checkpoints import TOKENIZER_OF
+from perf.peers import rounds
 from perf.peers.catalogue import PEERS, Peer
 from perf.peers.material import PromptSource
 from perf.peers.protocol import Order
@@ -114,8 +115,19 @@ def test_disturbed_work_is_done_again(
         worker.others.shares.append(next(left))
 
     monkeypatch.setattr(worker.others, "measured", measured)
+    monkeypatch.setattr(rounds, "LEAST_SECONDS", 0.0)
     prompts = PromptSource(TOKENIZER_OF / TOKENIZER_FILE)
     runs, found = undisturbed([worker], 1, Cell(8, 2), prompts, 4)
     assert found == [min(shares)]
-    assert runs[0].num_tokens == 8
+    assert [run.num_tokens for run in runs[0]] == [8]
     assert worker.others.shares == shares[:tries]
+
+
+def test_what_is_done_at_once_is_done_several_times(opened: Opened, tmp_path: Path) -> None:
+    worker = opened("whole")
+    worker.load(order("whole", tmp_path))
+    prompts = PromptSource(TOKENIZER_OF / TOKENIZER_FILE)
+    runs, _ = undisturbed([worker], 0, Cell(8, 2), prompts, 4)
+    assert len(runs[0]) == rounds.MOST_RUNS
+    # The worker counts up from the last token of a prompt: other prompts, other tokens.
+    assert len({tuple(run.tokens[0]) for run in runs[0]}) == rounds.MOST_RUNS

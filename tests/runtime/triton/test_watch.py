@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -41,6 +43,7 @@ def test_one_sender_that_fails_hides_no_other(
     builder: Any = None  # nothing is answered here
     adapter = LmAdapter.__new__(LmAdapter)  # its making needs a server
     adapter._engine = engine
+    adapter._asking_due = 0.0
     adapter._metrics_due = adapter._relays_due = math.inf
     answers: list[bool | Exception] = [False, RuntimeError("the request is gone"), True, True]
     adapter._responses = {
@@ -53,6 +56,59 @@ def test_one_sender_that_fails_hides_no_other(
     assert [record.message for record in caplog.records] == [
         "request 1 could not be asked whether it was cancelled"
     ]
+
+
+class Counted(Sender):
+    def __init__(self) -> None:
+        super().__init__(False)
+        self.times = 0
+
+    def is_cancelled(self) -> bool:
+        self.times += 1
+        return super().is_cancelled()
+
+
+class Reports:
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def report(self, stats: object) -> None:
+        self.times.append(time.monotonic())
+
+
+class Idle(Engine):
+    def __init__(self) -> None:
+        pass
+
+    def stats(self) -> Any:
+        return None
+
+
+def test_hundreds_under_way_are_asked_seldom_and_slow_no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prober takes an engine whose metrics stand still for a dead one."""
+    monkeypatch.syspath_prepend(str(Installation.find().python_backend))
+    from runtime.triton import lm
+
+    monkeypatch.setattr(lm, "METRICS_SECONDS", 0.05)
+    monkeypatch.setattr(lm, "CANCEL_POLL_SECONDS", 0.01)
+    builder: Any = None
+    metrics: Any = Reports()
+    adapter = lm.LmAdapter.__new__(lm.LmAdapter)
+    adapter._engine, adapter._metrics = Idle(), metrics
+    adapter._closing = threading.Event()
+    adapter._asking_due = adapter._metrics_due = 0.0
+    adapter._relays_due = math.inf
+    senders = [Counted() for _ in range(400)]  # due every four seconds
+    adapter._responses = {
+        str(number): lm.LmResponses(sender, builder, lambda: None) for number, sender in enumerate(senders)
+    }
+    watch = threading.Thread(target=adapter._run_watch)
+    watch.start()
+    time.sleep(1.0)
+    adapter._closing.set()
+    watch.join()
+    assert len(metrics.times) >= 5  # twenty, on a machine with nothing else to do
+    assert [sender.times for sender in senders] == [1] * 400
 
 
 class Pipe:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import time
 from typing import Any
 
@@ -9,10 +12,11 @@ import anyio
 import pytest
 
 from api.back.backend import Backend
-from api.back.cluster import placement
+from api.back.cluster import manager, placement
 from api.back.cluster.keeper import WORK_SECONDS
 from api.back.cluster.metrics import engine_counters
 from api.back.cluster.records import ServerState
+from api.back.cluster.repository import LiveRepository
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
 from api.errors import Conflict, InvalidInput, NotFound, Unavailable
@@ -228,6 +232,57 @@ async def test_a_version_that_does_not_load_says_why_and_leaves_nothing(
     assert "Traceback" not in str(caught.value)
     assert all(record.version == 1 for record in backend.cluster.deployments())
     assert not (cluster_settings.repository / "tiny" / "2").exists()
+
+
+async def test_undeploying_what_is_still_loading_ends_both_calls(backend: Backend) -> None:
+    await undeployed(backend, "tiny", 2)
+    deploying = asyncio.create_task(backend.cluster.deploy("tiny", 2, "fp32"))
+    await until(lambda: any(record.version == 2 for record in backend.cluster.deployments()), "loading")
+    (loading,) = [record for record in backend.cluster.deployments() if record.version == 2]
+    assert loading.state is DeploymentState.LOADING
+    await backend.cluster.undeploy(loading.id)
+    with pytest.raises(Conflict, match="tiny/2 was undeployed while it loaded"):
+        await asyncio.wait_for(deploying, 5)
+    assert not await backend.deployments.list("tiny") or all(
+        record.version == 1 for record in await backend.deployments.list("tiny")
+    )
+    assert await backend.cluster.deploy("tiny", 2, "fp32")
+
+
+async def test_a_deployment_that_cannot_be_laid_out_leaves_nothing(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await undeployed(backend, "head", 1)
+
+    async def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LiveRepository, "lay_out", full)
+        with pytest.raises(OSError, match="No space left"):
+            await backend.cluster.deploy("head", 1, "fp32")
+    assert await backend.deployments.list("head") == []
+    assert (await backend.cluster.deploy("head", 1, "fp32")).state is DeploymentState.READY
+
+
+async def test_a_cancellation_that_is_lost_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "CANCEL_SECONDS", 0.01)
+    lost = 0
+
+    async def deaf() -> None:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:  # noqa: PERF203 - that it goes on is the point
+                lost += 1
+                if lost == 3:
+                    raise
+
+    task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(manager._end(task), 5)
+    assert (task.done(), lost) == (True, 3)
 
 
 async def test_the_pool_and_its_readiness_show(backend: Backend) -> None:
