@@ -50,7 +50,10 @@ class Round:
 
     @property
     def requests_per_second(self) -> float:
-        """Of one that lies across an edge of the window, the share within counts: whole ones make steps."""
+        """Of one that lies across an edge of the window, the share within counts: whole ones make steps.
+
+        That is the rate where the load is steady: after a warm-up no shorter than an answer.
+        """
         return sum(map(self._share, self.every)) / self._length
 
     def _share(self, outcome: Outcome) -> float:
