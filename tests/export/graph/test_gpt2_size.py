@@ -5,12 +5,15 @@ fp32 answers as torch does, and an answer of int8 does not depend on who else is
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from export.checkpoint.folder import Checkpoint
@@ -66,6 +69,16 @@ def check(found: Verification) -> None:
     assert (found.agreeing, found.tied) == (50, 0)
 
 
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Matrices of this size are worth a thread for each core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 def test_greedy_tokens_of_124_million_weights_equal_torch(gpt2: Path, tmp_path: Path) -> None:
     check(against_torch(gpt2, tmp_path))
 
