@@ -134,8 +134,16 @@ class Keeper:
 
     async def _watch(self, server: ModelServer) -> str:
         """Return when the deployment, or its server, is not well, with the reason."""
+        while (reason := await self._watch_processes(server, await self._pids())) is None:
+            pass
+        return reason
+
+    async def _pids(self) -> list[int]:
         process = self._supervisor.process
-        pids = [] if process is None else await asyncio.to_thread(process.stub_pids, *self._live.held)
+        return [] if process is None else await asyncio.to_thread(process.stub_pids, *self._live.held)
+
+    async def _watch_processes(self, server: ModelServer, pids: list[int]) -> str | None:
+        """As `_watch`, until one of these ends; None where another serves, as after a load in two steps."""
         with _deaths(pids) as died:
             while True:
                 self._live.suspect.clear()
@@ -145,7 +153,7 @@ class Keeper:
                 if server.gone.is_set():
                     return "its server is gone"
                 if died.is_set():
-                    return "its process died"
+                    return await self._check(server) if await self._pids() else "its process died"
                 if (reason := await self._check(server)) is not None:
                     return reason
 

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -72,36 +74,43 @@ async def test_a_second_start_brings_the_deployments_back(deployed: tuple[BackSe
     assert processes(settings) == []
 
 
-async def start_facade(settings: BackSettings) -> asyncio.subprocess.Process:
+@asynccontextmanager
+async def facade_over(settings: BackSettings) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A façade in a process of its own, ready; killed at the latest at the end."""
     facade = await asyncio.create_subprocess_exec(
         sys.executable, "-c", FACADE, str(settings.home), stdout=subprocess.PIPE, cwd=ROOT
     )
-    assert facade.stdout is not None
-    assert await facade.stdout.readline() == b"ready\n"
-    return facade
+    try:
+        assert facade.stdout is not None
+        assert await facade.stdout.readline() == b"ready\n"
+        yield facade
+    finally:
+        if facade.returncode is None:
+            facade.kill()
+            await facade.communicate()
 
 
 async def test_a_killed_facade_takes_triton_along(deployed: tuple[BackSettings, str]) -> None:
     settings, _ = deployed
-    facade = await start_facade(settings)
-    left = processes(settings)
-    assert len(left) == 1 + 1 + 3  # the guard, Triton and its stubs
-    with pytest.raises(ServerFault, match=f"in use by process {facade.pid}"):
-        async with Backend.open(settings):
-            pass
-    facade.kill()
-    await facade.communicate()
+    async with facade_over(settings) as facade:
+        # The guard, Triton and its stubs; one that was loaded in two steps may have had a predecessor.
+        await until(lambda: len(processes(settings)) == 1 + 1 + 3, "the processes")
+        left = processes(settings)
+        with pytest.raises(ServerFault, match=f"in use by process {facade.pid}"):
+            async with Backend.open(settings):
+                pass
+        facade.kill()
+        await facade.communicate()
     await until(lambda: not any(map(alive, left)), "the end of all", 5)
 
 
 async def test_a_start_ends_what_was_left_behind(deployed: tuple[BackSettings, str]) -> None:
     settings, _ = deployed
-    facade = await start_facade(settings)
-    left = processes(settings)
-    guard = next(process for process in left if "guard.py" in " ".join(process.cmdline()))
-    guard.suspend()  # so that it cannot do its duty
-    facade.kill()
-    await facade.communicate()
+    async with facade_over(settings):
+        await until(lambda: len(processes(settings)) == 1 + 1 + 3, "the processes")
+        left = processes(settings)
+        guard = next(process for process in left if "guard.py" in " ".join(process.cmdline()))
+        guard.suspend()  # so that it cannot do its duty
     assert all(map(alive, left))
     async with Backend.open(settings) as backend:
         assert not any(map(alive, left))
