@@ -6,9 +6,10 @@ import os
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from cli.show import plain
 from cli.tasks import Model
 
 if TYPE_CHECKING:
+    from perf.deployed import Deployed
     from perf.http.ask import Ask
     from perf.http.capacity import Found
     from perf.http.prompts import Texts
@@ -216,38 +218,49 @@ def capacity(
     """Find the highest rate of requests at which the 95th percentile stays within a target."""
     with explained():
         from perf.deployed import check_alone, find_deployed
-        from perf.errors import PlanError
         from perf.http import capacity as search
         from perf.http.capacity_report import write_capacities
 
         every, wanted = find_deployed(url), find_deployed(url, [deployment] if deployment else ())
         for deployed in wanted:
             check_alone(every, deployed)
-        found, failures = [], []
         texts = _texts(prompt_words, prompt_tokens, tokenizer)
-        for deployed in wanted:
-            ask = _ask(task or deployed.task.value, max_tokens, ignore_eos, 0.0, stream=True)
-            try:
-                done = search.capacity(
-                    url,
-                    deployed,
-                    command=command(),
-                    target_seconds=target,
-                    ask=ask,
-                    texts=texts,
-                    seconds=seconds,
-                    seed=seed,
-                )
-            except PlanError as error:
-                failures.append(str(error))
-                continue
-            found.append((done, ask))
-            if record:
-                _record(url, done)
+        find = partial(
+            search.capacity,
+            url,
+            command=command(),
+            target_seconds=target,
+            texts=texts,
+            seconds=seconds,
+            seed=seed,
+        )
+        asked = [
+            (each, _ask(task or each.task.value, max_tokens, ignore_eos, 0.0, stream=True)) for each in wanted
+        ]
+        found, failures = _find_each(find, asked, url if record else None)
         if found:
             write_capacities(name or "capacity", command(), found)
         if failures:
             fail(plain("\n".join(failures)))
+
+
+def _find_each(
+    find: Callable[..., Found], asked: Sequence[tuple[Deployed, Ask]], record_at: str | None
+) -> tuple[list[tuple[Found, Ask]], list[str]]:
+    """What was found, recorded at that URL where there is one; and of whom nothing was found, why."""
+    from perf.errors import PlanError
+
+    found, failures = [], []
+    for deployed, ask in asked:
+        try:
+            done = find(deployed, ask=ask)
+        except PlanError as error:
+            failures.append(str(error))
+            continue
+        found.append((done, ask))
+        if record_at is not None:
+            _record(record_at, done)
+    return found, failures
 
 
 def _record(url: str, found: Found) -> None:

@@ -84,7 +84,8 @@ class Delivery:
             if not event.live.answered:
                 touched[id(event.live)] = event.live
                 self._attempt(event.live, self._add, event)
-                if not isinstance(event, TokenEvent) or event.live.assembly.complete:
+                ends = not isinstance(event, TokenEvent) or event.reason is not None
+                if ends or event.live.assembly.complete:
                     urgent.add(id(event.live))
         if time.monotonic() < self._turn:
             waiting = touched.keys() & self._streams - urgent
