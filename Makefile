@@ -1,23 +1,27 @@
 # Two commands matter: `make run` serves, `make test` proves.
 # PYTHON names another interpreter (3.10 to 3.12): make run PYTHON=python3.12
+# TORCH_INDEX names a package index with builds of torch for CPUs: see `.venv/test.installed` below
 SHELL := /bin/sh
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.10 python3; do command -v $$name >/dev/null 2>&1 && \
 	$$name -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$name && break; done)
+TORCH_INDEX ?=
+STATE := $(or $(LMAAS_HOME),var)
 PIP := .venv/bin/python -m pip --disable-pip-version-check
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 REQUIREMENTS := pyproject.toml constraints.txt setup.py $(wildcard kernels/native/*)
-SOURCES := lmaas.py setup.py api cli export kernels perf runtime train tests
+SOURCES := lmaas.py setup.py api bench cli client export kernels perf runtime train tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format clean
+.PHONY: help run test check chaos format clean purge environment writable unused
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-run: .venv/serve.installed ## Install what serving needs and serve the bundled models on 127.0.0.1:8080
+run: .venv/serve.installed | environment ## Install what serving needs and serve the bundled models on 127.0.0.1:8080
 	@exec .venv/bin/lmaas up
 
-test: .venv/test.installed ## Install what the tests need and run them all, real Triton included
-	.venv/bin/python -m pytest $(PYTEST)
+test: .venv/test.installed | environment ## Install what the tests need and run them all, real Triton included
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 check: .venv/test.installed ## Format, lint, types, import rules
 	.venv/bin/ruff format --check $(SOURCES)
@@ -25,27 +29,55 @@ check: .venv/test.installed ## Format, lint, types, import rules
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
+chaos: .venv/test.installed ## Inflict faults on running appliances under load, and count what they lose (10 minutes)
+	.venv/bin/python -m bench chaos
+
 format: .venv/test.installed ## Write the code in its one format
 	.venv/bin/ruff format $(SOURCES)
 	.venv/bin/ruff check --fix $(SOURCES)
 
-clean: ## Remove the environment, the state and every cache
-	rm -rf .venv var kernels/operators.so build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: unused ## Remove the environment and every cache; the state stays
+	rm -rf .venv kernels/operators.so build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/bin/python:
+purge: clean ## Remove the state as well: models, records of tasks, logs
+	rm -rf -- "$(STATE)"
+
+# A server holds a lock on its state's folder.
+unused:
+	@[ ! -x .venv/bin/python ] || [ ! -e "$(STATE)/lock" ] || .venv/bin/python -c \
+		'import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)' "$(STATE)/lock" 2>/dev/null || \
+		{ echo "lmaas: process $$(cat "$(STATE)/lock") serves from $(STATE) and from this environment: stop it first"; exit 1; }
+
+writable:
+	@[ -w . ] && { [ ! -e .venv ] || [ -w .venv ]; } || \
+		{ echo "lmaas: $$PWD cannot be written by $$(id -un): install in a copy of your own, or have its owner install"; exit 1; }
+
+# What is there must be whole, and of the Python that was asked for.
+environment: | .venv/bin/python
+	@.venv/bin/python -c 'import pip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
+		{ echo "lmaas: the environment .venv is not whole, or of another Python than 3.10 to 3.12: remove it (make clean) and try again"; exit 1; }
+	@[ "$(origin PYTHON)" = file ] || [ "$$($(PYTHON) -c '$(VERSION)' 2>/dev/null)" = "$$(.venv/bin/python -c '$(VERSION)')" ] || \
+		{ echo "lmaas: the environment .venv is of Python $$(.venv/bin/python -c '$(VERSION)'), not of $(PYTHON): remove it (make clean) and try again"; exit 1; }
+
+.venv/bin/python: | writable
 	@[ -n "$(PYTHON)" ] || { echo "lmaas: no Python 3.10, 3.11 or 3.12 found; install one, or name it: make run PYTHON=/path/to/python3.11"; exit 1; }
 	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "lmaas: this is $$(uname -sm), but Triton's server is built for Linux x86-64 only; run it there or in a container"; exit 1; }
+	@case "$$PWD" in *[:\;\"\`\$$\\]*) echo "lmaas: the name of the folder $$PWD has one of : ; \" \` \$$ \\ in it, which programs in .venv cannot bear: rename it"; exit 1;; esac
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
+		{ echo "lmaas: $(PYTHON) is no Python 3.10, 3.11 or 3.12, which Triton and NumPy are built for: name one of these, as PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "lmaas: $(PYTHON) cannot make environments; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; from api.back.cluster.installation import Installation as I; sys.exit((m := I.find().missing_libpython) and f"lmaas: {m}")'
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.venv/serve.installed: $(REQUIREMENTS) | .venv/bin/python
+.venv/serve.installed: $(REQUIREMENTS) | environment writable
 	@echo "Installing what serving needs (once, some 600 MB on disk) ..."
 	$(PIP) install --constraint constraints.txt --editable '.[serve]'
 	@touch $@
 
-# torch first and by its exact version: a range would take the newest build with its CUDA packages.
-.venv/test.installed: $(REQUIREMENTS) | .venv/bin/python
-	$(PIP) install --quiet torch==2.13.0
+# torch first, and by its exact version. A plain index has the build with CUDA, some gigabytes; PyTorch publishes
+# builds for CPUs on an index of its own, which its page "Get started" names: make test TORCH_INDEX=...
+.venv/test.installed: $(REQUIREMENTS) | environment writable
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@ .venv/serve.installed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,20 +12,38 @@ from typing import Annotated, Any, Literal
 from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from api.back.cluster.budget import QualityBudget
-from api.back.settings import BackSettings
+from api.back.cluster.addresses import parse_address
+from api.back.cluster.quality_gate import QualityGate
+from api.back.settings import BackSettings, tensorrt_cache
+from runtime.config import EngineSettings, number_fields
 from runtime.contract import Device, Variant
 
 PREFIX = "LMAAS_"
 MIB = 1024**2
 GIB = 1024**3
+# A name, or an address; of IPv6 with or without its brackets.
+HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})|\[?[0-9A-Fa-f:.]{2,45}\]?")
+ORIGIN = re.compile(r"https?://([a-z0-9_]([a-z0-9_.-]{0,252})|\[[0-9a-f:.]{2,45}\])(:[0-9]{1,5})?")
 BUNDLED_MODELS = Path(__file__).resolve().parent.parent / "models"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
-Tokens = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Connections = Annotated[int, Field(ge=0, le=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Servers = Annotated[int, Field(ge=0, le=64)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Pause = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
+# Names of the engine's fields that are too general for a setting of the whole façade.
+ENGINE_SETTINGS = {"threads": "engine_threads"}
+
+
+def _engine_field(name: str) -> Any:
+    """A setting whose default, limits and description `EngineSettings` declares."""
+    item = next(item for item in number_fields() if item.name == name)
+    limits = item.metadata
+    return Field(default=item.default, ge=limits["least"], le=limits["most"], description=limits["help"])
 
 
 class SettingsError(Exception):
@@ -37,8 +57,27 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address that the API listens on.")
     port: Port = Field(default=8080, description="Port of the API; 0 takes a free one.")
+    allowed_hosts: str = Field(
+        default="",
+        description="Host names beside localhost that requests may use, separated by commas.",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Web pages of other origins that may call the API, by commas, as https://app.example:8443.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file with the certificate and its chain; the API then speaks HTTPS."
+    )
+    tls_key: Path | None = Field(
+        default=None, validate_default=True, description="PEM file with the certificate's private key."
+    )
+    access: Literal["auto", "keys", "open"] = Field(
+        default="auto",
+        description="Who may call. keys: callers with an API key (`lmaas keys create`). open: everybody."
+        " auto: everybody on a loopback address until the first key exists, elsewhere callers with a key.",
+    )
     home: Path = Field(
-        default=Path("var"), description="Folder of all state: database, blobs, live repository, logs."
+        default=Path("var"), description="Folder of all state: database, blobs, model repositories, logs."
     )
     models: Path = Field(
         default=BUNDLED_MODELS,
@@ -47,8 +86,33 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "fp16", "int8", "int4"] = Field(
         default="auto", description="Precision of a deployment where none is asked for."
     )
+    servers: Servers = Field(
+        default=1,
+        description="Model servers (Triton processes) on this machine, at most one for each processor. The "
+        "replicas of a deployment run on different servers.",
+    )
+    triton_urls: str = Field(
+        default="",
+        description="Tritons elsewhere, by commas: grpc://HOST:PORT, with metrics on the next port or on "
+        "?metrics=PORT. With LMAAS_SERVERS=0 there are no others. They need LMAAS_TRITON_REPOSITORY.",
+    )
+    triton_repository: str = Field(
+        default="",
+        validate_default=True,
+        description="Folder that is the model repository of the Tritons elsewhere, as this process sees it; "
+        "{server} stands for HOST-PORT of one, and is needed where there are several.",
+    )
+    triton_key: SecretStr = Field(
+        default=SecretStr(""), description="The lmaas-key with which the Tritons elsewhere were started."
+    )
     device: Literal["cpu", "cuda"] = Field(
-        default="cpu", description="What models run on; cuda: the first NVIDIA GPU, in fp16."
+        default=EngineSettings().device.value,
+        description="What models run on; cuda: the first NVIDIA GPU, in fp16.",
+    )
+    kernels: Literal["auto", "off"] = Field(
+        default="auto",
+        description="Operators of our own for int8: auto, where the processor can run them; "
+        "off: ONNX Runtime's.",
     )
     tensorrt: bool = Field(
         default=False, description="Let TensorRT compile what it can of a model; only with cuda."
@@ -56,7 +120,7 @@ class Settings(BaseSettings):
     variants: str = Field(
         default="fp32,int8",
         validate_default=True,
-        description="What a conversion makes, by commas: fp32, fp16, int8, int4. cuda needs fp16.",
+        description="What a conversion makes, separated by commas: fp32, fp16, int8, int4. cuda needs fp16.",
     )
     budget_perplexity: Share = Field(
         default=0.005, description="How much a variant's perplexity may lie above fp32's, as a share."
@@ -68,18 +132,64 @@ class Settings(BaseSettings):
         default=0.99, description="Least share of labels that a variant gives as fp32 does."
     )
     database_url: SecretStr | None = Field(
-        default=None, description="SQLAlchemy URL; empty: SQLite in the home folder."
+        default=None,
+        description="postgresql://USER@HOST/NAME, a database that several façades may share (`pip install "
+        "'lmaas[postgres]'`); empty: SQLite in the home folder.",
     )
-    blob_url: str | None = Field(default=None, description="Where files are kept; empty: the home folder.")
-    triton_http_port: Port = Field(default=0, description="Triton's HTTP port; 0 takes a free one.")
+    blob_url: str | None = Field(
+        default=None,
+        description="Where files are kept: `s3://bucket/prefix`, or `file:///folder` for several façades. "
+        "Empty: the home folder. Endpoint, region and credentials of S3 come from AWS's own variables.",
+    )
+    triton_http_port: Port | None = Field(
+        default=None,
+        description="Triton's HTTP port, for native clients; 0 takes a free one. Empty: no HTTP, since any "
+        "web page can post to it. The ports of each further server are 10 higher.",
+    )
     triton_grpc_port: Port = Field(default=0, description="Triton's gRPC port; 0 takes a free one.")
     triton_metrics_port: Port = Field(default=0, description="Triton's metrics port; 0 takes a free one.")
+    max_connections: Connections = Field(
+        default=0,
+        description="Connections at once; more take the place of idle ones, or are answered 503. 0: what the"
+        " limit of open files allows, at most 8192.",
+    )
+    keep_alive_seconds: Seconds = Field(
+        default=75, description="How long an idle connection stays open; a proxy's own time must be shorter."
+    )
+    head_timeout_seconds: Seconds = Field(
+        default=10, description="How long the head of a request may take to arrive."
+    )
+    stall_timeout_seconds: Seconds = Field(
+        default=30,
+        description="A connection is closed where a body comes, or an answer is read, at less than 1 KiB/s"
+        " for this time.",
+    )
     max_body_bytes: ByteSize = Field(default=ByteSize(MIB), ge=1024, description="Largest JSON body.")
     max_archive_bytes: ByteSize = Field(
         default=ByteSize(4 * GIB), ge=1024, description="Largest uploaded archive."
     )
     max_unpacked_bytes: ByteSize = Field(
         default=ByteSize(8 * GIB), ge=1024, description="Largest unpacked archive."
+    )
+    max_file_bytes: ByteSize = Field(
+        default=ByteSize(200 * MIB),
+        ge=1024,
+        description="Largest file of a batch: what is uploaded, and what it writes.",
+    )
+    max_files: Count = Field(default=1000, description="Files of all callers; more are answered 409.")
+    max_files_per_caller: Count = Field(
+        default=100, description="Files of one caller; more are answered 409."
+    )
+    file_retention_days: Count = Field(default=30, description="How long files are kept, in days.")
+    max_batches: Count = Field(
+        default=100, description="Batches of all callers under way; more are answered 429."
+    )
+    max_batches_per_caller: Count = Field(
+        default=20, description="Batches of one caller under way; more are answered 429."
+    )
+    batch_slots: Count = Field(
+        default=4,
+        description="Sequences of batches at once, at most; fewer where tasks need the slots.",
     )
     convert_timeout_seconds: Seconds = Field(default=1800, description="Longest conversion.")
     convert_memory_bytes: ByteSize = Field(
@@ -89,43 +199,130 @@ class Settings(BaseSettings):
     max_queued_tasks: Count = Field(
         default=1000, description="Asynchronous tasks waiting; more are answered 429."
     )
+    max_queued_tasks_per_caller: Count = Field(
+        default=250, description="Asynchronous tasks of one caller waiting; more are answered 429."
+    )
     task_workers: Count = Field(default=4, description="Asynchronous tasks that run at once.")
     task_retention_days: Count = Field(
         default=7, description="How long records of finished tasks are kept, in days."
     )
+    callback_secret: SecretStr | None = Field(
+        default=None,
+        description="Signs callbacks (`callback_url` of `POST /v1/tasks`) as Standard Webhooks does; empty: "
+        "no callbacks.",
+    )
+    callback_private: bool = Field(
+        default=False, description="Let callbacks go to private, loopback and link-local addresses, too."
+    )
+    max_uploads: Count = Field(
+        default=16, description="Unfinished uploads in parts at once; one more is answered 429."
+    )
+    upload_retention_hours: Count = Field(
+        default=24,
+        description="How long an upload is kept that is not finished, or that no model uses, in hours.",
+    )
+    usage_retention_days: Count = Field(
+        default=400, description="How long it is kept what each API key used on a day, in days."
+    )
+    audit_retention_days: Count = Field(
+        default=365, description="How long the audit log is kept, in days; at most 100,000 entries."
+    )
     fan_out: Count = Field(
-        default=16, description="Requests to model servers that one list is served by at once."
+        default=16, description="Requests to model servers that run at once for one list of inputs."
     )
-    num_slots: Count = Field(default=32, description="Sequences that one language model decodes at once.")
-    max_kv_tokens: Tokens = Field(
-        default=0,
-        description="Tokens that one language model's KV cache holds, prompts and answers at their longest; "
-        "what needs more waits. 0: as many as the slots have.",
-    )
-    max_queued: Count = Field(default=256, description="Requests that wait inside one language model.")
-    max_queued_tokens: Tokens = Field(
-        default=131_072, ge=1, description="Prompt tokens that wait inside one language model."
-    )
-    prefill_chunk: Count = Field(
-        default=128,
-        description="Most prompt tokens of one engine step; fewer where sequences decode.",
-    )
-    engine_threads: Count = Field(default=2, description="Threads of one model's engine.")
-    step_timeout_seconds: Count = Field(
-        default=60, description="A model's step that takes longer hangs: the model is started anew."
-    )
+    num_slots: int = _engine_field("num_slots")
+    max_kv_tokens: int = _engine_field("max_kv_tokens")
+    max_queued: int = _engine_field("max_queued")
+    max_queued_tokens: int = _engine_field("max_queued_tokens")
+    prefill_chunk: int = _engine_field("prefill_chunk")
+    engine_threads: int = _engine_field("threads")
+    step_timeout_seconds: int = _engine_field("step_timeout_seconds")
     probe_interval_seconds: Seconds = Field(
         default=2, description="Time between probe inferences of a deployment."
     )
     probe_timeout_seconds: Seconds = Field(default=3, description="How long a probe inference may take.")
     drain_seconds: Seconds = Field(default=6, description="How long running requests may go on after a stop.")
+    replace_drain_seconds: Seconds = Field(
+        default=300,
+        description="How long a version that was replaced by a rolling replacement may go on with its "
+        "requests.",
+    )
+    retry_seconds: Pause = Field(
+        default=20,
+        description="How long a request whose model server died waits for another one, or for its return, to"
+        " be sent again; 0: not at all. Where a part of the answer was sent, it never is.",
+    )
+    autoscale_stabilisation_seconds: Seconds = Field(
+        default=300, description="How long fewer replicas must have been enough before one is taken away."
+    )
     stream_ping_seconds: Seconds = Field(
         default=15, description="Silence after which a stream sends a keep-alive."
+    )
+    stream_buffer_bytes: ByteSize = Field(
+        default=ByteSize(4 * MIB),
+        ge=1024,
+        description="Bytes of a stream that may wait for a slow reader; with more, the task is cancelled.",
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="Receiver of OpenTelemetry traces by OTLP over HTTP, as http://127.0.0.1:4318."
+        " Empty: that of OTEL_EXPORTER_OTLP_ENDPOINT, or no traces.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line."
     )
-    log_format: Literal["text", "json"] = Field(default="text", description="Form of a log line.")
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="Form of a log line. json: one object a line, and those of the model servers among them.",
+    )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _plain_names(cls, text: str) -> str:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        for name in names:
+            if not HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no host name: give names alone, without http:// and port")
+        return ",".join(names)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _plain_origins(cls, text: str) -> str:
+        origins = [origin.strip().rstrip("/").lower() for origin in text.split(",") if origin.strip()]
+        for origin in origins:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: give scheme, name and port alone, as https://app.example:8443"
+                )
+        return ",".join(re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", origin) for origin in origins)
+
+    @field_validator("tls_key")
+    @classmethod
+    def _both_or_none(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if (key is None) != (info.data.get("tls_certificate") is None):
+            raise ValueError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY are needed together")
+        return key
+
+    @field_validator("triton_urls")
+    @classmethod
+    def _addresses(cls, text: str, info: ValidationInfo) -> str:
+        urls = [url.strip() for url in text.split(",") if url.strip()]
+        if len({parse_address(url).grpc for url in urls}) < len(urls):
+            raise ValueError("each Triton is needed once")
+        if not urls and info.data.get("servers") == 0:
+            raise ValueError(f"{PREFIX}SERVERS is 0: give the address of a Triton elsewhere")
+        return ",".join(urls)
+
+    @field_validator("triton_repository")
+    @classmethod
+    def _shared_folder(cls, text: str, info: ValidationInfo) -> str:
+        urls = info.data.get("triton_urls", "")
+        if urls and not text:
+            raise ValueError(f"{PREFIX}TRITON_URLS needs the folder that those Tritons load from")
+        if "," in urls and "{server}" not in text:
+            raise ValueError("several Tritons need a folder each: have {server} in it")
+        return text
 
     @field_validator("tensorrt")
     @classmethod
@@ -157,6 +354,34 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine reaches the API."""
+        name = self.host.strip("[]").lower()
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return name == "localhost"
+
+    @property
+    def page_origins(self) -> list[str]:
+        """Those of `cors_origins`, as browsers write them."""
+        return self.cors_origins.split(",") if self.cors_origins else []
+
+    @property
+    def host_names(self) -> list[str]:
+        """Those of `allowed_hosts`."""
+        return self.allowed_hosts.split(",") if self.allowed_hosts else []
+
+    @property
+    def engine(self) -> EngineSettings:
+        """What every model's engine is configured with."""
+        numbers = {
+            item.name: getattr(self, ENGINE_SETTINGS.get(item.name, item.name)) for item in number_fields()
+        }
+        cache = tensorrt_cache(self.home) if self.tensorrt else ""
+        return EngineSettings(device=Device(self.device), tensorrt_cache=cache, **numbers)
+
+    @property
     def back(self) -> BackSettings:
         """What the back layer takes of these settings."""
         return BackSettings(
@@ -166,26 +391,30 @@ class Settings(BaseSettings):
             triton_http_port=self.triton_http_port,
             triton_grpc_port=self.triton_grpc_port,
             triton_metrics_port=self.triton_metrics_port,
-            device=Device(self.device),
-            tensorrt=self.tensorrt,
+            servers=self.servers,
+            triton_urls=tuple(self.triton_urls.split(",")) if self.triton_urls else (),
+            triton_repository=self.triton_repository,
+            triton_key=self.triton_key.get_secret_value(),
+            engine=self.engine,
             variants=tuple(Variant(name) for name in self.variants.split(",")),
-            budget=QualityBudget(self.budget_perplexity, self.budget_top1, self.budget_labels),
+            budget=QualityGate(self.budget_perplexity, self.budget_top1, self.budget_labels),
             max_archive_bytes=self.max_archive_bytes,
             max_unpacked_bytes=self.max_unpacked_bytes,
             convert_timeout_seconds=self.convert_timeout_seconds,
             convert_memory_bytes=self.convert_memory_bytes,
-            num_slots=self.num_slots,
-            max_kv_tokens=self.max_kv_tokens,
-            max_queued=self.max_queued,
-            max_queued_tokens=self.max_queued_tokens,
-            prefill_chunk=self.prefill_chunk,
-            engine_threads=self.engine_threads,
-            step_timeout_seconds=self.step_timeout_seconds,
             task_retention_days=self.task_retention_days,
+            max_uploads=self.max_uploads,
+            upload_retention_hours=self.upload_retention_hours,
+            usage_retention_days=self.usage_retention_days,
+            audit_retention_days=self.audit_retention_days,
             probe_interval_seconds=self.probe_interval_seconds,
             probe_timeout_seconds=self.probe_timeout_seconds,
-            drain_seconds=min(self.drain_seconds, 5.0),
+            drain_seconds=self.drain_seconds,
+            replace_drain_seconds=self.replace_drain_seconds,
+            retry_seconds=self.retry_seconds,
+            autoscale_stabilisation_seconds=self.autoscale_stabilisation_seconds,
             log_level=self.log_level,
+            log_format=self.log_format,
         )
 
 

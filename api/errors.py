@@ -1,12 +1,20 @@
 """The façade's errors. Every layer raises these; `api/front/problems.py` alone turns them into HTTP.
 
+Each has a `slug`, its name outside of this process: in problem documents, and in the records of failed tasks.
+A class may be renamed, a slug may not.
+
 ApiError
 ├── InvalidInput        a field of the request is wrong
+├── Unauthorized        an API key is needed, and none that is valid was sent
+├── Forbidden           the caller lacks the scope
 ├── NotFound            a model, version, deployment, task or route that is not there
 ├── Conflict            the state does not allow it
 ├── TooLarge            a body or an archive beyond its limit
 ├── Overloaded          no room now; come back after `retry_after` seconds
+├── RateLimited         the caller's own limit is reached; likewise
 ├── Unavailable         the model server cannot answer now; likewise
+├── StoreUnavailable    the database or the blob store cannot be used now; likewise
+│   └── StoreFull       its disk is full
 ├── DeadlineExceeded    the caller's deadline passed first
 ├── Cancelled           the caller, or an operator, ended the task
 └── ServerFault         a defect on our side
@@ -16,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from runtime.contract import Fault, FaultCode
 
@@ -29,8 +38,9 @@ class FieldError:
 
 
 class ApiError(Exception):
-    """The base; `str(error)` is a sentence for the caller, `errors` says which fields are to blame."""
+    """The base; `str(error)` is a sentence for the caller, `errors` names the fields that are wrong."""
 
+    slug: ClassVar[str]
     errors: tuple[FieldError, ...] = ()
 
     def __init__(self, detail: str) -> None:
@@ -39,6 +49,8 @@ class ApiError(Exception):
 
 
 class InvalidInput(ApiError):
+    slug = "invalid-input"
+
     def __init__(self, errors: Sequence[FieldError], detail: str | None = None) -> None:
         super().__init__(detail or "; ".join(f"{error.field}: {error.message}" for error in errors))
         self.errors = tuple(errors)
@@ -48,8 +60,18 @@ class InvalidInput(ApiError):
         return cls([FieldError(field, message)])
 
 
+class Unauthorized(ApiError):
+    slug = "unauthorized"
+
+
+class Forbidden(ApiError):
+    slug = "forbidden"
+
+
 class NotFound(ApiError):
     """`field` is where the request named what is not there, if it did (`model`, `version`)."""
+
+    slug = "not-found"
 
     def __init__(self, detail: str, field: str | None = None) -> None:
         super().__init__(detail)
@@ -58,11 +80,11 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    pass
+    slug = "conflict"
 
 
 class TooLarge(ApiError):
-    pass
+    slug = "too-large"
 
 
 class RetryLater(ApiError):
@@ -74,23 +96,46 @@ class RetryLater(ApiError):
 
 
 class Overloaded(RetryLater):
-    pass
+    """`reason` names in one word what is full: metrics count refusals by it."""
+
+    slug = "overloaded"
+
+    def __init__(self, detail: str, retry_after: float = 1.0, *, reason: str = slug) -> None:
+        super().__init__(detail, retry_after)
+        self.reason = reason
+
+
+class RateLimited(RetryLater):
+    slug = "rate-limited"
 
 
 class Unavailable(RetryLater):
-    pass
+    slug = "unavailable"
+
+
+class StoreUnavailable(RetryLater):
+    """Raised by api/back/store alone; what needs no record goes on meanwhile."""
+
+    slug = "store-unavailable"
+
+    def __init__(self, detail: str, retry_after: float = 2.0) -> None:
+        super().__init__(detail, retry_after)
+
+
+class StoreFull(StoreUnavailable):
+    slug = "store-full"
 
 
 class DeadlineExceeded(ApiError):
-    pass
+    slug = "deadline"
 
 
 class Cancelled(ApiError):
-    pass
+    slug = "cancelled"
 
 
 class ServerFault(ApiError):
-    pass
+    slug = "server-fault"
 
 
 def from_fault(fault: Fault) -> ApiError:
@@ -99,7 +144,7 @@ def from_fault(fault: Fault) -> ApiError:
         case FaultCode.INVALID_ARGUMENT:
             return InvalidInput.of(fault.field or "request", fault.message)
         case FaultCode.QUEUE_FULL:
-            return Overloaded(fault.message)
+            return Overloaded(fault.message, fault.retry_after or 1.0, reason="engine-queue")
         case FaultCode.UNAVAILABLE:
             return Unavailable(fault.message)
         case FaultCode.DEADLINE_EXCEEDED:

@@ -1,19 +1,25 @@
-"""Log lines of the façade process, as text or JSON, each with the id of the request it belongs to."""
+"""Log lines of the façade process, as text or JSON, each with the request, task and model it belongs to."""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
+import threading
 import time
+from typing import Any
 
 from api.config import Settings
-from api.front.middleware import request_id
+from api.log_context import LogContext
+from runtime.log_format import JsonFormatter, printable
+
+log = logging.getLogger("lmaas")
 
 
-class _RequestIdFilter(logging.Filter):
+class _ContextFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id.get() or "-"
+        context = LogContext.current()
+        record.request_id, record.task_id = context.request_id, context.task_id
+        record.model, record.trace_id = context.model, context.trace_id
         return True
 
 
@@ -26,31 +32,35 @@ class _TextFormatter(logging.Formatter):
             "%Y-%m-%dT%H:%M:%S",
         )
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.request_id = getattr(record, "request_id", None) or "-"
+        return printable(super().formatMessage(record))
 
-class _JsonFormatter(logging.Formatter):
-    converter = staticmethod(time.gmtime)
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            "request_id": getattr(record, "request_id", None),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+    def formatException(self, ei: Any) -> str:
+        """Indented, so that no line of it can pass for one of the log."""
+        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def configure_logging(settings: Settings) -> None:
     """Send the lines of this process to standard error, in the form and from the level of the settings."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_RequestIdFilter())
-    handler.setFormatter(_JsonFormatter() if settings.log_format == "json" else _TextFormatter())
+    handler.addFilter(_ContextFilter())
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else _TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    for name in ("api", "lmaas"):
+    for name in ("api", "lmaas", "runtime"):  # the last one are the engine's lines
         logging.getLogger(name).setLevel(settings.log_level.upper())
+    if settings.log_format == "json":
+        _log_what_python_prints()
+
+
+def _log_what_python_prints() -> None:
+    """Warnings and errors that nothing catches go to standard error as text otherwise."""
+    logging.captureWarnings(True)
+    sys.excepthook = lambda *error: log.critical("the process ends", exc_info=error)
+    threading.excepthook = lambda found: log.critical(
+        "thread %s ended",
+        found.thread and found.thread.name,
+        exc_info=(found.exc_type, found.exc_value or found.exc_type(), found.exc_traceback),
+    )

@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.client import fail
+from cli.command import fail
 from cli.show import plain, print_table, quality, size
-from runtime.contract import Manifest, Variant
+from runtime.contract import Variant
+from runtime.manifest import Manifest
 
 if TYPE_CHECKING:
+    from export.progress import Report
     from export.verification.verify import Verification
 
 INTERRUPTED = 130  # the exit status of what Ctrl-C ended
@@ -24,34 +27,38 @@ VARIANTS_HELP = (
 )
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A checkpoint's folder in Hugging Face layout, a .tar.gz or .zip of one, or a name on the"
+        " Hugging Face hub: gpt2, owner/name, name@revision.",
+        show_default=False,
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The artifact's folder; it must not exist yet.")]
+Name = Annotated[str | None, typer.Option(help="The model's name; the source's own without it.")]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file of text to compare variants on; for a classifier one text a line, or two with a tab"
+        " between. Without it, text that the model writes itself, or sentences of many kinds.",
+    ),
+]
+WithVerify = Annotated[
+    bool,
+    typer.Option("--verify", help="Compare fp32 with transformers and optimum, where they are installed."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+
+
 def export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A checkpoint's folder in Hugging Face layout, a .tar.gz or .zip of one, or a name on the"
-            " Hugging Face hub: gpt2, owner/name, name@revision.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The artifact's folder; it must not exist yet.")
-    ],
-    name: Annotated[str | None, typer.Option(help="The model's name; the source's own without it.")] = None,
+    source: Source,
+    output: Output,
+    name: Name = None,
     variants: Annotated[str, typer.Option(help=VARIANTS_HELP)] = "fp32,int8",
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            help="A file of text to compare variants on; for a classifier one text a line, or two with a tab"
-            " between. Without it, text that the model writes itself, or sentences of many kinds.",
-        ),
-    ] = None,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify", help="Compare fp32 with transformers and optimum, where they are installed."
-        ),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    calibration: Calibration = None,
+    verify: WithVerify = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Convert a checkpoint to an artifact: one measured ONNX graph per variant."""
     begin = time.monotonic()
@@ -62,10 +69,10 @@ def export(
             manifest = _export(
                 source,
                 output,
-                name,
+                name or _own_name(source),
                 _variants(variants),
+                calibration,
                 overwrite=overwrite,
-                calibration=calibration,
                 verify=verify,
             )
         except ExportError as error:
@@ -82,44 +89,47 @@ def export(
 def _export(
     source: str,
     output: Path,
-    name: str | None,
+    name: str,
     variants: Sequence[Variant],
+    calibration: Path | None,
     *,
     overwrite: bool,
-    calibration: Path | None,
     verify: bool,
 ) -> Manifest:
     """Show the stages, print the tables. Raises ExportError, also where verification finds a difference."""
     from cli.stages import stages_shown
-    from export.archive import ArchiveLimits
+    from export.members import ArchiveLimits
     from export.source import export_source
-    from export.verification import verify as verification
+    from export.verification.verify import COLUMNS, verification_rows
 
     rows: list[Verification] = []
     try:
         with stages_shown() as show:
-
-            def check(checkpoint: Path, artifact: Path) -> str:
-                rows.extend(verification.verify(checkpoint, artifact, report=show))
-                verification.require_passed(rows)
-                return verification.verification_summary(rows)
-
             manifest = export_source(
                 source,
                 output,
-                name=name or _own_name(source),
+                name=name,
                 variants=variants,
                 overwrite=overwrite,
                 limits=ArchiveLimits(),
                 calibration=calibration,
-                verify=check if verify else None,
+                verify=partial(_verify, rows, show) if verify else None,
                 report=show,
             )
-    finally:  # also what did not pass is told in figures
+    finally:  # figures are shown also where verification failed
         if rows:
-            print_table(verification.COLUMNS, verification.verification_rows(rows), "")
+            print_table(COLUMNS, verification_rows(rows), "")
     _print_variants(manifest)
     return manifest
+
+
+def _verify(rows: list[Verification], show: Report, checkpoint: Path, artifact: Path) -> str:
+    """Compare with other implementations; `rows` gets the figures also where they differ."""
+    from export.verification import verify as verification
+
+    rows += verification.verify(checkpoint, artifact, report=show)
+    verification.require_passed(rows)
+    return verification.verification_summary(rows)
 
 
 def _variants(text: str) -> list[Variant]:
@@ -132,7 +142,7 @@ def _variants(text: str) -> list[Variant]:
 
 
 def _own_name(source: str) -> str:
-    """Of a folder or a repository its name, of an archive that without its endings."""
+    """The name of the folder or repository, or of the archive without its endings."""
     from export.hub import HubName
 
     path = Path(source)
@@ -148,3 +158,5 @@ def _print_variants(manifest: Manifest) -> None:
         for variant, entry in manifest.variants.items()
     ]
     print_table(("variant", "size", "load", "against fp32"), rows, "no variants")
+    if notes := manifest.provenance.get("notes"):
+        print(plain(f"note: {notes}"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.client import AsJson, fail
+from cli.command import AsJson, fail
 from cli.show import amount, listed, plain, print_facts, print_json, print_table, quality, short, size
 from runtime.contract import Variant
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from export.inspection.tensors import WeightFacts
 
 KINDS = {"lm": "a language model", "classifier": "a text classifier", "nlu": "a model of intents and slots"}
+UNFIT = 1  # the exit status where what was inspected is not fit for use
 ENCODINGS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 
@@ -35,10 +36,13 @@ def inspect(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Tell what a checkpoint or an artifact is, and whether it is sound. Nothing in it is run."""
-    from export.archive import ArchiveLimits
+    """Show what a checkpoint or an artifact is, and whether it is sound. Nothing in it is run.
+
+    Ends with status 1 where a checkpoint cannot be exported, or an artifact's files are not its manifest's.
+    """
     from export.errors import ExportError
     from export.inspection.inspect import inspect_path
+    from export.members import ArchiveLimits
 
     try:
         facts = inspect_path(path, ArchiveLimits())
@@ -50,6 +54,17 @@ def inspect(
         print_json({"what": facts.what, **dataclasses.asdict(facts)})
     else:
         _tell(facts, path)
+    if _is_unfit(facts):
+        raise typer.Exit(UNFIT)
+
+
+def _is_unfit(facts: Facts) -> bool:
+    from export.inspection.artifact import ArtifactFacts
+    from export.inspection.checkpoint import CheckpointFacts
+
+    if isinstance(facts, CheckpointFacts):
+        return facts.problem is not None
+    return isinstance(facts, ArtifactFacts) and bool(facts.problems)
 
 
 def _tell(facts: Facts, path: Path) -> None:
@@ -100,6 +115,7 @@ def _model_rows(model: ModelFacts, context: int) -> list[tuple[str, str]]:
         *_label_rows(model.labels, model.slot_labels, model.problem_type),
         ("activation", model.activation),
         ("unusual", "; ".join(model.unusual)),
+        ("notes", "; ".join(model.notes)),
         ("KV cache", _cache(model.cache_sizes, context)),
         ("variants", f"{', '.join(sizes)} (estimated)"),
     ]
@@ -159,7 +175,7 @@ def _tell_artifact(facts: ArtifactFacts) -> None:
                 f"{shape.num_layers} layers, {shape.hidden_size} wide, {shape.num_heads} heads",
             ),
             ("context", f"{shape.context_length:,} tokens"),
-            ("vocabulary", f"{shape.vocab_size:,} tokens; end of text is {shape.eos_token_id}"),
+            ("vocabulary", f"{shape.vocab_size:,} tokens; end of text is {_token(shape.eos_token_id)}"),
             *_label_rows(facts.labels, facts.slot_labels, facts.problem_type),
             ("KV cache", _cache(facts.cache_sizes, shape.context_length)),
             ("golden prompts", f"{facts.golden_prompts}, answered by each variant"),
@@ -174,6 +190,10 @@ def _tell_artifact(facts: ArtifactFacts) -> None:
     print(f"{len(facts.problems)} of {len(files)} files are not those of the manifest:")
     for problem in facts.problems:
         print(plain(f"  {problem}"))
+
+
+def _token(token_id: int | None) -> str:
+    return "none" if token_id is None else str(token_id)
 
 
 def _tell_graph(facts: GraphFacts) -> None:

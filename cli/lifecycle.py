@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import typer
 
-from cli.client import DEFAULT_URL, AsJson, Client, Url, connect, fail
+from cli.command import AsJson, Url, fail
 from cli.show import print_json, print_listing, print_table, quality, size
+from client.http import DEFAULT_URL, Client, connect
 
 models = typer.Typer(help="List, show, upload, download and delete models.", no_args_is_help=True)
 
@@ -70,7 +71,7 @@ def show_model(
 def push_model(
     name: Name,
     source: Annotated[
-        Path, typer.Argument(help="A checkpoint's folder, or a .tar.gz or .zip of one.", exists=True)
+        Path, typer.Argument(help="A checkpoint's folder, or a .tar, .tar.gz or .zip of one.", exists=True)
     ],
     deploy_it: Annotated[bool, typer.Option("--deploy", help="Deploy it once converted.")] = False,
     precision: Annotated[
@@ -80,7 +81,10 @@ def push_model(
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Upload a checkpoint and follow its conversion to the end."""
+    """Upload a checkpoint and follow its conversion to the end.
+
+    An upload that was cut off goes on where it ended when the command is run again.
+    """
     with connect(url) as client, tempfile.TemporaryDirectory() as scratch:
         archive = source
         if source.is_dir():
@@ -88,12 +92,10 @@ def push_model(
 
             archive = Path(scratch) / f"{name}.tar.gz"
             pack_folder(source, archive)
-        with archive.open("rb") as file:
-            flags = {"deploy": deploy_it, "force": force}
-            fields = {"name": name} | {flag: str(value).lower() for flag, value in flags.items()}
-            if precision is not None:
-                fields["precision"] = precision
-            accepted = client.call("POST", "/v1/models", data=fields, files={"file": (archive.name, file)})
+        body = {"name": name, "blob": client.upload(archive), "deploy": deploy_it, "force": force}
+        if precision is not None:
+            body["precision"] = precision
+        accepted = client.call("POST", "/v1/models", json=body)
         task = follow_task(client, accepted["task"], quiet=as_json)
     if as_json:
         print_json({**accepted, "task": task})
@@ -120,26 +122,48 @@ def follow_task(client: Client, task: dict[str, Any], quiet: bool) -> dict[str, 
 @models.command("pull")
 def pull_model(
     name: Name,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the .tar.gz.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the .tar.")] = None,
     version: ModelVersion = "latest",
     url: Url = DEFAULT_URL,
 ) -> None:
     """Download a version's artifact."""
-    target = output or Path(f"{name}.tar.gz")
+    target = output or Path(f"{name}.tar")
     with connect(url) as client:
         written = client.download(f"{model_path(name, version)}/archive", str(target))
     print(f"{target} ({size(written)})")
+
+
+@models.command("history")
+def model_history(name: Name, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """List who deployed, undeployed, deleted or gave an alias to which version."""
+    with connect(url) as client:
+        answer = client.call("GET", f"{model_path(name)}/history")
+    print_listing(
+        answer,
+        as_json,
+        ("when", "who", "action", "version", "precision", "alias"),
+        lambda entry: (
+            entry["at"][:19],
+            entry["name"] or entry["actor"],
+            entry["action"],
+            entry["version"],
+            entry["precision"],
+            entry["alias"],
+        ),
+        "nothing was done with it yet",
+    )
 
 
 @models.command("rm")
 def remove_model(
     name: Name,
     version: Annotated[str | None, typer.Option("--version", help="Only this version.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Undeploy it first.")] = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Undeploy and delete a model, or one version of it."""
+    """Delete a model, or one version of it."""
     with connect(url) as client:
-        client.call("DELETE", model_path(name, version))
+        client.call("DELETE", model_path(name, version), params={"force": True} if force else None)
     print(f"{name}{f' version {version}' if version else ''} deleted")
 
 
@@ -147,14 +171,33 @@ def deploy(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     version: ModelVersion = "latest",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16, int8 or int4.")] = "auto",
+    replicas: Annotated[int, typer.Option(help="On how many model servers.", min=1)] = 1,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(help="Let the number of replicas follow the load, up to this one.", min=1),
+    ] = None,
+    min_replicas: Annotated[
+        int, typer.Option(help="With --max-replicas: down to this one; 0: none while nothing arrives.", min=0)
+    ] = 1,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="In place of what the model serves now, without a failed request."),
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Load a version into the model server."""
-    body = {"model": model, "version": version, "precision": precision, "force": force}
+    """Load a version into one model server, or more."""
+    body: dict[str, Any] = {"version": version, "precision": precision, "force": force}
+    if max_replicas is not None:
+        body["autoscale"] = {"min": min_replicas, "max": max_replicas}
     with connect(url) as client:
-        record = client.call("POST", "/v1/deployments", json=body)
+        if replace:
+            record = client.call("PATCH", f"/v1/deployments/{only_deployment(client, model)}", json=body)
+        else:
+            record = client.call(
+                "POST", "/v1/deployments", json={**body, "model": model, "replicas": replicas}
+            )
     if as_json:
         print_json(record)
     else:
@@ -163,6 +206,14 @@ def deploy(
         )
         if record["note"]:
             print(record["note"])
+
+
+def only_deployment(client: Client, model: str) -> str:
+    """The id of what the model serves; ends the command where that is not one deployment."""
+    found = [item for item in client.call("GET", "/v1/deployments")["data"] if item["model"] == model]
+    if len(found) != 1:
+        fail(f"{model} has {len(found)} deployments; --replace is for a model that has one")
+    return str(found[0]["id"])
 
 
 def undeploy(
@@ -189,13 +240,14 @@ def deployments(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     print_listing(
         answer,
         as_json,
-        ("id", "model", "version", "precision", "state"),
+        ("id", "model", "version", "precision", "state", "servers"),
         lambda record: (
             record["id"],
             record["model"],
             record["version"],
             record["precision"],
             record["state"],
+            ", ".join(record["servers"]),
         ),
         "nothing is deployed; `lmaas deploy MODEL` does it",
     )

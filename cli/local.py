@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from cli.client import AsJson, fail
-from cli.show import print_json, print_table
+from cli.command import AsJson, fail
+from cli.show import plain, print_json, print_table
+from client.http import API_KEY
 
 if TYPE_CHECKING:
+    from api.back.store.database import Database
     from api.config import Settings
 
-CLIENT_VARIABLES = frozenset({"LMAAS_URL"})  # of the commands that talk to an appliance
+Result = TypeVar("Result")
+CLIENT_VARIABLES = frozenset({"LMAAS_URL", API_KEY})  # of the commands that talk to an appliance
 
 
 def settings_now(**overrides: str | None) -> Settings:
@@ -28,6 +33,27 @@ def settings_now(**overrides: str | None) -> Settings:
         return load_settings(environment)
     except SettingsError as error:
         fail(str(error))
+
+
+def on_database(work: Callable[[Database, Settings], Awaitable[Result]]) -> Result:
+    """Do it on the database of the settings; an error ends the command with one line."""
+    from api.back.home import OTHERS
+    from api.back.store.database import Database
+    from api.errors import ApiError
+
+    settings = settings_now()
+
+    async def with_database() -> Result:
+        async with Database.open(settings.back.database) as database:
+            return await work(database, settings)
+
+    os.umask(OTHERS)
+    try:
+        if settings.database_url is None:
+            settings.home.mkdir(parents=True, exist_ok=True)
+        return asyncio.run(with_database())
+    except (ApiError, OSError) as error:
+        fail(plain(str(error)))
 
 
 def up(
@@ -59,7 +85,7 @@ def config(as_json: AsJson = False) -> None:
 
 
 def version(as_json: AsJson = False) -> None:
-    """Print the version, and those of what it stands on."""
+    """Print the version, and the versions of the main packages."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as of
 

@@ -7,15 +7,16 @@ from urllib.parse import quote
 
 import typer
 
-from cli.client import DEFAULT_URL, AsJson, Url, connect
-from cli.show import print_json, print_listing
+from cli.command import AsJson, Url
+from cli.show import plain, print_facts, print_json, print_listing
+from client.http import DEFAULT_URL, connect
 
 
 def tasks(
     task_id: Annotated[str | None, typer.Argument(help="Show this task alone.")] = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the task named.")] = False,
     state: Annotated[str | None, typer.Option(help="Only tasks in this state.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many, newest first.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="The largest number to list, newest first.", min=1)] = 20,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -36,6 +37,31 @@ def tasks(
         lambda task: (task["id"], task["type"], task["state"], task["model"], task["created"]),
         "no tasks",
     )
+
+
+def capacity(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """Say for each deployment what is asked of it, what a replica gives, and what is missing."""
+    with connect(url) as client:
+        answer = client.call("GET", "/v1/capacity")
+    if as_json or not answer["data"]:
+        print_listing(answer, as_json, (), lambda item: (), "no deployments")
+        return
+    for each in answer["data"]:
+        print(
+            plain(f"{each['model']}/{each['version']}: {each['replicas']} replicas, {each['wanted']} wanted")
+        )
+        gives = "not known" if each["capacity"] is None else f"{each['capacity']:.1f} requests/s"
+        used = "" if each["utilisation"] is None else f", {each['utilisation']:.0%} of it used"
+        bounds = each["autoscale"]
+        print_facts(
+            [
+                ("asked", f"{each['arrival_rate']:.1f} requests/s, {each['waiting']} waiting"),
+                ("a replica gives", f"{gives} ({each['basis']}){used}"),
+                ("missing", f"{each['missing']} replicas; the servers hold {each['possible']}"),
+                ("scaled", f"from {bounds['min']} to {bounds['max']}" if bounds else "by hand"),
+                ("because", each["reason"]),
+            ]
+        )
 
 
 def servers(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:

@@ -27,8 +27,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
     from rich.console import Console
     from rich.table import Table
 
-    # What a model or a caller wrote is text: brackets and colons in it are no markup. Lines are broken for
-    # those who look at them; for other programs a row is a line.
+    # Brackets and colons in the text of a model or a caller are no markup. Lines are broken for a terminal
+    # only: for other programs a row is one line.
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(markup=False, emoji=False, highlight=False, width=width)
     if not rows:
@@ -42,10 +42,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
 
 def print_facts(rows: Sequence[tuple[str, str]]) -> None:
     """Print labels with their texts beside them; a text that is empty is left out."""
-    told = [(label, text) for label, text in rows if text]
-    indent = max((len(label) for label, _ in told), default=0) + 4
+    shown = [(label, text) for label, text in rows if text]
+    indent = max((len(label) for label, _ in shown), default=0) + 4
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
-    for label, text in told:
+    for label, text in shown:
         beginning, rest = f"  {label}".ljust(indent), " " * indent
         print(
             textwrap.fill(
@@ -69,7 +69,7 @@ def print_listing(
 
 
 def plain(text: str) -> str:
-    """One line that prints as it is: what others wrote must not steer the terminal."""
+    """One line without control characters: text that others wrote must not steer the terminal."""
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in _STEERING
@@ -99,7 +99,7 @@ def amount(count: float) -> str:
 
 
 def listed(items: Iterable[str], most: int = 12) -> str:
-    """The first of them, none too long, and how many more there are."""
+    """The first items, each shortened, and the number of the others."""
     names = list(items)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(short, names[:most])) + more
@@ -111,10 +111,10 @@ def short(text: str) -> str:
 
 def quality(card: Mapping[str, float] | None) -> str:
     """A quality card in words: perplexity +0.02 %  top-1 99.3 %  KL 0.0002  greedy 23.5 of 32 tokens."""
-    return "  ".join(tell(card) for key, tell in _QUALITY.items() if card and key in card)
+    return "  ".join(words(card) for key, words in _QUALITY.items() if card and key in card)
 
 
-# In the order in which they are told; what a card lacks is left out.
+# In this order; a figure that a card lacks is left out.
 _QUALITY: dict[str, Callable[[Mapping[str, float]], str]] = {
     "perplexity_change": lambda card: f"perplexity {100 * card['perplexity_change']:+.2f} %",
     "top1_agreement": lambda card: f"top-1 {_share(card['top1_agreement'])}",

@@ -19,7 +19,7 @@ NAME_WIDTH = 25  # characters
 
 @contextmanager
 def stages_shown() -> Iterator[Report]:
-    """A report that shows each stage. Nothing is shown before the first: a download has bars of its own."""
+    """A report that shows each stage. Nothing is shown before the first: a download shows its bars itself."""
     console = Console(stderr=True)
     shown: _Bars | _Lines = _Lines()
     if sys.stderr.isatty() and not console.is_dumb_terminal:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.client import DEFAULT_URL, AsJson, Url, connect, fail
+from cli.command import AsJson, Url, fail
 from cli.show import print_json, print_table
+from client.http import DEFAULT_URL, connect
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="A model's name; without it, the default.")]
 
@@ -26,7 +27,7 @@ def given(**fields: Any) -> dict[str, Any]:
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to go on from; - reads standard input.")],
     model: Model = None,
-    max_tokens: Annotated[int | None, typer.Option(help="At most so many new tokens.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The largest number of new tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample within this probability mass.")] = None,

@@ -1,4 +1,4 @@
-"""`python -m export SOURCE OUTPUT`: export in a process of its own, as the façade does with uploads."""
+"""`python -m export SOURCE OUTPUT`: the exporter as a process, in which the façade converts uploads."""
 
 from __future__ import annotations
 
@@ -7,40 +7,56 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
-from export.archive import ArchiveLimits
 from export.errors import ExportError
+from export.members import ArchiveLimits
 from export.progress import Progress
+from export.protocol import own_standard_output
 from export.source import export_source
 from export.verification.verify import require_passed, verification_summary, verify
 from runtime.contract import Variant
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when the artifact is written, 2 when the input is at fault, 3 when the machine is."""
-    options = _parser().parse_args(arguments)
+    """Run in this process; libraries may print to the same standard output."""
+    return run(_parser().parse_args(arguments), sys.stdout)
 
-    def tell(event: str, **values: object) -> None:
-        if options.json_progress:
-            print(json.dumps({"event": event, **values}), flush=True)
+
+class Events:
+    """What happens, as lines: for programs one JSON object each, for people sentences."""
+
+    def __init__(self, output: TextIO, *, as_json: bool) -> None:
+        self._output = output
+        self._as_json = as_json
+
+    def emit(self, event: str, **values: object) -> None:
+        if self._as_json:
+            print(json.dumps({"event": event, **values}), file=self._output, flush=True)
         elif event == "progress":
-            print(f"[{values['done']}/{values['total']}] {values['stage']}", flush=True)
+            print(f"[{values['done']}/{values['total']}] {values['stage']}", file=self._output, flush=True)
         elif event == "verified":
-            print(values["message"], flush=True)
+            print(values["message"], file=self._output, flush=True)
         elif event == "error":
             print(f"error: {values['message']}", file=sys.stderr, flush=True)
 
-    def show(progress: Progress) -> None:
+    def show(self, progress: Progress) -> None:
         if progress.share == 0:
-            tell("progress", stage=progress.stage, done=progress.done, total=progress.total)
+            self.emit("progress", stage=progress.stage, done=progress.done, total=progress.total)
 
-    def check(checkpoint: Path, artifact: Path) -> str:
-        rows = verify(checkpoint, artifact, report=show)
+    def verify(self, checkpoint: Path, artifact: Path) -> str:
+        """Compare with other implementations, row by row."""
+        rows = verify(checkpoint, artifact, report=self.show)
         for row in rows:
-            tell("verified", **asdict(row), passed=row.passed if row.ran else None, message=row.sentence)
+            passed = row.passed if row.ran else None
+            self.emit("verified", **asdict(row), passed=passed, message=row.sentence)
         require_passed(rows)
         return verification_summary(rows)
 
+
+def run(options: argparse.Namespace, output: TextIO) -> int:
+    """Returns the exit status: 0 artifact written, 2 the input is wrong, 3 the machine failed."""
+    events = Events(output, as_json=options.json_progress)
     try:
         variants = [_variant(text) for text in options.variants.split(",")]
         export_source(
@@ -51,17 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
             overwrite=options.overwrite,
             limits=ArchiveLimits(max_unpacked_bytes=options.max_unpacked_bytes),
             calibration=options.calibration,
-            verify=check if options.verify else None,
-            report=show,
+            verify=events.verify if options.verify else None,
+            report=events.show,
         )
     except ExportError as error:
-        tell("error", field=error.field, message=error.message)
+        events.emit("error", field=error.field, message=error.message)
         return 2
     except OSError as error:
-        # The machine's fault, not the input's: a full disk, a folder that may not be written.
-        tell("error", field=None, message=f"{error.strerror or error} ({type(error).__name__})")
+        # The machine failed, not the input: a full disk, a folder that cannot be written.
+        events.emit("error", field=None, message=f"{error.strerror or error} ({type(error).__name__})")
         return 3
-    tell("done")
+    events.emit("done")
     return 0
 
 
@@ -99,4 +115,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(_parser().parse_args(), own_standard_output()))

@@ -1,4 +1,4 @@
-"""Why an export stops; every message is meant for the person who gave the checkpoint.
+"""The errors of an export. Messages are written for the person who gave the checkpoint.
 
 ExportError            the base; also: output exists, artifact invalid
 +-- ArchiveError       not an archive, an unsafe member, over a limit, nothing to export inside
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 
 class ExportError(Exception):
-    """`field` names what is to blame: a config key, a tensor, a file or an archive member."""
+    """`field` names the cause: a config key, a tensor, a file or an archive member."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)

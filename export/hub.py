@@ -1,7 +1,8 @@
-"""Checkpoints on the Hugging Face hub: by name, through its own library, into the library's own cache.
+"""Download of checkpoints from the Hugging Face hub, with its own library and into that library's cache.
 
-What cannot be exported is refused as early as it shows: by the list of files, then by the small ones. File by
-file in this thread, and not by `snapshot_download`, whose threads hold up Ctrl-C until the weights are there.
+What cannot be exported is refused early: by the list of files, then by the small files, before the weights.
+Files are downloaded one by one in this thread: the threads of `snapshot_download` would delay Ctrl-C until
+the weights are complete.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.checkpoint.config import CONFIG_FILE, read_config
+from export.checkpoint.folder import refuse_adapter
+from export.checkpoint.generation import GENERATION_FILE
 from export.checkpoint.tensors import INDEX_FILE, SINGLE_FILE
 from export.checkpoint.tokenizer import read_tokenizer
 from export.errors import CheckpointError, ExportError
@@ -20,15 +23,15 @@ from export.reading import CONVERT_LINE, PICKLE_NAMES
 
 SMALL_FILES = (
     *(CONFIG_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("vocab.json", "merges.txt", "encoder.json", "vocab.bpe"),
+    *("vocab.json", "merges.txt", "encoder.json", "vocab.bpe", GENERATION_FILE),
 )
-LISTING_SECONDS = 10.0  # as the library waits for a file's headers; it has no limit for a listing
+LISTING_SECONDS = 10.0  # the library's timeout for a file's headers; it has none for a listing
 _NAME = re.compile(
     r"(?P<repository>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[A-Za-z0-9][\w.-]*))?",
     re.ASCII,
 )
 _FILE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".safetensors", ".bin", ".onnx", ".json")
-_NAMES_TOLD = 8
+_NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class HubName:
 
     @classmethod
     def parse(cls, text: str) -> HubName | None:
-        """None where `text` can only be a path: an absolute one, a file's, one of several folders."""
+        """None where `text` can only be a path: absolute, with a file's suffix, or with several folders."""
         found = _NAME.fullmatch(text)
         if found is None or text.lower().endswith(_FILE_SUFFIXES):
             return None
@@ -51,21 +54,22 @@ class HubName:
 
 
 def fetch_checkpoint(name: HubName) -> tuple[Path, str]:
-    """Download what an export reads, unless it is in the cache; returns its folder and the commit.
+    """Download the files that an export reads, unless they are cached; returns folder and commit.
 
     Raises ExportError (field `source`), or CheckpointError for what the repository holds.
     """
-    # Slow to import, and needed for a hub name alone.
+    # Slow to import, and needed only for a hub name.
     import requests
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    with _told_clearly(name):
+    with _export_errors(name):
         try:
             listing = HfApi().model_info(name.repository, revision=name.revision, timeout=LISTING_SECONDS)
         except (OfflineModeIsEnabled, requests.ConnectionError, requests.Timeout) as error:
             return _cached(name, error)
     files = [file.rfilename for file in listing.siblings or ()]
+    refuse_adapter(files)
     weights = weight_files(name, files)
     folder = _download(name, [file for file in SMALL_FILES if file in files])
     read_tokenizer(folder, read_config(folder))
@@ -75,7 +79,7 @@ def fetch_checkpoint(name: HubName) -> tuple[Path, str]:
 
 
 def weight_files(name: HubName, files: Sequence[str]) -> list[str]:
-    """Those of a repository's `files` that hold the weights; CheckpointError where none are safetensors."""
+    """The weight files among a repository's `files`; raises CheckpointError without safetensors."""
     if CONFIG_FILE in files and INDEX_FILE in files:
         shards = [file for file in files if file.endswith(".safetensors") and "/" not in file]
         return [INDEX_FILE, *(file for file in shards if file != SINGLE_FILE)]
@@ -89,17 +93,17 @@ def weight_files(name: HubName, files: Sequence[str]) -> list[str]:
                 field="source",
             )
     missing = SINGLE_FILE if CONFIG_FILE in files else CONFIG_FILE
-    told = ", ".join(sorted(files)[:_NAMES_TOLD]) or "no files"
-    more = f" and {len(files) - _NAMES_TOLD} more" if len(files) > _NAMES_TOLD else ""
-    raise CheckpointError(f"{name}: no {missing} in the repository, which has {told}{more}", field="source")
+    shown = ", ".join(sorted(files)[:_NAMES_SHOWN]) or "no files"
+    more = f" and {len(files) - _NAMES_SHOWN} more" if len(files) > _NAMES_SHOWN else ""
+    raise CheckpointError(f"{name}: no {missing} in the repository, which has {shown}{more}", field="source")
 
 
 def _download(name: HubName, files: Sequence[str]) -> Path:
-    """The folder of a commit in the cache, with `files` in it."""
+    """Download `files`; returns the folder of their commit in the cache."""
     from huggingface_hub import hf_hub_download
 
-    with _told_clearly(name):
-        # The revision as it was given: the library remembers for its cache which commit it stood for.
+    with _export_errors(name):
+        # The revision as it was given: the cache remembers which commit it stood for.
         paths = [Path(hf_hub_download(name.repository, file, revision=name.revision)) for file in files]
     folders = {path.parent for path in paths}
     if len(folders) > 1:
@@ -108,7 +112,7 @@ def _download(name: HubName, files: Sequence[str]) -> Path:
 
 
 def _cached(name: HubName, error: Exception) -> tuple[Path, str]:
-    """What an earlier download left, where the hub cannot be reached."""
+    """The result of an earlier download, for when the hub cannot be reached."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -130,8 +134,8 @@ def _cached(name: HubName, error: Exception) -> tuple[Path, str]:
 
 
 @contextmanager
-def _told_clearly(name: HubName) -> Iterator[None]:
-    """Every failure of the library as an ExportError of one line that says what to do."""
+def _export_errors(name: HubName) -> Iterator[None]:
+    """Turn every failure of the library into an ExportError of one line that says what to do."""
     try:
         yield
     except ExportError:

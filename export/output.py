@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""Output folders that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from export.errors import ExportError
-from runtime.contract import MANIFEST_FILE
+from runtime.manifest import MANIFEST_FILE
 
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """An empty folder at `path` that is gone after the block.
+    """An empty folder at `path` that is removed after the block.
 
-    A lock, which the kernel frees with its process, tells the leftover of a killed run, which goes, from
-    the folder of one under way, which is an ExportError.
+    A file lock, which the kernel releases when its process ends, protects the folder of a running export:
+    that is an ExportError. What a killed run left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock_path = path.with_name(f"{path.name}.lock")
     with lock_path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held the lock until now has removed the file: another may have locked its successor.
+            # The last holder has removed the lock file; another process may have locked a new one.
             held = lock_path.stat().st_ino == os.fstat(lock.fileno()).st_ino
         except (BlockingIOError, FileNotFoundError):
             held = False
@@ -43,9 +43,9 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary sibling of `output` to fill; it takes the place of `output` when the block ends well.
+    """A temporary folder beside `output`, which is renamed to `output` when the block ends without an error.
 
-    An existing `output` is an error unless `overwrite` is set, and it is an artifact or empty.
+    An existing `output` is an error, unless `overwrite` is set and it is an artifact or empty.
     """
     output = output.absolute()
     replaced = output.with_name(f".{output.name}.old")
@@ -59,7 +59,7 @@ def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _require_replaceable(output: Path, overwrite: bool) -> None:
-    """Nobody's models or home folder are taken for an old artifact."""
+    """Refuse to replace anything but an artifact or an empty folder: it could be a home folder."""
     if not os.path.lexists(output):
         return
     problem = None
@@ -74,7 +74,7 @@ def _require_replaceable(output: Path, overwrite: bool) -> None:
 
 
 def _recover(output: Path, replaced: Path) -> None:
-    """Clean up after a run that was killed between the two renames: then the old folder is the valid one."""
+    """Clean up after a run that was killed between the two renames; the old folder is then the valid one."""
     if replaced.exists() and not output.exists():
         replaced.rename(output)
     elif replaced.exists():
@@ -89,7 +89,7 @@ def _replace(output: Path, building: Path, replaced: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Bytes first, then the name: a power cut must not leave a whole-looking folder of empty files."""
+    """Sync files before folders: a power cut must not leave a folder that looks complete with empty files."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,25 +18,19 @@ from export.checkpoint.config import Head
 from export.checkpoint.folder import Checkpoint, CountedCheckpoint
 from export.checkpoint.tokenizer import write_tokenizer
 from export.errors import ExportError
+from export.evaluation.reference import Measured, Reference, open_reference
+from export.evaluation.texts import read_calibration
 from export.files import file_entry
 from export.graph.build import write_graph
-from export.memory import give_back
 from export.output import new_folder
 from export.progress import Report, Stages, ignore
-from export.quality.reference import Measured, Reference, open_reference
-from export.quality.texts import read_calibration
-from export.rounding.calibration import measure_ranges
-from export.rounding.centering import CenteredCheckpoint
-from export.rounding.smoothing import SmoothedCheckpoint
+from export.quantization.calibration import measure_ranges
+from export.quantization.centering import CenteredCheckpoint
+from export.quantization.smoothing import SmoothedCheckpoint
+from export.validation.artifact import MAX_NOTE_LENGTH
 from export.verification.verify import Verify, check_verifiable
-from runtime.contract import (
-    GRAPH_FILE,
-    MANIFEST_FILE,
-    TOKENIZER_FILE,
-    Manifest,
-    Variant,
-    VariantEntry,
-)
+from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, Variant
+from runtime.manifest import MANIFEST_FILE, Manifest, VariantEntry
 
 
 def export_checkpoint(
@@ -51,19 +47,15 @@ def export_checkpoint(
 ) -> Manifest:
     """Export the Hugging Face folder `source` into the new folder `output`; raises ExportError.
 
-    The artifact is written beside `output` and renamed at the end, so that nobody sees half of one.
-    `calibration` is a text file to compare variants on; `origin` is told as provenance. `verify` sees the
-    artifact before anybody else does, and leaves nothing of it where it raises ExportError.
+    The artifact is written beside `output` and renamed at the end: it appears complete or not at all.
+    `calibration` is a text file on which variants are compared; `origin` is recorded in the provenance.
+    `verify` checks the artifact before the rename; if it raises ExportError, the artifact is removed.
     """
     check_variants(variants)
     if verify is not None:
         check_verifiable(variants)
     text = None if calibration is None else read_calibration(calibration)
-    # The reference is always fp32; it stays out of the artifact where nobody asked for it.
-    building = [
-        Variant.FP32,
-        *(variant for variant in Variant if variant in variants and variant is not Variant.FP32),
-    ]
+    building = _built(variants)
     stages = Stages(["read", *_stages(building), "finish"], report)
     stages.begin("read")
     checkpoint = Checkpoint.open(source)
@@ -80,6 +72,12 @@ def export_checkpoint(
             manifest_path.write_text(manifest.to_json(), "utf-8")
     stages.end()
     return manifest
+
+
+def _built(variants: Sequence[Variant]) -> list[Variant]:
+    """fp32 first, which is the reference. It is left out of the artifact unless it was asked for."""
+    others = [variant for variant in Variant if variant in variants and variant is not Variant.FP32]
+    return [Variant.FP32, *others]
 
 
 def _stages(building: Sequence[Variant]) -> list[str]:
@@ -100,7 +98,7 @@ def check_variants(variants: Sequence[Variant]) -> None:
 
 
 class _Export:
-    """One artifact while it is made in `folder`; variants are added one by one, fp32 first."""
+    """Builds one artifact in `folder`; variants are added one by one, fp32 first."""
 
     def __init__(
         self,
@@ -121,7 +119,7 @@ class _Export:
         write_tokenizer(checkpoint.tokenizer, folder / TOKENIZER_FILE)
 
     def add(self, variant: Variant) -> None:
-        give_back()
+        _give_back()
         prepared = self._prepared(variant)
         self._stages.begin(f"build {variant.value}")
         path = self._folder / variant.value / GRAPH_FILE
@@ -137,12 +135,12 @@ class _Export:
                 self._scratch,
                 self._stages.step,
             )
-        give_back()
+        _give_back()
         self._stages.begin(f"measure {variant.value}")
         self._measured[variant] = self._reference.measure(path, variant, self._stages.step)
 
     def _prepared(self, variant: Variant) -> Checkpoint:
-        """The checkpoint with its weights as they are best rounded to this variant."""
+        """The checkpoint with its weights changed so that this variant loses least by rounding."""
         if variant is Variant.INT8:
             self._stages.begin("calibrate int8")
             graph = self._files[Variant.FP32][0]
@@ -170,6 +168,7 @@ class _Export:
                 "architecture": config.head.value,
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "compared_on": self._compared_on(),
+                **({"notes": "; ".join(config.notes)[:MAX_NOTE_LENGTH]} if config.notes else {}),
                 "onnx": onnx.__version__,
                 "onnxruntime": onnxruntime.__version__,
             },
@@ -189,3 +188,12 @@ class _Export:
             load_seconds=round(measured.load_seconds, 3),
             quality=measured.quality,
         )
+
+
+def _give_back() -> None:
+    """Return freed memory to the operating system: glibc keeps small pieces for itself.
+
+    Other C libraries have no such call and do not need it.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

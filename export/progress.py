@@ -1,4 +1,4 @@
-"""How far an export is."""
+"""The progress of an export: its stages, and the share of each that is done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`done` of `total` stages are behind; of `stage`, which is under way, the `share` from 0 to 1 is."""
+    """`done` of `total` stages are complete; of the current `stage`, the `share` (0 to 1) is done."""
 
     stage: str
     done: int
@@ -17,14 +17,15 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+OnProgress = Callable[[float], None]  # called with the share of a stage that is done, 0 to 1
 
 
 def ignore(progress: Progress) -> None:
-    """The caller does not want to know."""
+    """A Report for callers that show no progress."""
 
 
 class Stages:
-    """Walks through the stages in their order, and reports each step of a stage."""
+    """Goes through the stages in their order, and reports the progress of each."""
 
     def __init__(self, names: Sequence[str], report: Report) -> None:
         self._names = names
@@ -33,7 +34,7 @@ class Stages:
         self._share = 0.0
 
     def begin(self, name: str) -> None:
-        """The next stage, which must be `name`: an order that differs from the list's is a defect."""
+        """Start the next stage. It must be `name`: another order than that of the list is a defect."""
         self._current += 1
         if self._names[self._current] != name:
             raise RuntimeError(f"stage {name} begins, but {self._names[self._current]} was announced")
@@ -41,7 +42,7 @@ class Stages:
         self._report(Progress(name, self._current, len(self._names)))
 
     def step(self, share: float) -> None:
-        """Told in hundredths, and at the end, however often it is called."""
+        """Report the share of the stage that is done, if it grew by a hundredth or is 1."""
         if share >= 1 or share - self._share >= 0.01:
             self._share = share
             self._report(Progress(self._names[self._current], self._current, len(self._names), share))

@@ -1,28 +1,24 @@
-"""Files as strangers hand them over: plain ones of a bounded size, and JSON that has one reading only."""
+"""Reading files of unknown origin: plain files of a bounded size, and strict JSON."""
 
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
-import re
 import stat
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from export.errors import CheckpointError
+from runtime import strict_json
 
 PICKLE_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 CONVERT_LINE = (
     "python -c \"import transformers as t; f = 'FOLDER'; c = t.AutoConfig.from_pretrained(f);"
     ' getattr(t, c.architectures[0]).from_pretrained(f).save_pretrained(f)"'
 )
-# Parsed, JSON takes up to 35 times its bytes. A tokenizer of 200,000 tokens has some 10 MB.
+# Parsed JSON takes up to 35 times its bytes. A tokenizer of 200,000 tokens has about 10 MB.
 MAX_TEXT_BYTES = 16 << 20
 MAX_DIGITS = 30  # of a whole number
-_SHOWN = 80  # characters of what is quoted in a message
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -33,14 +29,14 @@ _KINDS = {
 
 
 def is_there(path: Path) -> bool:
-    """Also where the name is no plain file: then it is wrong, and not missing."""
+    """True also where the name is no plain file: that is an error of another kind than a missing file."""
     return os.path.lexists(path)
 
 
 def plain_size(path: Path) -> int:
-    """Size in bytes of a plain file, or of the one that a link leads to; raises CheckpointError.
+    """Size in bytes of a plain file, or of the file that a link leads to; raises CheckpointError.
 
-    Opening anything else may wait for ever, or never end.
+    Opening a pipe or a device could block, and reading it could never end.
     """
     try:
         found = path.stat()
@@ -68,18 +64,13 @@ def read_text(path: Path) -> str:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raises CheckpointError where it is missing, or is anything else."""
+    """Read a JSON object; raises CheckpointError where the file is missing or holds anything else."""
     return _parse(read_text(path), path.name)
 
 
 def parse_json_object(data: bytes, name: str) -> dict[str, Any]:
-    """The same for what was read from the file `name`."""
+    """The same for `data` that was read from the file `name`."""
     return _parse(_decode(data, name), name)
-
-
-def quoted(text: str) -> str:
-    """On one line and short, whatever it holds."""
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 def _decode(data: bytes, name: str) -> str:
@@ -91,14 +82,7 @@ def _decode(data: bytes, name: str) -> str:
 
 def _parse(text: str, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_without_repeats,
-            parse_int=_whole,
-            parse_float=_finite,
-            parse_constant=_no_number,
-        )
-        _refuse_half_characters(text, value)
+        value = strict_json.parse(text, parse_int=_whole)
     except RecursionError:
         raise CheckpointError(f"{name}: not JSON that is read: nested too deeply", field=name) from None
     except ValueError as error:
@@ -108,34 +92,7 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     return value
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {quoted(twice)} is given twice")
-    return found
-
-
 def _whole(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number of {len(digits)} digits, but at most {MAX_DIGITS} are read")
     return int(digits)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_number(text)
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text[:_SHOWN]} is no finite number")
-
-
-def _refuse_half_characters(text: str, value: Any) -> None:
-    r"""JSON can spell halves of characters (`\ud800`), which no other text can hold."""
-    if re.search(r"\\u[dD][89a-fA-F]", text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = ord(error.object[error.start])
-            raise ValueError(f"\\u{half:04x} is half a character") from None

@@ -1,7 +1,7 @@
-"""Running a written graph while exporting: the inputs and outputs of the engine, without its scheduling.
+"""Running a graph during an export: the inputs and outputs of the engine, without its scheduling.
 
-A model may be as large as the memory: weights stay in their mapped file, unpacked, and nothing is kept
-between runs. That costs some speed and no exactness.
+A model may be as large as the memory: weights stay in their mapped file, are not rearranged, and no memory is
+kept between runs. That costs some speed and changes no result.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from kernels.session import element_type, open_graph
-from runtime.contract import Architecture, HeadGraph, LmGraph, Variant
+from runtime.contract import HeadGraph, LmGraph, Variant
+from runtime.manifest import Architecture
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -23,9 +24,9 @@ HEAD_BATCH = 8  # texts that run at once
 
 
 def open_session(graph: Path, variant: Variant, *, lean: bool = True) -> onnxruntime.InferenceSession:
-    """A CPU session whose threads sleep when they have nothing to do, as exports run beside servers.
+    """A CPU session whose threads sleep when idle, because exports run beside servers.
 
-    One that is not `lean` is as a server opens it: weights are copied into the order that is read quickest.
+    Without `lean` it is opened as a server does it: weights are copied into the order that is read fastest.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = min(4, len(os.sched_getaffinity(0)))
@@ -35,15 +36,15 @@ def open_session(graph: Path, variant: Variant, *, lean: bool = True) -> onnxrun
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_prepacking", "1" if lean else "0")
     if variant is Variant.FP16:
-        # CPUs lack float16 products: onnxruntime casts the weights before each. As constants all of them
-        # would be kept in float32; in this order each is made just before its use, and dropped.
+        # CPUs have no float16 products: onnxruntime casts the weights to float32 before each product. An
+        # optimizer would keep all casts as constants; in this order each is made before its use, then freed.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     return open_graph(graph, options)
 
 
 class LanguageSession:
-    """An `lm` graph over a cache of `rows` rows; as many of them as there are prompts advance together."""
+    """An `lm` graph with a cache of `rows` rows; one row for each prompt, and all rows advance together."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class LanguageSession:
                 self._cache[past, present] = onnxruntime.OrtValue.ortvalue_from_numpy(empty)
 
     def prefill(self, prompts: Sequence[Sequence[int]], *, every_row: bool = False) -> Floats:
-        """Start the rows over; logits `[rows, vocab]` of the last tokens, or of every token, row by row."""
+        """Start all rows again; logits `[rows, vocab]` of the last tokens, or of every token, row by row."""
         longest = max(map(len, prompts))
         ids = np.zeros((len(prompts), longest), np.int64)
         for row, prompt in enumerate(prompts):
@@ -86,7 +87,7 @@ class LanguageSession:
         return self._run(ids, positions, lengths, wanted)
 
     def decode(self, tokens: Integers, lengths: Integers) -> Floats:
-        """Append one token to each row, `lengths` tokens long until now; logits `[rows, vocab]`."""
+        """Append one token to each row, which has `lengths` tokens so far; logits `[rows, vocab]`."""
         return self._run(tokens[:, None], lengths[:, None], lengths + 1, np.arange(len(tokens)))
 
     def generate(
@@ -141,7 +142,7 @@ class HeadSession:
         self._has_slots = any(output.name == HeadGraph.SLOT_LOGITS for output in self._session.get_outputs())
 
     def run(self, texts: Sequence[Sequence[int]]) -> Iterator[tuple[Floats, Floats | None]]:
-        """Text by text: logits `[labels]`, and `[tokens, slot_labels]` where the model tags slots."""
+        """For each text: logits `[labels]`, and `[tokens, slot_labels]` where the model tags slots."""
         names = [HeadGraph.LOGITS, HeadGraph.SLOT_LOGITS] if self._has_slots else [HeadGraph.LOGITS]
         for start in range(0, len(texts), HEAD_BATCH):
             batch = texts[start : start + HEAD_BATCH]

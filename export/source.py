@@ -1,4 +1,4 @@
-"""What a person hands over: a folder, an archive or a name on the hub; of a checkpoint or of an artifact."""
+"""The source of an export: a folder, an archive or a hub name, of a checkpoint or of an artifact."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.archive import ARTIFACT_MARK, ArchiveLimits, unpack_archive
+from export.archive import ARTIFACT_MARK, unpack_archive
 from export.errors import ExportError
 from export.hub import HubName, fetch_checkpoint
+from export.members import ArchiveLimits
 from export.output import scratch_folder
 from export.pipeline import check_variants, export_checkpoint
 from export.progress import Report, ignore
+from export.validation.artifact import import_artifact
 from export.verification.verify import Verify
-from export.vetting.artifact import import_artifact
-from runtime.contract import Manifest, Variant
+from runtime.contract import Variant
+from runtime.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A folder that was found, and what its provenance tells of where it came from."""
+    """The folder of a source, and its origin for the provenance."""
 
     folder: Path
     origin: str
@@ -38,9 +40,9 @@ def export_source(
     verify: Verify | None = None,
     report: Report = ignore,
 ) -> Manifest:
-    """Export a checkpoint, or check and copy an artifact; an archive is unpacked beside `output`.
+    """Export a checkpoint, or validate and copy an artifact; an archive is unpacked beside `output`.
 
-    `verify` is for a checkpoint alone; an artifact comes without one.
+    `verify` needs a checkpoint: with an artifact it is an ExportError.
     """
     check_variants(variants)
     with open_source(source, output.absolute().with_name(f".{output.name}.unpacked"), limits) as found:
@@ -65,9 +67,9 @@ def export_source(
 
 @contextmanager
 def open_source(source: Path | str, scratch: Path, limits: ArchiveLimits) -> Iterator[Source]:
-    """Find the folder of `source`; an archive is unpacked into `scratch`, which is gone after the block.
+    """Find the folder of `source`; an archive is unpacked into `scratch`, which is removed after the block.
 
-    What is neither may be a name on the hub. An absolute path never is one, and so no upload.
+    Anything else may be a hub name. An absolute path is never one, so an upload cannot start a download.
     """
     path = Path(source)
     if path.is_dir():

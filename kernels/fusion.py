@@ -8,7 +8,7 @@ these patterns are replaced when the graph is opened; what does not match stays 
       the norm before it                                 -> inside of it
     GroupQueryAttention                                -> Attention, over keys and values of eight bits
 
-Beside the logits of a language model stand two outputs more, `BEST` and `LOG_SUM`: a greedy choice and its
+Beside the logits of a language model stand two outputs more, `ARGMAX` and `LOG_SUM`: a greedy choice and its
 probability need not look at a vocabulary of floats again.
 """
 
@@ -23,7 +23,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from kernels.library import SCALE_BYTES
 
 DOMAIN = "lmaas"
-BEST, LOG_SUM = "best", "log_sum"  # [rows] int64: the largest logit's place; [rows] float32
+ARGMAX, LOG_SUM = "argmax", "log_sum"  # [rows] int64: the largest logit's place; [rows] float32
 MOST_HEAD_SIZE = 256
 _ZERO_POINT = 128
 _EPSILON = 1e-5
@@ -266,9 +266,11 @@ def _choice(graph: _Graph, products: dict[str, _Product]) -> None:
     """Over the output that is a product of the vocabulary: only a language model has one."""
     logits = [value for value in graph.proto.output if value.name in products]
     for value in logits:
-        graph.added.append(helper.make_node("Best", [value.name], [BEST, LOG_SUM], name=BEST, domain=DOMAIN))
+        graph.added.append(
+            helper.make_node("ArgMaxLogSumExp", [value.name], [ARGMAX, LOG_SUM], name=ARGMAX, domain=DOMAIN)
+        )
         rows = [value.type.tensor_type.shape.dim[0].dim_param]
-        graph.proto.output.append(helper.make_tensor_value_info(BEST, TensorProto.INT64, rows))
+        graph.proto.output.append(helper.make_tensor_value_info(ARGMAX, TensorProto.INT64, rows))
         graph.proto.output.append(helper.make_tensor_value_info(LOG_SUM, TensorProto.FLOAT, rows))
 
 

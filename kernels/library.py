@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parent / "operators.so"
 SCALE_BYTES = 4  # of a head's key or value in the cache: the float32 that one of its whole numbers stands for
 
 
+SWITCH = "LMAAS_KERNELS"  # environment variable; "off": graphs run in ONNX Runtime's own operators
+
+
 @functools.cache
 def missing() -> str | None:
     """Why graphs run in ONNX Runtime's own operators here; None where ours can be used."""
+    if os.environ.get(SWITCH) == "off":
+        return f"{SWITCH} is off"
     if not LIBRARY.is_file():
         return f"{LIBRARY.name} was not built: `pip install -e .` builds it"
     try:

@@ -18,11 +18,11 @@ _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)")
 def give_back(files: Collection[Path]) -> None:
     """Let go of what is resident of mappings of `files`, but for mappings that were written to.
 
-    Whoever touches such a page again reads it from the file. No other thread may unmap these files meanwhile.
+    An access to such a page reads it from the file again. No other thread may unmap these files meanwhile.
     """
     names = {os.path.realpath(file) for file in files}
     libc = ctypes.CDLL(None)
-    with suppress(OSError):  # where the system does not tell of mappings, the pages stay
+    with suppress(OSError):  # where the system lists no mappings, the pages stay
         for start, end in list(_unwritten(names)):
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONT_NEED)
 

@@ -1,8 +1,8 @@
-"""Opening a graph: on the CPU with our operators where they can be used, or on a GPU."""
+"""Opening a graph on the CPU, with our operators where they can be used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +11,45 @@ import onnx
 import onnxruntime
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from kernels.accelerator import CPU, Accelerator
-from kernels.choosing import append_choice
 from kernels.fusion import fuse
 from kernels.library import LIBRARY, missing
+from kernels.padding import pad_products
 from kernels.pages import give_back
 
-_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+CPU = "CPUExecutionProvider"
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"  # an entry of SessionOptions
+# On x86-64 without VNNI, ONNX Runtime multiplies eight-bit numbers in pairs whose sums saturate at 16 bits.
+# With this it does not; on other processors the entry changes nothing.
+_EXACT_PRODUCTS = "session.x64quantprecision"
 
 _ELEMENTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 def open_graph(graph: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session over `graph` on the CPU; what is raised is ONNX Runtime's.
+    """A session over `graph` on the CPU; raises what ONNX Runtime raises.
 
-    Where patterns of an eight-bit graph were replaced, its cache is of uint8, with four bytes more to a head:
+    If patterns of an eight-bit graph were replaced, its cache is uint8, with four bytes more for each head:
     read type and shape from the session.
     """
-    fused = None if missing() else _fused(graph)
+    fused = None if missing() else _changed(graph, fuse)
     if fused is None:
-        return onnxruntime.InferenceSession(str(graph), options, providers=[CPU])
+        return open_plain(graph, options)
     options.register_custom_ops_library(str(LIBRARY))
-    options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.parent))
-    session = onnxruntime.InferenceSession(fused.SerializeToString(), options, providers=[CPU])
+    session = _open_changed(fused, graph, options)
     give_back({graph.parent / ExternalDataInfo(weight).location for weight in _stored_apart(fused)})
     return session
 
 
-def open_accelerated(
-    graph: Path, options: onnxruntime.SessionOptions, accelerator: Accelerator, logits: str = ""
-) -> onnxruntime.InferenceSession:
-    """A session over `graph` on a GPU; raises AcceleratorError and what ONNX Runtime raises.
+def open_plain(graph: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session in ONNX Runtime's own operators, on any CPU.
 
-    Over the output `logits`, where it is named, tokens are chosen in the graph (`kernels.choosing`), and runs
-    can be captured.
+    Products of eight-bit numbers are exact, and no answer depends on what else is in the batch.
     """
-    model = onnx.load(graph, load_external_data=False)
-    if logits:
-        append_choice(model, logits)
-    options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.parent))
-    return accelerator.open(model.SerializeToString(), options, capture=bool(logits))
+    options.add_session_config_entry(_EXACT_PRODUCTS, "1")
+    padded = _changed(graph, pad_products)
+    if padded is None:
+        return onnxruntime.InferenceSession(str(graph), options, providers=[CPU])
+    return _open_changed(padded, graph, options)
 
 
 def element_type(value: onnxruntime.NodeArg) -> np.dtype[Any]:
@@ -58,12 +57,22 @@ def element_type(value: onnxruntime.NodeArg) -> np.dtype[Any]:
     return np.dtype(_ELEMENTS[value.type])
 
 
-def _fused(graph: Path) -> onnx.ModelProto | None:
+def _changed(graph: Path, change: Callable[[onnx.ModelProto], bool]) -> onnx.ModelProto | None:
+    """The graph with `change` made to it; None if there was nothing to change."""
     try:
         model = onnx.load(graph, load_external_data=False)
-    except Exception:  # not a model: the session will say so in its own words
+    except Exception:  # not a model: opening the session reports it
         return None
-    return model if fuse(model) else None
+    return model if change(model) else None
+
+
+def _open_changed(
+    model: onnx.ModelProto, graph: Path, options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    """A session over the changed `graph`; the weights stay in the file beside it."""
+    options.add_session_config_entry(_EXACT_PRODUCTS, "1")
+    options.add_session_config_entry(WEIGHTS_FOLDER, str(graph.parent))
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
 
 
 def _stored_apart(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

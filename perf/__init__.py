@@ -1,1 +1,1 @@
-"""What is measured, and how: every figure of README, LOG.md and quality cards comes from a command here."""
+"""What a user runs against a running appliance: load over HTTP and on Triton, capacity, reports of them."""

@@ -1,21 +1,20 @@
-"""Curves over levels of load, as one PNG: throughput, and percentiles of times."""
+"""Curves over levels of load, as one picture: throughput, and percentiles of times."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perf.distribution import Distribution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SHOWN = {"p50": "-", "p95": "--", "p99": ":"}  # percentile -> how its line is drawn
 COLOURS = ("#1f5fa8", "#c8501e", "#2f8f4e", "#7a3fa0", "#555555", "#b0892a")
 WIDE = 8.0  # from this ratio of the largest to the least on, an axis is logarithmic
-DOTS_PER_INCH = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Lines over the figure's levels, or over its own."""
+    """Lines over the levels of the figure; with `levels`, over those instead."""
 
     title: str
     unit: str
@@ -50,25 +49,20 @@ def percentile_panel(title: str, curves: Mapping[str, Sequence[Distribution | No
     return panel
 
 
-def draw(path: Path, title: str, axis: str, levels: Sequence[float], panels: Sequence[Panel]) -> str | None:
-    """Write the PNG; returns what to do about it where the library that draws is not installed."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return "no plots: they need matplotlib (pip install -e '.[perf]')"
+def draw(title: str, axis: str, levels: Sequence[float], panels: Sequence[Panel]) -> Figure:
+    """Raises ModuleNotFoundError where matplotlib is not installed."""
+    from matplotlib.figure import Figure
+
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(5.6 * columns, 3.7 * rows + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=12)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw_panel(axes, axis, levels, panel)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
-    return None
+    return figure
 
 
 def _draw_panel(axes: Axes, axis: str, levels: Sequence[float], panel: Panel) -> None:

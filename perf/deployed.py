@@ -1,4 +1,4 @@
-"""What a running appliance serves: its deployments with what can be asked of them, and its model servers."""
+"""What a running appliance serves: its deployments with the task of each, and its model servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from cli.client import Client, connect
+from client.http import Client, connect
 from perf.errors import PlanError
 from perf.http.ask import Task
 from runtime.contract import Kind
@@ -32,7 +32,7 @@ class Deployed:
 
 
 def find_deployed(url: str, wanted: Sequence[str] = ()) -> list[Deployed]:
-    """Those that are ready; where ids or models are `wanted`, only these. Raises PlanError."""
+    """The ready deployments; with `wanted`, only these ids or models. Raises PlanError and ClientError."""
     with connect(url) as client:
         records = client.call("GET", "/v1/deployments")["data"]
         ready = [record for record in records if record["state"] == "ready"]
@@ -49,7 +49,7 @@ def find_deployed(url: str, wanted: Sequence[str] = ()) -> list[Deployed]:
 
 
 def check_alone(deployed: Sequence[Deployed], wanted: Deployed) -> None:
-    """A request names a model, not a deployment. Raises PlanError where that would reach several."""
+    """Raises PlanError where the model has several deployments: a request names only the model."""
     same = [each.id for each in deployed if each.model == wanted.model]
     if len(same) > 1:
         raise PlanError(
@@ -79,4 +79,4 @@ def grpc_address(url: str, deployed: Deployed) -> str:
     for server in servers:
         if server["state"] == "ready" and f"{deployed.model}/{deployed.version}" in server["models"]:
             return str(server["grpc_address"])
-    raise PlanError(f"no server that is ready holds {deployed.label}; `lmaas servers` tells their states")
+    raise PlanError(f"no server that is ready holds {deployed.label}; `lmaas servers` shows their states")

@@ -1,7 +1,7 @@
-"""What many measured values say together: percentiles, least, most, mean.
+"""Percentiles, least, most and mean of measured values.
 
-A percentile is a value that was measured: the least one that at least so large a share of all values does not
-exceed (the inverse of the distribution function; NumPy's method `inverted_cdf`). Values may have weights.
+A percentile is a value that was measured: the inverse of the distribution function, as NumPy's method
+`inverted_cdf`. Values may have weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Distribution:
 
     @classmethod
     def of(cls, values: Sequence[float], weights: Sequence[float] | None = None) -> Distribution | None:
-        """None where there is no value. A weight says for how many equal values one stands."""
+        """None where there is no value. A weight is the number of equal values that one stands for."""
         if not len(values):
             return None
         measured = np.asarray(values, np.float64)
@@ -37,7 +37,7 @@ class Distribution:
         measured = measured[order]
         weighed = np.ones(len(measured)) if weights is None else np.asarray(weights, np.float64)[order]
         below = np.cumsum(weighed)
-        # The share of a sum of floats may be off in its last bit: a percentile must not jump for that.
+        # A sum of floats may be wrong in its last bit: a percentile must not jump because of that.
         places = {
             name: np.searchsorted(below, share * below[-1] * (1 - 1e-12)) for name, share in SHARES.items()
         }

@@ -1,9 +1,9 @@
-"""What ends a measurement, each with a sentence for whoever started it.
+"""Why a measurement ends without a result; each message is one line for the user.
 
 PerfError
-├── PlanError          what was asked for cannot be run
-├── LoadError          requests failed where a figure needs all of them answered
-└── AnalyzerError      perf_analyzer cannot be had, or ended without a measurement
+├── PlanError          the options describe nothing that can be measured
+├── LoadError          requests failed, and the figure needs all of them
+└── AnalyzerError      perf_analyzer cannot be installed, or ended without a measurement
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class PlanError(PerfError):
 
 
 class LoadError(PerfError):
-    """The message tells how many, and why."""
+    """The message has their number and the reasons."""
 
 
 class AnalyzerError(PerfError):

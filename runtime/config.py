@@ -1,4 +1,8 @@
-"""How one version is run: `engine.json`, written beside the manifest by whoever deploys it."""
+"""The configuration of an engine, declared once: fields, defaults, limits, help. Standard library only.
+
+The façade builds its engine settings (`LMAAS_NUM_SLOTS` and so on) from `EngineSettings`, and writes an
+`EngineConfig` as `engine.json` beside the manifest of each version that it deploys.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +13,71 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kernels.accelerator import Accelerator
 from runtime.contract import ENGINE_FILE, Device, Variant
 from runtime.errors import ModelError
 
 Choice = TypeVar("Choice", bound=Enum)
 
 
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    variant: Variant
+def _number(default: int, least: int, most: int, help_text: str) -> Any:
+    """A field that is a whole number from `least` to `most`."""
+    return dataclasses.field(default=default, metadata={"least": least, "most": most, "help": help_text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What is the same for all models of a server. Raises ModelError if a value is out of its limits."""
+
     device: Device = Device.CPU
     tensorrt_cache: str = ""  # folder of TensorRT's engines; empty: without TensorRT
-    num_slots: int = 32  # sequences that run at once
-    max_kv_tokens: int = 0  # of all sequences in slots together, at their longest; 0: slots times context
-    max_queued: int = 256  # requests that wait for a slot
-    max_queued_tokens: int = 131_072  # prompt tokens of all waiting sequences together
-    prefill_chunk: int = 128  # prompt tokens between two decode steps, at most
-    threads: int = 2  # of ONNX Runtime, for this model alone
-    step_timeout_seconds: int = 60  # a step that takes longer never returns
+    num_slots: int = _number(32, 1, 100_000, "Sequences that one language model decodes at once.")
+    max_kv_tokens: int = _number(
+        0,
+        0,
+        1_000_000_000,
+        "Tokens that one language model's KV cache holds. A request counts with its prompt and its longest "
+        "answer, and waits until both fit. 0: as many as the slots have.",
+    )
+    max_queued: int = _number(256, 1, 100_000, "Requests that wait inside one language model.")
+    max_queued_tokens: int = _number(
+        131_072, 1, 1_000_000_000, "Prompt tokens that wait inside one language model."
+    )
+    prefill_chunk: int = _number(
+        128, 1, 100_000, "Most prompt tokens of one engine step; fewer where sequences decode."
+    )
+    threads: int = _number(2, 1, 100_000, "Threads of one model's engine.")
+    step_timeout_seconds: int = _number(
+        60, 1, 100_000, "A step of a model that takes longer has hung: the model is started again."
+    )
 
     def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            value, least = getattr(self, item.name), 0 if item.name == "max_kv_tokens" else 1
-            if item.type == "int" and (type(value) is not int or value < least):
-                needed = f"a whole number >= {least} is needed"
+        for item in number_fields():
+            value, least, most = getattr(self, item.name), item.metadata["least"], item.metadata["most"]
+            if type(value) is not int or not least <= value <= most:
+                needed = f"a whole number from {least} to {most} is needed"
                 raise ModelError(f"{ENGINE_FILE}: {item.name}: {needed}, not {value!r}")
         if type(self.tensorrt_cache) is not str or (self.tensorrt_cache and self.device is Device.CPU):
             raise ModelError(f"{ENGINE_FILE}: tensorrt_cache: a folder, with device cuda only")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig(EngineSettings):
+    """How one version runs: the settings of its server, and its variant."""
+
+    variant: Variant
+
+    def __post_init__(self) -> None:
+        EngineSettings.__post_init__(self)
         if self.device is Device.CUDA and self.variant is not Variant.FP16:
             raise ModelError(f"{ENGINE_FILE}: variant: {self.variant.value}, but device cuda runs fp16 alone")
 
-    @property
-    def accelerator(self) -> Accelerator | None:
-        return Accelerator(self.tensorrt_cache) if self.device is Device.CUDA else None
+    @classmethod
+    def of(cls, settings: EngineSettings, variant: Variant) -> EngineConfig:
+        shared = {item.name: getattr(settings, item.name) for item in dataclasses.fields(EngineSettings)}
+        return cls(variant, **shared)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> EngineConfig:
@@ -57,6 +92,7 @@ class EngineConfig:
 
     @classmethod
     def from_mapping(cls, data: dict[str, Any]) -> EngineConfig:
+        """Raises ModelError. All keys but `variant` have a default."""
         known = [item.name for item in dataclasses.fields(cls)]
         for name in data:
             if name not in known:
@@ -64,6 +100,11 @@ class EngineConfig:
         variant = _member(Variant, "variant", data.get("variant"))
         device = _member(Device, "device", data.get("device", Device.CPU.value))
         return cls(**{**data, "variant": variant, "device": device})
+
+
+def number_fields() -> list[dataclasses.Field[Any]]:
+    """The fields of EngineSettings with limits (`least`, `most`) and `help` in their metadata."""
+    return [item for item in dataclasses.fields(EngineSettings) if item.metadata]
 
 
 def _member(kind: type[Choice], name: str, value: Any) -> Choice:

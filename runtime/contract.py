@@ -1,32 +1,35 @@
-"""The names that every folder shares: kinds, variants, tensors, finish reasons, faults and the manifest.
+"""The names that every folder shares: kinds, variants, operations, tensors, finish reasons and faults.
 
-Standard library only, so that façade, exporter and engine can read it without pulling each other in.
+Beside it stand `runtime/manifest.py` (the description of an artifact), `runtime/config.py` (the settings of
+an engine), `runtime/parameters.py` (what a request asks for) and `runtime/messages.py` (what the engine
+answers). The other rooms import these files; therefore they need the standard library only.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-MANIFEST_SCHEMA_VERSION = 2
-MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
 ENGINE_FILE = "engine.json"
 GRAPH_FILE = "model.onnx"
 BACKEND_NAME = "lmaas"
 
-MOST_URGENT, LEAST_URGENT = -100, 100  # priorities of a request: the lower is served sooner, as in vLLM
-MAX_CALLER_LENGTH = 128  # characters of the name under which a caller shares the engine with others
 MAX_HEAD_BATCH = 64  # texts of one request to a head, and of one run of it
-MAX_RELAY_NAME = 64  # characters
-MAX_HEAD_CHARACTERS = 8192  # of several texts in one request, so that it holds up no other for long
+MAX_HEAD_CHARACTERS = 8192  # of several texts in one request; bounds how long other requests wait for it
+MAX_PROMPT_TOKENS = 1_000_000  # token ids of one prompt that are read; the context of a model has fewer
+
+
+def shown(value: Any) -> str:
+    """The value as a message quotes it: one line of ASCII, cut where it is long."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    if isinstance(value, str) and len(value) > 76:
+        value = f"{value[:73]}..."
+    text = ascii(value[:80] if isinstance(value, list | tuple) else value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 class Kind(str, Enum):
@@ -80,41 +83,53 @@ class FaultCode(str, Enum):
     INTERNAL = "internal"
 
 
+_FAULT = re.compile(r"(?P<code>\w+)(?: \[(?P<field>[^\]]*)\])?(?: after (?P<seconds>[0-9]{1,9}\.[0-9]) s)?: ")
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A failed request in one line: `code: message`, or `code [field]: message` with the field to blame.
+    """A failed request in one line: `code: message`, or `code [field] after 2.5 s: message`.
 
+    The field stands there where one is wrong, and the seconds where another attempt may succeed after them.
     Triton carries only text with a streamed error, so the code has to travel inside it.
     """
 
     code: FaultCode
     message: str
     field: str | None = None
+    retry_after: float | None = None  # seconds
 
     def encode(self) -> str:
         where = f" [{self.field}]" if self.field else ""
-        return f"{self.code.value}{where}: {self.message}"
+        when = "" if self.retry_after is None else f" after {self.retry_after:.1f} s"
+        return f"{self.code.value}{where}{when}: {self.message}"
 
     @classmethod
     def decode(cls, text: str) -> Fault | None:
-        """Read `encode`'s text back; None where the text is not a fault of ours."""
-        head, separator, message = text.partition(": ")
-        name, _, where = head.partition(" [")
-        if not separator or name not in FaultCode._value2member_map_:
+        """Read the text that `encode` wrote; None for any other text."""
+        found = _FAULT.match(text)
+        if found is None or found["code"] not in FaultCode._value2member_map_:
             return None
-        return cls(FaultCode(name), message, where.removesuffix("]") or None)
+        seconds = found["seconds"]
+        return cls(
+            FaultCode(found["code"]),
+            text[found.end() :],
+            found["field"],
+            None if seconds is None else float(seconds),
+        )
 
 
 class LmTensors:
-    """Triton tensors of kind `lm`: those of its vLLM backend, then `operation` and `details`, ours."""
+    """Triton tensors of kind `lm`: those of its vLLM backend and three more."""
 
-    TEXT_INPUT = "text_input"  # BYTES [1]
+    TEXT_INPUT = "text_input"  # BYTES [1]; empty: the start of a text; `embed` needs a text
     STREAM = "stream"  # BOOL [1], optional
     SAMPLING_PARAMETERS = "sampling_parameters"  # BYTES [1], JSON object, optional
     EXCLUDE_INPUT_IN_OUTPUT = "exclude_input_in_output"  # BOOL [1], optional
-    OPERATION = "operation"  # BYTES [1], a value of Operation, optional
+    PROMPT_TOKEN_IDS = "prompt_token_ids"  # ours: INT64 [-1], optional; the prompt, where TEXT_INPUT is empty
+    OPERATION = "operation"  # ours: BYTES [1], a value of Operation, optional
     TEXT_OUTPUT = "text_output"  # BYTES [-1]
-    DETAILS = "details"  # BYTES [1], JSON object
+    DETAILS = "details"  # ours: BYTES [1], JSON object
     # Each switch asks for the output of the same name without its `return_`.
     SWITCHES = (
         "return_finish_reason",  # -> finish_reason BYTES [-1]
@@ -126,27 +141,11 @@ class LmTensors:
     )
 
 
-class RelayParameters:
-    """Parameters of an `lm` request for a client that follows many streams at once.
-
-    With RELAY alone, a name of the client's choice, the request stays open and is a relay: its responses hold
-    as `details` a JSON array of `[key, details]`, empty in the first. With both, those responses of the
-    request that are not its last go to that relay; its last has their number as RELAYED in its `details`.
-    Where there is no such relay, or other outputs than `details` are wanted, all responses are its own; once
-    the relay is over, those that are left.
-    """
-
-    RELAY = "relay"  # string of 1 to MAX_RELAY_NAME characters
-    KEY = "relay_key"  # integer
-    NAMES = (RELAY, KEY)
-    RELAYED = "relayed"
-
-
 class HeadTensors:
     """Triton tensors of kinds `classifier` and `nlu`; batched, so each shape has the batch in front.
 
-    A request has up to MAX_HEAD_BATCH rows and fails whole. Where it has several, the fault's field names the
-    one to blame: `text.3` is the fourth row's text.
+    A request has up to MAX_HEAD_BATCH rows and fails as a whole. Where it has several, the field of the fault
+    names the wrong one: `text.3` is the text of the fourth row.
     """
 
     TEXT = "text"  # BYTES [1]
@@ -185,199 +184,35 @@ class LmGraph:
         return f"present_value.{layer}"
 
 
+def without_padding(ids: list[int], pad_token_id: int | None) -> list[int]:
+    """The tokens of a row up to the last one that is not padding; the first token where all are padding.
+
+    At the last of these tokens GPT2ForSequenceClassification of transformers answers, also where a text or
+    the template ends in the padding token. Attention is causal: the tokens after it do not count.
+    """
+    length = len(ids)
+    while length > 1 and ids[length - 1] == pad_token_id:
+        length -= 1
+    return ids[:length]
+
+
+def is_byte_level(decoder: Any) -> bool:
+    """Whether the `decoder` of a tokenizer.json only joins byte-level tokens.
+
+    The engine streams the text of a language model byte by byte, which no other decoder allows.
+    """
+    while isinstance(decoder, dict) and decoder.get("type") == "Sequence":
+        parts = decoder.get("decoders")
+        if not isinstance(parts, list) or len(parts) != 1:
+            return False
+        decoder = parts[0]
+    return isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"
+
+
 class HeadGraph:
     """Inputs and outputs of the `classifier` and `nlu` graphs; rows are padded on the right."""
 
     INPUT_IDS = "input_ids"  # [batch, sequence] int64
-    LENGTHS = "lengths"  # [batch] int64, tokens of each row
+    LENGTHS = "lengths"  # [batch] int64, tokens of each row; a classifier answers at the last of them
     LOGITS = "logits"  # [batch, labels] float32: classes of a classifier, intents of an nlu model
     SLOT_LOGITS = "slot_logits"  # [batch, sequence, slot_labels] float32; kind `nlu` only
-
-
-class ManifestError(ValueError):
-    """A manifest that is not as this version writes it; the message names the field."""
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    num_layers: int
-    num_heads: int
-    head_size: int
-    hidden_size: int
-    vocab_size: int
-    context_length: int
-    eos_token_id: int
-    pad_token_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    path: str  # relative to the artifact, forward slashes
-    size: int  # bytes
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class GoldenPrompt:
-    """An input whose answer is known, replayed after load to prove a build."""
-
-    text: str
-    text_pair: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GoldenAnswer:
-    """What one variant answered to a golden prompt when it was exported."""
-
-    token_ids: tuple[int, ...] = ()  # lm: the greedy continuation
-    logprobs: tuple[float, ...] = ()  # lm: of these tokens
-    scores: tuple[float, ...] = ()  # heads: logits of the labels
-    slot_scores: tuple[float, ...] = ()  # nlu: logits of the slot labels at the last token
-
-
-@dataclass(frozen=True, slots=True)
-class VariantEntry:
-    files: tuple[FileEntry, ...]  # the graph first
-    golden: tuple[GoldenAnswer, ...]  # one for each golden prompt of the manifest
-    load_seconds: float  # on the machine that exported it, until the golden prompts were answered
-    quality: dict[str, float] | None = None  # the quality card: measured differences from fp32
-
-    @property
-    def graph(self) -> FileEntry:
-        return self.files[0]
-
-    @property
-    def size(self) -> int:
-        return sum(file.size for file in self.files)
-
-    def check_golden(self, where: str, kind: Kind, prompts: int) -> None:
-        """Raise ManifestError unless there is an answer of this kind to each prompt."""
-        if not self.files:
-            raise ManifestError(f"{where}.files: a graph is needed")
-        if len(self.golden) != prompts:
-            raise ManifestError(f"{where}.golden: {len(self.golden)} answers to {prompts} golden prompts")
-        for index, answer in enumerate(self.golden):
-            given = answer.token_ids if kind is Kind.LM else answer.scores + answer.slot_scores
-            if not given:
-                raise ManifestError(f"{where}.golden[{index}]: no answer of kind {kind.value}")
-            if len(answer.token_ids) != len(answer.logprobs):
-                counts = f"{len(answer.token_ids)} tokens, {len(answer.logprobs)} logprobs"
-                raise ManifestError(f"{where}.golden[{index}]: {counts}")
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    name: str
-    kind: Kind
-    architecture: Architecture
-    tokenizer: FileEntry
-    variants: dict[Variant, VariantEntry]
-    labels: tuple[str, ...] = ()  # classes of a classifier, intents of an nlu model
-    slot_labels: tuple[str, ...] = ()
-    nlu_echo: bool = False  # the model reads ids + [eos] + ids and tags the second copy
-    problem_type: str = "single_label_classification"  # as transformers names it
-    golden: tuple[GoldenPrompt, ...] = ()
-    provenance: dict[str, str] = field(default_factory=dict)
-    schema_version: int = MANIFEST_SCHEMA_VERSION
-
-    def to_json(self) -> str:
-        return json.dumps(_plain(self), indent=2, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Manifest:
-        """Parse and check; raises ManifestError naming the field."""
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{MANIFEST_FILE}: not JSON ({error})") from None
-        manifest = _read(cls, data, "manifest")
-        if manifest.schema_version != MANIFEST_SCHEMA_VERSION:
-            found = manifest.schema_version
-            raise ManifestError(
-                f"manifest.schema_version: {found}, but this build reads {MANIFEST_SCHEMA_VERSION}"
-            )
-        for variant, entry in manifest.variants.items():
-            entry.check_golden(f"manifest.variants.{variant.value}", manifest.kind, len(manifest.golden))
-        return manifest
-
-    @classmethod
-    def load(cls, artifact: Path) -> Manifest:
-        return cls.from_json((artifact / MANIFEST_FILE).read_bytes())
-
-
-def _plain(value: Any) -> Any:
-    """Turn dataclasses and enums into what json writes."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value
-
-
-Record = TypeVar("Record")
-
-
-def _read(record: type[Record], data: Any, where: str) -> Record:
-    """Build the dataclass `record` from parsed JSON; raises ManifestError naming the field at fault."""
-    if not isinstance(data, dict):
-        raise ManifestError(f"{where}: an object is needed, not {type(data).__name__}")
-    hints = typing.get_type_hints(record)
-    known = {item.name: item for item in dataclasses.fields(record)}  # type: ignore[arg-type]
-    for name in data:
-        if name not in known:
-            raise ManifestError(f"{where}.{_shown(name)[1:-1]}: unknown field")
-    values = {}
-    for name, item in known.items():
-        if name in data:
-            values[name] = _value(hints[name], data[name], f"{where}.{name}")
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            raise ManifestError(f"{where}.{name}: missing")
-    return record(**values)
-
-
-def _value(hint: Any, data: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType or origin is typing.Union:
-        return None if data is None else _value(arguments[0], data, where)
-    if origin is tuple:
-        if not isinstance(data, list):
-            raise ManifestError(f"{where}: a list is needed, not {type(data).__name__}")
-        return tuple(_value(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(data))
-    if origin is dict:
-        if not isinstance(data, dict):
-            raise ManifestError(f"{where}: an object is needed, not {type(data).__name__}")
-        key_hint, item_hint = arguments
-        return {
-            _value(key_hint, key, where): _value(item_hint, item, f"{where}.{key}")
-            for key, item in data.items()
-        }
-    if dataclasses.is_dataclass(hint):
-        return _read(typing.cast("type[Any]", hint), data, where)
-    if issubclass(hint, Enum):
-        try:
-            return hint(data)
-        except ValueError:
-            choices = ", ".join(str(member.value) for member in hint)
-            raise ManifestError(f"{where}: {_shown(data)} is not one of {choices}") from None
-    return _scalar(hint, data, where)
-
-
-def _shown(value: Any) -> str:
-    """On one line and short, whatever it is."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-def _scalar(hint: type, data: Any, where: str) -> Any:
-    if hint is float and isinstance(data, int) and not isinstance(data, bool):
-        try:
-            return float(data)
-        except OverflowError:
-            raise ManifestError(f"{where}: a number beyond 1e308") from None
-    if type(data) is not hint:  # `bool` is an `int`, so isinstance would let true through as 1
-        raise ManifestError(f"{where}: {hint.__name__} is needed, not {type(data).__name__}")
-    return data

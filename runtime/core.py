@@ -16,42 +16,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.config import EngineConfig
-from runtime.contract import Architecture, Fault, FaultCode, FinishReason, Operation
+from runtime.contract import Fault, FaultCode, FinishReason, Operation
 from runtime.errors import RequestFault
-from runtime.kv_cache import KEEP_SECONDS, KvCache
-from runtime.live import (
+from runtime.kv_cache import KvCache
+from runtime.manifest import Architecture
+from runtime.prediction import AnswerLengths, why_too_late
+from runtime.request_state import (
     DoneEvent,
     Event,
     FaultEvent,
-    LiveRequest,
     RanksEvent,
+    RequestState,
     ScoredEvent,
+    Sequence,
+    SequenceStatus,
     TokenEvent,
     VectorEvent,
 )
-from runtime.pace import Pace
 from runtime.sampling import Sampled, log_softmax
 from runtime.sampling.distribution import largest
 from runtime.scheduler import Batch, Decode, Prefill, Scheduler
-from runtime.sequence import Sequence, SequenceState
 from runtime.session import LmSession
 
 Floats = NDArray[np.float32]
 logger = logging.getLogger(__name__)
 
-# Between looks for memory that can be given back, while there is none, and while there is.
-TIDY_SECONDS = 1.0
-TIDY_ON_SECONDS = 0.1
-# In which the first token of a stream reaches its reader, while no step holds the processors.
-HEAD_START_SECONDS = 0.0015
-
 
 @dataclass(slots=True)
 class Counters:
-    """Sums since the model was loaded; written by the step thread, read by anyone."""
+    """Sums since the model was loaded; written by the step thread, read by all threads."""
 
     steps: int = 0
-    prompt_tokens: int = 0  # run through the graph; those found in the cache are not among them
+    prompt_tokens: int = 0  # that the graph ran; without those found in the cache
     generated_tokens: int = 0
     queue_seconds: float = 0.0
     prefill_seconds: float = 0.0
@@ -67,7 +63,7 @@ class EngineCore:
         config: EngineConfig,
         left_queue: Callable[[Sequence], None],
     ) -> None:
-        """`left_queue` is told once of every sequence that waits no more."""
+        """`left_queue` is called once for every sequence, when it stops waiting."""
         slots, context = config.num_slots, architecture.context_length
         self.cache = KvCache(session.layout, slots, context, config.max_kv_tokens, session.make_memory)
         self.scheduler = Scheduler(self.cache, config.prefill_chunk, left_queue)
@@ -75,88 +71,91 @@ class EngineCore:
         self._session = session
         self._session.attach(self.cache, config.prefill_chunk)
         self._prefill_chunk = config.prefill_chunk
-        self._pace = Pace()
         self._eos_token_id = architecture.eos_token_id
         self._left_queue = left_queue
-        self._tidy_due = 0.0  # on the monotonic clock, seconds
-        self._live: dict[str, LiveRequest] = {}
-        self._deadlines: list[tuple[float, int, LiveRequest]] = []  # a heap; the number breaks ties
+        self._lengths = AnswerLengths()
+        self._states: dict[str, RequestState] = {}
+        self._deadlines: list[tuple[float, int, RequestState]] = []  # a heap; the number breaks ties
         self._num_added = 0
         self._events: list[Event] = []
-        self.head_start = 0.0  # seconds for which the step to come should wait
-        # On the monotonic clock; read by the watchdog, None between steps.
+        # When the current step began, on the monotonic clock; None between steps. The watchdog reads it.
         self.step_began: float | None = None
 
     @property
     def has_work(self) -> bool:
-        return bool(self._live or self._events)
+        return bool(self._states or self._events)
 
     @property
-    def rest_seconds(self) -> float | None:
-        """Without work: until the next step should come all the same. None: not before there is some."""
-        return max(0.0, self._tidy_due - time.monotonic()) if self.cache.untidy else None
+    def num_requests(self) -> int:
+        """Requests that are not done yet."""
+        return len(self._states)
 
-    def add(self, live: LiveRequest) -> None:
+    @property
+    def idle_seconds(self) -> float | None:
+        """How long an idle core may go without a step. None: until there is work."""
+        due = self.cache.reclaim_due
+        return None if due is None else max(0.0, due - time.monotonic())
+
+    def add(self, state: RequestState) -> None:
         self._num_added += 1
-        self._live[live.request.request_id] = live
-        if live.request.deadline is not None:
-            self._forget_deadlines()
-            heapq.heappush(self._deadlines, (live.request.deadline, self._num_added, live))
-        self.scheduler.add(live.sequences)
-        if not live.sequences:
-            self._events.append(DoneEvent(live, 0))
-            self._close_if_done(live)
+        fault = why_too_late(state, self.scheduler, self._lengths)
+        self._states[state.request.request_id] = state
+        if state.request.deadline is not None:
+            self._drop_deadlines()
+            heapq.heappush(self._deadlines, (state.request.deadline, self._num_added, state))
+        self.scheduler.add(state.sequences)
+        if not state.sequences:
+            self._events.append(DoneEvent(state, 0))
+            self._close_if_done(state)
+        elif fault is not None:
+            self.abort(state.request.request_id, fault)
 
     def abort(self, request_id: str, fault: Fault) -> None:
-        """Fail a request with `fault` and free what it holds; one that is over already is left alone."""
-        live = self._live.get(request_id)
-        if live is None:
+        """Fail a request with `fault` and free what it holds. A request that is done stays as it is."""
+        state = self._states.get(request_id)
+        if state is None:
             return
         cancelled = fault.code is FaultCode.CANCELLED
-        for sequence in live.sequences:
+        for sequence in state.sequences:
             self._close_sequence(sequence, FinishReason.CANCELLED if cancelled else FinishReason.ERROR)
-        self._events.append(FaultEvent(live, fault))
+        self._events.append(FaultEvent(state, fault))
 
     def abort_all(self, fault: Fault) -> None:
-        for request_id in list(self._live):
+        for request_id in list(self._states):
             self.abort(request_id, fault)
 
     def reset(self, fault: Fault) -> None:
-        """Fail everything and start the books anew, after they were found to be wrong."""
-        for live in self._live.values():
-            self._events.append(FaultEvent(live, fault))
-            live.closed = True
-            for sequence in live.sequences:
-                if sequence.state is SequenceState.WAITING:
+        """Fail all requests and start with an empty cache and queue, after an invariant was violated."""
+        for state in self._states.values():
+            self._events.append(FaultEvent(state, fault))
+            state.closed = True
+            for sequence in state.sequences:
+                if sequence.status is SequenceStatus.WAITING and sequence.saved_rows is None:
                     self._left_queue(sequence)
-                sequence.state = SequenceState.FINISHED
+                sequence.saved_rows = None
+                sequence.status = SequenceStatus.FINISHED
                 sequence.finish_reason = sequence.finish_reason or FinishReason.ERROR
-        self._live.clear()
+        self._states.clear()
         self.cache.clear()
         self.scheduler = Scheduler(self.cache, self._prefill_chunk, self._left_queue)
 
-    def stop(self, live: LiveRequest, index: int) -> None:
-        """A stop string completed: the sequence needs no further token."""
-        self._close_sequence(live.sequences[index], FinishReason.STOP)
+    def stop(self, state: RequestState, index: int) -> None:
+        """A stop string completed: finish the sequence."""
+        self._close_sequence(state.sequences[index], FinishReason.STOP)
 
     def step(self) -> list[Event]:
-        """Run the graph once, if there is anything to run; return what happened."""
+        """Run the graph once, if there is anything to run; returns what happened."""
         self.step_began = now = time.monotonic()
-        self.head_start = 0.0
         try:
             self._expire(now)
             if batch := self.scheduler.schedule():
                 self._run(batch)
-            if self.cache.untidy and now >= self._tidy_due:
-                found = self.cache.give_back(now - KEEP_SECONDS)
-                self._tidy_due = now + (TIDY_ON_SECONDS if found else TIDY_SECONDS)
+            if self.cache.dirty:
+                self.cache.reclaim_idle(now)
         finally:
             self.step_began = None
         events, self._events = self._events, []
         return events
-
-    def check_integrity(self) -> None:
-        self.scheduler.check_integrity()
 
     def _run(self, batch: Batch) -> None:
         try:
@@ -164,33 +163,33 @@ class EngineCore:
             begin = time.monotonic()
             if isinstance(batch, Prefill):
                 rows = self._session.run(batch)
-                self._pace.note_prefill(batch.count, time.monotonic() - begin)
+                self.scheduler.note_run(batch, time.monotonic() - begin)
                 self._finish_prefill(batch, rows)
             else:
                 answers = self._session.decode(batch)
-                self._pace.note_decode(time.monotonic() - begin)
+                self.scheduler.note_run(batch, time.monotonic() - begin)
                 self._finish_decode(batch, answers)
-            self.scheduler.beside_decode = self._pace.chunk(self._prefill_chunk)
         except Exception as error:
             self._fail(batch, error)
 
     def _start(self, batch: Batch) -> None:
         self.counters.steps += 1
         for sequence in batch.sequences:
-            if sequence.live.started is None:
-                sequence.live.started = time.monotonic()
+            if sequence.state.started is None:
+                sequence.state.started = time.monotonic()
 
     def _finish_decode(self, batch: Decode, answers: list[Sampled | RequestFault]) -> None:
         for sequence, sampled in zip(batch.sequences, answers, strict=True):
             sequence.computed += 1
             if isinstance(sampled, RequestFault):
-                self.abort(sequence.live.request.request_id, sampled.fault)
-            elif sequence.finish_reason is None:  # a sibling in the same step may have failed the request
+                self.abort(sequence.state.request.request_id, sampled.fault)
+            # Another sequence of the same request may have failed it in this step.
+            elif sequence.finish_reason is None:
                 self._append(sequence, sampled)
 
     def _finish_prefill(self, batch: Prefill, rows: Floats) -> None:
         sequence = batch.sequence
-        live = sequence.live
+        state = sequence.state
         sequence.computed += batch.count
         self.counters.prompt_tokens += batch.count
         is_last = sequence.computed == sequence.end
@@ -199,27 +198,25 @@ class EngineCore:
         if sequence.operation is Operation.EMBED:
             self._embed(sequence, rows)
         elif sequence.operation is Operation.NEXT and is_last:
-            self._events.append(RanksEvent(live, _ranked(rows[-1], live.request.num_candidates)))
+            self._events.append(RanksEvent(state, _ranked(rows[-1], state.request.num_candidates)))
         elif sequence.operation in (Operation.SCORE, Operation.GENERATE):
-            # The last row of a text that is to go on predicts a new token; all others predict given ones.
+            # The last row of a prompt predicts a new token; all others predict given tokens.
             given = rows[:-1] if is_last and sequence.operation is Operation.GENERATE else rows
             if len(given):
                 self._score(sequence, given, sequence.computed - len(rows) + 1)
         if is_last and sequence.sampler is not None:
             self._append(sequence, sequence.sampler.sample(rows[-1]))
         elif is_last:
-            self._events.append(DoneEvent(live, sequence.index))
+            self._events.append(DoneEvent(state, sequence.index))
             self._close_sequence(sequence, FinishReason.STOP)
 
     def _append(self, sequence: Sequence, sampled: Sampled) -> None:
-        if sequence.live.first_token is None:
-            sequence.live.first_token = time.monotonic()
-            if sequence.live.request.stream and len(self._live) == 1 and self._session.on_host:
-                self.head_start = HEAD_START_SECONDS
+        if sequence.state.first_token is None:
+            sequence.state.first_token = time.monotonic()
         self.counters.generated_tokens += 1
         sequence.tokens.append(sampled.token_id)
         reason = sequence.ending(self._eos_token_id)
-        self._events.append(TokenEvent(sequence.live, sequence.index, sampled, reason))
+        self._events.append(TokenEvent(sequence.state, sequence.index, sampled, reason))
         if reason is not None:
             self._close_sequence(sequence, reason)
 
@@ -227,62 +224,64 @@ class EngineCore:
         """Log-probabilities of the given tokens from position `first_target` on, one row each."""
         targets = sequence.tokens[first_target : first_target + len(rows)]
         logprobs = log_softmax(rows)
-        num_top = sequence.live.request.parameters.logprobs or 0
+        num_top = sequence.state.request.parameters.logprobs or 0
         scored = []
         for row, target in zip(logprobs, targets, strict=True):
             top = [(token, float(row[token])) for token in largest(row, num_top).tolist()]
             scored.append(Sampled(target, float(row[target]), top))
-        self._events.append(ScoredEvent(sequence.live, sequence.index, scored))
+        self._events.append(ScoredEvent(sequence.state, sequence.index, scored))
 
     def _embed(self, sequence: Sequence, rows: Floats) -> None:
         partial_sum = rows.sum(axis=0)
         total = partial_sum if sequence.hidden_sum is None else sequence.hidden_sum + partial_sum
         sequence.hidden_sum = total
         if sequence.computed == sequence.end:
-            # The mean and the sum point the same way, and only the direction is asked for.
-            self._events.append(VectorEvent(sequence.live, total / max(float(np.linalg.norm(total)), 1e-12)))
+            # The mean and the sum have the same direction, and the embedding is the direction alone.
+            self._events.append(VectorEvent(sequence.state, total / max(float(np.linalg.norm(total)), 1e-12)))
 
     def _expire(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:
-            live = heapq.heappop(self._deadlines)[2]
-            if not live.closed:
-                limit = live.request.parameters.deadline_ms
+            state = heapq.heappop(self._deadlines)[2]
+            if not state.closed:
+                limit = state.request.parameters.deadline_ms
                 message = (
-                    f"not finished within {limit} ms ({'waiting' if live.started is None else 'running'})"
+                    f"not finished within {limit} ms ({'waiting' if state.started is None else 'running'})"
                 )
                 self.abort(
-                    live.request.request_id, Fault(FaultCode.DEADLINE_EXCEEDED, message, "deadline_ms")
+                    state.request.request_id, Fault(FaultCode.DEADLINE_EXCEEDED, message, "deadline_ms")
                 )
 
-    def _forget_deadlines(self) -> None:
-        """Drop those of requests that are over, when they are most: a heap gives up only its first."""
-        if len(self._deadlines) > 2 * len(self._live) + 16:
+    def _drop_deadlines(self) -> None:
+        """Drop the deadlines of done requests once they are the majority: a heap removes only its first."""
+        if len(self._deadlines) > 2 * len(self._states) + 16:
             self._deadlines = [entry for entry in self._deadlines if not entry[2].closed]
             heapq.heapify(self._deadlines)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
-        """Fail the requests of a step that raised, and those only."""
-        requests = {id(sequence.live): sequence.live for sequence in batch.sequences}
+        """Fail the requests of a step that raised, and no others."""
+        requests = {id(sequence.state): sequence.state for sequence in batch.sequences}
         logger.error("a step failed with %d requests in it", len(requests), exc_info=error)
         fault = Fault(FaultCode.INTERNAL, "the model could not be run; the server's log says why")
-        for live in requests.values():
-            self.abort(live.request.request_id, error.fault if isinstance(error, RequestFault) else fault)
+        for state in requests.values():
+            self.abort(state.request.request_id, error.fault if isinstance(error, RequestFault) else fault)
 
     def _close_sequence(self, sequence: Sequence, reason: FinishReason) -> None:
         if sequence.finish_reason is None:
             self.scheduler.remove(sequence, reason)
+            if reason in (FinishReason.STOP, FinishReason.LENGTH):
+                self._lengths.note(sequence)
             self.counters.finished[reason] += 1
-            self._close_if_done(sequence.live)
+            self._close_if_done(sequence.state)
 
-    def _close_if_done(self, live: LiveRequest) -> None:
-        if live.closed or not live.is_done:
+    def _close_if_done(self, state: RequestState) -> None:
+        if state.closed or not state.is_done:
             return
-        live.closed = True
-        live.finished = time.monotonic()
-        del self._live[live.request.request_id]
-        self.counters.queue_seconds += live.timings.queue_seconds
-        self.counters.prefill_seconds += live.timings.prefill_seconds
-        self.counters.decode_seconds += live.timings.decode_seconds
+        state.closed = True
+        state.finished = time.monotonic()
+        del self._states[state.request.request_id]
+        self.counters.queue_seconds += state.timings.queue_seconds
+        self.counters.prefill_seconds += state.timings.prefill_seconds
+        self.counters.decode_seconds += state.timings.decode_seconds
 
 
 def _ranked(logits: Floats, count: int) -> list[tuple[int, float]]:

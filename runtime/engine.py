@@ -1,55 +1,46 @@
-"""One model of kind `lm` in service: the core in a thread of its own, and the face that other threads see.
+"""One model of kind `lm` in service: the core in its thread, and the interface for other threads.
 
-| thread          | does                                                                            |
-| --------------- | ------------------------------------------------------------------------------- |
-| any             | `submit`: checks, tokenizes, takes a place in the queue; `abort`, `stats`       |
-| step thread     | owns the core: obeys commands, then steps, as long as there is work             |
-| delivery thread | detokenizes, finds stop strings, calls the sinks                                |
-| watchdog        | fails everything where a step does not return, since the step thread cannot     |
+| thread        | does                                                                             |
+| ------------- | -------------------------------------------------------------------------------- |
+| any           | `submit`: checks, tokenizes, takes a place in the queue; `abort`, `stats`        |
+| step thread   | owns the core: runs commands, then a step, as long as there is work              |
+| output thread | detokenizes, finds stop strings, calls the sinks                                 |
+| watchdog      | fails all requests if a step does not return, as the step thread cannot          |
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from runtime.assembly import assembly_for
 from runtime.config import EngineConfig
-from runtime.contract import (
-    ENGINE_FILE,
-    MANIFEST_FILE,
-    TOKENIZER_FILE,
-    Fault,
-    FaultCode,
-    FinishReason,
-    Kind,
-    Manifest,
-    ManifestError,
-)
+from runtime.contract import Fault, FaultCode, FinishReason
 from runtime.core import EngineCore
-from runtime.delivery import Delivery
-from runtime.errors import IntegrityError, ModelError, RequestFault
-from runtime.golden import check_golden
-from runtime.live import FaultEvent, LiveRequest, Sink
-from runtime.planning import Planner
-from runtime.queue_places import QueuePlaces
+from runtime.errors import IntegrityError, RequestFault
+from runtime.input_processor import InputProcessor, QueueLimits
+from runtime.manifest import Manifest
+from runtime.output_processor import output_processor_for
+from runtime.output_thread import OutputThread
+from runtime.pacing import StepPacing
 from runtime.request import Request
+from runtime.request_state import FaultEvent, RequestState, Sink
 from runtime.session import LmSession
 from runtime.text import Tokenizer
-from runtime.watchdog import Watchdog, stack_of
 
 Command = Callable[[], None]
 logger = logging.getLogger(__name__)
 
 _UNLOADED = Fault(FaultCode.UNAVAILABLE, "the model is being unloaded")
-FAREWELL_SECONDS = 2.0  # in which the faults of a stalled engine reach the callers
+STALL_FLUSH_SECONDS = 2.0  # the faults of a stalled engine reach the callers within this time
+CHECKS_PER_LIMIT = 10  # of the watchdog
 _JOIN_SECONDS = 0.1
 
 
@@ -59,18 +50,24 @@ class EngineStats:
     waiting: int  # requests without a slot
     slots: int
     kv_tokens_used: int  # rows that belong to sequences
-    kv_tokens_promised: int  # rows that these may come to need
+    kv_tokens_promised: int  # rows that these may need
     kv_tokens_resident: int  # rows promised, or that hold memory
     kv_tokens_capacity: int
     generated_tokens: int
     prompt_tokens: int
     reused_tokens: int  # prompt tokens found in the cache instead of being run
+    preempted: int  # sequences that lost their slots to another caller's, for a while
     steps: int
-    queue_seconds: float  # sums over finished requests, as the next two
+    queue_seconds: float  # a sum over finished requests, like the next two
     prefill_seconds: float
     decode_seconds: float
     finished: dict[FinishReason, int]  # sequences
-    stalled: bool  # a step did not return; nothing is answered any more
+    stalled: bool  # a step did not return; no request is answered any longer
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """Share of the KV cache that is promised, 0 to 1."""
+        return self.kv_tokens_promised / self.kv_tokens_capacity
 
 
 class Engine:
@@ -83,86 +80,52 @@ class Engine:
         on_stall: Callable[[], None] = lambda: None,
         on_delivered: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_stall` is called, by a thread of its own, where a step did not return and all were told so.
+        """`on_stall` is called by the watchdog's thread, after a step did not return and all requests failed.
 
-        `on_delivered` is called by the thread that calls the sinks, after answers that were ready together.
+        `on_delivered` is called by the thread that calls the sinks, after answers that were sent together.
         """
         self.manifest = manifest
         self.config = config
         self.tokenizer = tokenizer
-        self._places = QueuePlaces(config.max_queued, config.max_queued_tokens)
-        self._core = EngineCore(session, manifest.architecture, config, self._places.leave)
-        self._planner = Planner(tokenizer, manifest.architecture, self._core.cache.capacity)
+        self._queue_limits = QueueLimits(config.max_queued, config.max_queued_tokens)
+        self._core = EngineCore(session, manifest.architecture, config, self._queue_limits.release)
+        self._input_processor = InputProcessor(tokenizer, manifest.architecture, self._core.cache.capacity)
         self._inbox: SimpleQueue[Command | None] = SimpleQueue()
-        self._pending: dict[str, LiveRequest] = {}  # accepted, not answered yet
+        self._pending: dict[str, RequestState] = {}  # accepted, not answered yet
         self._pending_changed = threading.Condition()
-        self._refusal: Fault | None = None  # why nothing is accepted any more
+        self._refusal: Fault | None = None  # why no request is accepted any longer
         self._stalled = False
+        self._pacing = StepPacing(on_host=session.on_host)
         self._on_stall = on_stall
-        self._delivery = Delivery(
-            self._forget, lambda live, fault: self._abort(live.request.request_id, fault), on_delivered
+        self._output = OutputThread(
+            self._forget, lambda state, fault: self._abort(state.request.request_id, fault), on_delivered
         )
         self._thread = threading.Thread(target=self._run, name="lmaas-step", daemon=True)
         self._thread.start()
         self._watchdog = Watchdog(config.step_timeout_seconds, lambda: self._core.step_began, self._stall)
 
-    @classmethod
-    def load(
-        cls,
-        folder: Path,
-        on_stall: Callable[[], None] = lambda: None,
-        on_delivered: Callable[[], None] = lambda: None,
-    ) -> Engine:
-        """Open a version folder and replay its golden prompts; raises ModelError."""
-        try:
-            manifest = Manifest.load(folder)
-        except (OSError, ManifestError) as error:
-            raise ModelError(f"{MANIFEST_FILE}: {error}") from None
-        config = EngineConfig.load(folder)
-        if manifest.kind is not Kind.LM:
-            raise ModelError(f"manifest.kind: {manifest.kind.value}, but the engine runs {Kind.LM.value}")
-        if config.variant not in manifest.variants:
-            known = ", ".join(item.value for item in manifest.variants)
-            raise ModelError(f"{MANIFEST_FILE}: variant {config.variant.value} is not among {known}")
-        context_length = manifest.architecture.context_length
-        if config.max_queued_tokens < context_length:
-            raise ModelError(
-                f"{ENGINE_FILE}: max_queued_tokens: {config.max_queued_tokens} is less than one context of "
-                f"{context_length} tokens"
-            )
-        graph = folder / manifest.variants[config.variant].graph.path
-        session = LmSession(graph, config.threads, config.accelerator)
-        tokenizer = Tokenizer(folder / TOKENIZER_FILE, manifest.architecture.eos_token_id)
-        engine = cls(manifest, config, session, tokenizer, on_stall, on_delivered)
-        try:
-            check_golden(engine)
-        except (ModelError, RequestFault) as error:
-            engine.close()
-            raise ModelError(f"{manifest.name}: {error}") from None
-        return engine
-
     def submit(self, request: Request, sink: Sink) -> None:
         """Accept the request, whose answers then go to `sink`, or raise RequestFault. Thread-safe."""
-        live = self._planner.plan(request, sink)
-        live.assembly = assembly_for(live, self.tokenizer, self._stop)
+        state = self._input_processor.process(request, sink)
+        state.output = output_processor_for(state, self.tokenizer, self._stop)
         with self._pending_changed:
             if self._refusal is not None:
                 raise RequestFault(self._refusal)
             if request.request_id in self._pending:
                 raise RequestFault.invalid("request_id", f"{request.request_id!r} is under way already")
-            self._places.take(live)
-            self._pending[request.request_id] = live
-            self._inbox.put(partial(self._core.add, live))
+            self._queue_limits.reserve(state)
+            self._pending[request.request_id] = state
+            self._inbox.put(partial(self._core.add, state))
 
     def abort(self, request_id: str) -> None:
-        """Cancel; frees the slot before the next step. A request that is over already is left alone."""
+        """Cancel; frees the slot before the next step. A request that is done stays as it is."""
         self._abort(request_id, Fault(FaultCode.CANCELLED, "cancelled by the caller"))
 
     def stats(self) -> EngineStats:
         core, counters = self._core, self._core.counters
         return EngineStats(
             running=core.scheduler.num_running,
-            waiting=self._places.num_taken,
+            waiting=self._queue_limits.num_requests,
             slots=core.cache.num_slots,
             kv_tokens_used=core.cache.num_tokens,
             kv_tokens_promised=core.cache.promised,
@@ -171,6 +134,7 @@ class Engine:
             generated_tokens=counters.generated_tokens,
             prompt_tokens=counters.prompt_tokens,
             reused_tokens=core.cache.reused_tokens,
+            preempted=core.cache.num_preempted,
             steps=counters.steps,
             queue_seconds=counters.queue_seconds,
             prefill_seconds=counters.prefill_seconds,
@@ -180,15 +144,15 @@ class Engine:
         )
 
     def drain(self, timeout: float) -> bool:
-        """Accept nothing more and wait, at most `timeout` seconds; whether all requests were answered."""
+        """Accept no further request and wait up to `timeout` seconds; whether all requests were answered."""
         with self._pending_changed:
             self._refusal = self._refusal or _UNLOADED
             return self._pending_changed.wait_for(lambda: not self._pending, timeout)
 
     def close(self) -> None:
-        """Fail what is under way and end the threads; every request has had its outcome by then.
+        """Fail the requests in flight and end the threads; every request has had its outcome then.
 
-        A step thread that does not return is left behind.
+        A step thread that does not return stays.
         """
         with self._pending_changed:
             self._refusal = self._refusal or _UNLOADED
@@ -196,18 +160,18 @@ class Engine:
         while self._thread.is_alive() and not self._stalled:
             self._thread.join(_JOIN_SECONDS)
         self._watchdog.close()
-        self._delivery.close()
+        self._output.close()
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError where the books do not agree, as they stand between two steps."""
+        """Raise IntegrityError if an invariant does not hold between two steps."""
         if not self._thread.is_alive():
-            self._check_books()
+            self._check_invariants()
             return
         checked: Future[None] = Future()
 
         def check() -> None:
             try:
-                self._check_books()
+                self._check_invariants()
             except IntegrityError as error:
                 checked.set_exception(error)
             else:
@@ -216,14 +180,14 @@ class Engine:
         self._inbox.put(check)
         checked.result()
 
-    def _check_books(self) -> None:
-        self._core.check_integrity()
+    def _check_invariants(self) -> None:
+        self._core.scheduler.check_integrity()
         with self._pending_changed:
             if not self._pending:
-                self._places.check_empty()
+                self._queue_limits.check_empty()
 
     def _stall(self) -> None:
-        """On the watchdog's thread, which may touch nothing of the core."""
+        """On the watchdog's thread, which must not touch the core."""
         limit = self.config.step_timeout_seconds
         fault = Fault(
             FaultCode.UNAVAILABLE,
@@ -233,51 +197,89 @@ class Engine:
             self._refusal = fault
             self._stalled = True
             pending = list(self._pending.values())
-        stack = stack_of(self._thread)
+        stack = _stack_of(self._thread)
         logger.critical("%s; %d requests fail. It is here:\n%s", fault.message, len(pending), stack)
-        self._delivery.put([FaultEvent(live, fault) for live in pending])
-        for live in pending:  # should the step return after all
-            self._abort(live.request.request_id, fault)
-        self.drain(FAREWELL_SECONDS)
+        self._output.put([FaultEvent(state, fault) for state in pending])
+        for state in pending:  # in case the step returns after all
+            self._abort(state.request.request_id, fault)
+        self.drain(STALL_FLUSH_SECONDS)
         self._on_stall()
 
     def _abort(self, request_id: str, fault: Fault) -> None:
         self._inbox.put(partial(self._core.abort, request_id, fault))
 
-    def _stop(self, live: LiveRequest, index: int) -> None:
-        self._inbox.put(partial(self._core.stop, live, index))
+    def _stop(self, state: RequestState, index: int) -> None:
+        self._inbox.put(partial(self._core.stop, state, index))
 
-    def _forget(self, live: LiveRequest) -> None:
+    def _forget(self, state: RequestState) -> None:
         with self._pending_changed:
-            self._pending.pop(live.request.request_id, None)
+            self._pending.pop(state.request.request_id, None)
             self._pending_changed.notify_all()
 
     def _run(self) -> None:
         while True:
             try:
-                if not self._obey():
+                if not self._run_commands():
                     break
                 if events := self._core.step():
-                    self._delivery.put(events)
-                if self._core.head_start and self._core.has_work:
-                    time.sleep(self._core.head_start)
-            except (
-                Exception
-            ):  # not one batch but the books are broken: what they held is lost, what comes is not
+                    self._output.put(events)
+                    if pause := self._pacing.pause_after(events, self._core.num_requests):
+                        time.sleep(pause)
+            # An invariant is violated outside of a batch: fail all requests in flight, reset, go on.
+            except Exception:
                 logger.exception("the scheduler failed; every request under way fails with it")
                 self._core.reset(Fault(FaultCode.INTERNAL, "the scheduler failed; the server's log says why"))
         self._core.abort_all(_UNLOADED)
-        self._delivery.put(self._core.step())
+        self._output.put(self._core.step())
 
-    def _obey(self) -> bool:
-        """Carry out the commands that came; wait for one where there is no work. False when told to end."""
+    def _run_commands(self) -> bool:
+        """Run the commands that came; without work, wait for one. False: the engine closes."""
         wait = not self._core.has_work
         if wait:
-            self._core.check_integrity()
+            self._core.scheduler.check_integrity()
         try:
-            while command := self._inbox.get(wait, self._core.rest_seconds if wait else None):
+            while command := self._inbox.get(wait, self._core.idle_seconds if wait else None):
                 command()
                 wait = False
         except Empty:
             return True
         return False
+
+
+class Watchdog:
+    """A thread that notices a step which does not return. Native code that hangs cannot be interrupted."""
+
+    def __init__(
+        self, limit_seconds: float, began: Callable[[], float | None], stalled: Callable[[], None]
+    ) -> None:
+        """`began` returns when the current step began (monotonic seconds). `stalled` is called once."""
+        self._limit = limit_seconds
+        self._began = began
+        self._stalled = stalled
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lmaas-watchdog", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """May be called from `stalled`."""
+        self._closing.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        suspect: float | None = None
+        while not self._closing.wait(self._limit / CHECKS_PER_LIMIT):
+            began = self._began()
+            if began is None or time.monotonic() - began <= self._limit:
+                suspect = None
+            elif began != suspect:  # the whole process may have been stopped: check the step once more
+                suspect = began
+            else:
+                self._stalled()
+                return
+
+
+def _stack_of(thread: threading.Thread) -> str:
+    """Where the thread is now, for the log."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return "".join(traceback.format_stack(frame)) if frame else ""

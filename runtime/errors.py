@@ -2,7 +2,7 @@
 
 RequestFault    one request fails; carries the `Fault` that travels to the caller
 ModelError      a version folder that cannot be served: nothing is loaded
-IntegrityError  the engine's own books do not agree: a defect
+IntegrityError  an invariant of the engine is violated: a defect
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from runtime.contract import Fault, FaultCode
 
 
 class RequestFault(Exception):
-    """One request cannot be answered; `fault` says why in the words of the contract."""
+    """One request cannot be answered; `fault` says why."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.encode())
@@ -19,13 +19,13 @@ class RequestFault(Exception):
 
     @classmethod
     def invalid(cls, field: str, message: str) -> RequestFault:
-        """The caller's `field` is to blame."""
+        """The caller's `field` is wrong."""
         return cls(Fault(FaultCode.INVALID_ARGUMENT, message, field))
 
     @classmethod
-    def of(cls, code: FaultCode, message: str) -> RequestFault:
-        """No field is to blame."""
-        return cls(Fault(code, message))
+    def of(cls, code: FaultCode, message: str, retry_after: float | None = None) -> RequestFault:
+        """No single field is wrong; `retry_after` is in seconds."""
+        return cls(Fault(code, message, retry_after=retry_after))
 
 
 class ModelError(Exception):

@@ -1,40 +1,47 @@
-"""The KV cache: fixed slots in one buffer, who owns which of its rows, and how many rows there may be at all.
+"""The KV cache: fixed slots in one buffer, who owns which of its rows, and how many rows there may be.
 
-| rows of a slot                    | owner                                                              |
-| --------------------------------- | ------------------------------------------------------------------ |
-| taken slot, [0, computed)         | the sequence in the slot                                           |
-| taken slot, [computed, need)      | promised to it; the next run writes row `computed`                 |
-| free slot, [0, len(residue))      | nobody; left by the last owner, whoever begins alike may take over |
-| any slot, up to `touched`         | dead where not owned: memory that can be given back                |
+| rows of a slot                    | owner                                                               |
+| --------------------------------- | ------------------------------------------------------------------- |
+| taken slot, [0, computed)         | the sequence in the slot                                            |
+| taken slot, [computed, need)      | promised to the sequence; the next run writes row `computed`        |
+| free slot, [0, len(residue))      | none; left by the last sequence, and reused by one with this prefix |
+| any slot, up to `touched`         | garbage if not owned: memory that can be given back                 |
+| saved rows of a waiting sequence  | the sequence, which was preempted; outside of the slots             |
 
-`capacity` bounds the rows that are promised to sequences or hold memory, over all slots: a sequence gets a
-slot only where its whole need fits beside the other promises, and free slots give up their rows for it, the
-longest unused first. Within the capacity, residues stay while they are the latest quarter of it; other rows
-that nobody took over in KEEP_SECONDS go back to the operating system.
+`capacity` limits the rows that are promised to sequences or hold memory, over all slots. A sequence gets a
+slot only if its whole need fits beside the other promises. Free slots give up their rows for it, the longest
+unused first. Within the capacity, residues stay while they are the latest quarter of it; other rows that were
+not reused in KEEP_SECONDS go back to the operating system.
 
-Decoding sequences lie in a prefix of the slots, so that a step runs on one view without a copy. A sequence
-that is still being prefilled may lie within this prefix: its slot rides along, and only its row `computed` is
-written. Where steps are captured, free slots beyond the prefix ride along too: `harmless_row`.
+Saved rows do not count to the capacity; they are limited to a quarter of it.
+
+Decoding sequences lie in a prefix of the slots, so that a step runs on one view without a copy. A sequence in
+prefill may lie within this prefix: its slot runs as padding, and only its row `computed` is written. With
+CUDA graphs, free slots beyond the prefix run as padding too: see `padding_row`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from numpy.typing import NDArray
 
 from runtime.errors import IntegrityError
-from runtime.kv_memory import CacheLayout, HostKvMemory, KvMemory
-from runtime.sequence import Sequence, SequenceState
+from runtime.memory import CacheLayout, HostKvMemory, KvMemory
+from runtime.request_state import Sequence, SequenceStatus
 
 __all__ = ["CacheLayout", "KvCache"]
 
 MakeMemory = Callable[[CacheLayout, int, int], KvMemory]
 
 KEEP_SECONDS = 10.0
-RESIDUE_SHARE = 4  # residues may stay while they are this part of the capacity
+# Between two searches for idle rows: after one that found none, and after one that gave rows back.
+RECLAIM_SECONDS = 1.0
+RECLAIM_AGAIN_SECONDS = 0.1
+RESIDUE_SHARE = 4  # residues may stay while they are at most this fraction (1 / 4) of the capacity
+SAVED_SHARE = 4  # saved rows are at most this fraction (1 / 4) of the capacity, beside it
 _COMPARED_AT_ONCE = 32  # tokens
 
 
@@ -47,26 +54,34 @@ class KvCache:
         max_tokens: int | None = None,
         make_memory: MakeMemory = HostKvMemory,
     ) -> None:
-        """`max_tokens` bounds the rows of all slots together; None: all that there are."""
+        """`max_tokens` limits the rows of all slots together; None or 0: all rows of all slots."""
         self.context_length = context_length
         self.num_slots = num_slots
         self.capacity = min(max_tokens or num_slots * context_length, num_slots * context_length)
         self.reused_tokens = 0
+        self.num_preempted = 0  # how often `save` was called
         self.memory = make_memory(layout, num_slots, context_length)
+        self._next_reclaim = 0.0  # on the monotonic clock, seconds
         self.clear()
 
     def clear(self) -> None:
-        """Forget all owners and all rows."""
+        """Drop all owners and all rows."""
         for slot in range(self.num_slots):
             self.memory.give_back(slot, 0, self.context_length)
         self._owners: list[Sequence | None] = [None] * self.num_slots
         self._residues: list[list[int]] = [[] for _ in range(self.num_slots)]
-        self._freed = [0.0] * self.num_slots  # when a slot was last left, on the monotonic clock
+        self._freed = [0.0] * self.num_slots  # when a slot was last freed, on the monotonic clock
         self._touched = [0] * self.num_slots  # rows of each slot that may hold memory
         self.num_taken = 0
-        self.promised = 0  # rows, to all sequences in slots
+        self.promised = 0  # rows promised to all sequences in slots
         self.resident = 0  # rows promised, or that may hold memory
-        self.untidy = False  # some rows may have to be given back
+        self.saved = 0  # rows of preempted sequences
+        self.dirty = False  # some rows may have to be given back
+
+    @property
+    def num_free(self) -> int:
+        """Slots without a sequence."""
+        return self.num_slots - self.num_taken
 
     @property
     def buffers(self) -> NDArray[Any]:
@@ -86,12 +101,41 @@ class KvCache:
         """Rows that belong to sequences, over all slots."""
         return sum(owner.computed for owner in self.owners)
 
-    def fits(self, sequence: Sequence) -> bool:
-        """Whether there is a slot, and room for all the rows that it may need."""
-        return self.num_taken < self.num_slots and self.promised + sequence.need <= self.capacity
+    def fits(self, sequence: Sequence, without: Collection[Sequence] = ()) -> bool:
+        """Whether there is a slot, and room for all the rows that it may need, once others have left."""
+        promised = self.promised - sum(one.need for one in without)
+        return self.num_free + len(without) > 0 and promised + sequence.need <= self.capacity
+
+    def can_save(self, sequences: Collection[Sequence]) -> bool:
+        """Whether the rows of these may be saved beside those that are."""
+        return self.saved + sum(one.computed for one in sequences) <= self.capacity // SAVED_SHARE
+
+    def save(self, sequence: Sequence) -> None:
+        """Free the slot of a sequence that will go on later; `allocate` gives it its rows back."""
+        sequence.saved_rows = self.memory.read_rows(sequence.slot, sequence.computed)
+        self.saved += sequence.computed
+        self.num_preempted += 1
+        self.deallocate(sequence)
+
+    def drop_saved(self, sequence: Sequence) -> None:
+        """Forget the saved rows of the sequence, if it has some."""
+        if sequence.saved_rows is not None:
+            sequence.saved_rows = None
+            self.saved -= sequence.computed
 
     def allocate(self, sequence: Sequence) -> None:
-        """Give the sequence a slot, with the rows of its longest prefix that is in the cache already."""
+        """Give the sequence a slot, with its saved rows or those of its longest prefix in the cache."""
+        if sequence.saved_rows is None:
+            self._reuse_prefix(sequence)
+        else:
+            self._take(self._owners.index(None), sequence)
+            self._make_room()
+            self.memory.write_rows(sequence.slot, sequence.saved_rows)
+            self.drop_saved(sequence)
+        self.num_taken += 1
+        self.promised += sequence.need
+
+    def _reuse_prefix(self, sequence: Sequence) -> None:
         taken, taken_length = self._longest_prefix(sequence, free=False)
         slot, length = self._longest_prefix(sequence, free=True)
         copied = length == 0 or length < taken_length
@@ -102,12 +146,10 @@ class KvCache:
         if copied:
             self.memory.copy_rows(taken, slot, length)
         sequence.computed = length
-        self.num_taken += 1
-        self.promised += sequence.need
         self.reused_tokens += length
 
     def deallocate(self, sequence: Sequence) -> None:
-        """Take the slot back; its rows stay until somebody else needs the place."""
+        """Free the slot; its rows stay until another sequence needs the space."""
         self._leave(sequence.slot, sequence)
         self._residues[sequence.slot] = sequence.tokens[: sequence.computed]
         sequence.slot = -1
@@ -115,44 +157,55 @@ class KvCache:
         self.promised -= sequence.need
 
     def decoding_rows(self) -> list[Sequence]:
-        """Close the holes below the last decoding sequence; the sequences of slots 0 up to and with it."""
+        """Move sequences into the holes below the last decoding one; returns those of slots 0 up to it."""
         last = self._last_decoding()
         while None in self._owners and (hole := self._owners.index(None)) < last:
             self._move(last, hole)
             last = self._last_decoding()
         return [owner for owner in self._owners[: last + 1] if owner is not None]
 
-    def harmless_row(self, slot: int) -> int:
-        """Where a run may write into a slot that only rides along: the first row that holds nothing.
+    def padding_row(self, slot: int) -> int:
+        """The row that a run may write in a slot that is padding: the first row that holds nothing.
 
-        Where all do, the last: nobody takes it over, since every sequence runs its own last token.
+        If all rows hold something, the last one: it is never reused, as every sequence runs its last token.
         """
         owner = self._owners[slot]
         held = len(self._residues[slot]) if owner is None else owner.computed
         return min(held, self.context_length - 1)
 
-    def give_back(self, before: float) -> bool:
-        """Give back the rows of one slot that was left before this moment; whether there was one.
+    @property
+    def reclaim_due(self) -> float | None:
+        """When to call `reclaim_idle` next, on the monotonic clock. None: there is nothing to give back."""
+        return self._next_reclaim if self.dirty else None
 
-        One, because it takes milliseconds for a long slot of a large model, in which no sequence goes on.
+    def reclaim_idle(self, now: float) -> None:
+        """Give back rows that were not reused in KEEP_SECONDS, if the last search is long enough ago."""
+        if now >= self._next_reclaim:
+            found = self.reclaim(now - KEEP_SECONDS)
+            self._next_reclaim = now + (RECLAIM_AGAIN_SECONDS if found else RECLAIM_SECONDS)
+
+    def reclaim(self, before: float) -> bool:
+        """Give back the rows of one slot that was freed before this time; whether there was one.
+
+        Only one: for a long slot of a large model it takes milliseconds, in which no sequence runs.
         """
         room = self.capacity // RESIDUE_SHARE
         free = [slot for slot, owner in enumerate(self._owners) if owner is None and self._touched[slot]]
-        self.untidy = False
+        self.dirty = False
         for slot in sorted(free, key=self._freed.__getitem__, reverse=True):
             kept = len(self._residues[slot])
             room -= kept
             if room < 0:
                 room, kept = room + kept, 0
             if kept == 0 or self._touched[slot] - kept > self.memory.rows_per_page:
-                self.untidy = True
+                self.dirty = True
                 if self._freed[slot] <= before:
                     self._give_back(slot, kept)
                     return True
         return False
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError where the table at the head of this file does not hold."""
+        """Raise IntegrityError if the table at the head of this file does not hold."""
         if self.memory.num_slots != len(self._owners) or len(self._residues) != len(self._owners):
             raise IntegrityError("slots were lost")
         for slot, owner in enumerate(self._owners):
@@ -171,9 +224,9 @@ class KvCache:
             raise IntegrityError(f"{self.resident} rows are held, of at most {self.capacity}")
 
     def _check_owner(self, slot: int, owner: Sequence) -> None:
-        if owner.slot != slot or owner.state is not SequenceState.RUNNING:
+        if owner.slot != slot or owner.status is not SequenceStatus.RUNNING:
             raise IntegrityError(
-                f"slot {slot} belongs to a sequence {owner.state.value} in slot {owner.slot}"
+                f"slot {slot} belongs to a sequence {owner.status.value} in slot {owner.slot}"
             )
         if not 0 <= owner.computed <= min(len(owner.tokens), owner.need):
             raise IntegrityError(
@@ -195,16 +248,16 @@ class KvCache:
         sequence.slot = slot
 
     def _leave(self, slot: int, sequence: Sequence) -> None:
-        """The slot is free; one row beyond the sequence's own may have been written by a step."""
+        """Free the slot; a step may have written one row beyond those of the sequence."""
         self.resident -= self._held(slot)
         self._owners[slot] = None
         self._touched[slot] = max(self._touched[slot], min(sequence.computed + 1, sequence.need))
         self._freed[slot] = time.monotonic()
         self.resident += self._touched[slot]
-        self.untidy = True
+        self.dirty = True
 
     def _make_room(self) -> None:
-        """Give back rows that nobody owns until the held ones fit: without meaning, oldest, beyond need."""
+        """Give back rows without owner until the others fit: garbage first, then the oldest residues."""
         if self.resident <= self.capacity:
             return
         free = [slot for slot, owner in enumerate(self._owners) if owner is None and self._touched[slot]]
@@ -231,7 +284,7 @@ class KvCache:
         return -1
 
     def _longest_prefix(self, sequence: Sequence, *, free: bool) -> tuple[int, int]:
-        """(slot, length) of the free, or else taken, slot whose rows begin most like the sequence."""
+        """(slot, length) of the free or of the taken slot with the longest common prefix."""
         best, longest = -1, 0
         for slot, owner in enumerate(self._owners):
             if (owner is None) is not free:
@@ -239,7 +292,7 @@ class KvCache:
             held = self._residues[slot] if owner is None else owner.tokens
             limit = min(len(held) if owner is None else owner.computed, sequence.reusable)
             if limit <= longest or held[longest] != sequence.tokens[longest]:
-                continue  # it cannot be longer than the longest
+                continue  # it cannot be longer than the longest so far
             length = _common_prefix(held, sequence.tokens, limit)
             if length > longest:
                 best, longest = slot, length
@@ -256,7 +309,7 @@ class KvCache:
 
 
 def _common_prefix(left: list[int], right: list[int], limit: int) -> int:
-    """Leading tokens that both share, at most `limit`."""
+    """Number of leading tokens that both share, at most `limit`."""
     for begin in range(0, limit, _COMPARED_AT_ONCE):
         end = min(begin + _COMPARED_AT_ONCE, limit)
         if left[begin:end] != right[begin:end]:

@@ -1,4 +1,4 @@
-"""What a caller asks of a model of kind `lm`, checked as far as that goes without the model."""
+"""What a caller asks of a model of kind `lm`, with the checks that need no model."""
 
 from __future__ import annotations
 
@@ -7,32 +7,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.contract import Operation
+from runtime.contract import LmTensors, Operation
 from runtime.errors import RequestFault
+from runtime.parameters import NUM_CANDIDATES, QUEUE_PARAMETERS
 from runtime.sampling import SamplingParameters, parse_sampling_parameters
 
-DEFAULT_CANDIDATES = 10
-MAX_CANDIDATES = 1000
-
-# Operations that choose no tokens take their own parameters and those of the queue, and refuse the others.
-_OF_THE_QUEUE = ("deadline_ms", "priority", "caller")
+# Operations that generate no tokens take their own parameters and those of the queue, and refuse the others.
 _OWN_PARAMETERS = {
-    Operation.SCORE: ("continuations", *_OF_THE_QUEUE),
-    Operation.NEXT: ("top_k", *_OF_THE_QUEUE),
-    Operation.EMBED: _OF_THE_QUEUE,
+    Operation.SCORE: ("continuations", *QUEUE_PARAMETERS),
+    Operation.NEXT: ("top_k", *QUEUE_PARAMETERS),
+    Operation.EMBED: QUEUE_PARAMETERS,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     request_id: str
-    text: str
+    text: str  # the prompt; empty: the start of a text
     operation: Operation = Operation.GENERATE
     parameters: SamplingParameters = field(default_factory=SamplingParameters)
     stream: bool = False
+    token_ids: tuple[int, ...] | None = None  # the prompt instead of `text`; not for operation `score`
     continuations: tuple[str, ...] = ()  # operation `score`
-    num_candidates: int = DEFAULT_CANDIDATES  # operation `next`
-    with_logprob: bool = True  # whether somebody will look at the log-probabilities of generated tokens
+    num_candidates: int = NUM_CANDIDATES.default  # operation `next`
+    with_logprob: bool = True  # whether the log-probabilities of generated tokens are used
+    log_id: str = ""  # by which the log names it beside `request_id`, across processes
     arrived: float = field(default_factory=time.monotonic)  # seconds
 
     @property
@@ -43,11 +42,19 @@ class Request:
 
 
 def parse_request(
-    request_id: str, text: str, operation: Operation, data: Mapping[str, Any], *, stream: bool
+    request_id: str,
+    text: str,
+    operation: Operation,
+    data: Mapping[str, Any],
+    *,
+    stream: bool,
+    token_ids: tuple[int, ...] | None = None,
 ) -> Request:
     """Read the JSON object `sampling_parameters`; raises RequestFault naming the field."""
     if operation is Operation.GENERATE:
-        return Request(request_id, text, operation, parse_sampling_parameters(data), stream)
+        return Request(request_id, text, operation, parse_sampling_parameters(data), stream, token_ids)
+    if operation is Operation.SCORE and token_ids is not None:
+        raise RequestFault.invalid(LmTensors.PROMPT_TOKEN_IDS, "operation score reads text_input alone")
     if stream:
         raise RequestFault.invalid("stream", f"operation {operation.value} answers once and cannot stream")
     own = _OWN_PARAMETERS[operation]
@@ -58,12 +65,13 @@ def parse_request(
                 "sampling_parameters",
                 f"{str(name)[:80]!r} means nothing to operation {operation.value}; known are {known}",
             )
-    common = {name: value for name, value in data.items() if name in _OF_THE_QUEUE}
+    common = {name: value for name, value in data.items() if name in QUEUE_PARAMETERS}
     return Request(
         request_id,
         text,
         operation,
         parse_sampling_parameters(common),
+        token_ids=token_ids,
         continuations=_continuations(data.get("continuations")) if operation is Operation.SCORE else (),
         num_candidates=_num_candidates(data.get("top_k")),
     )
@@ -80,9 +88,9 @@ def _continuations(value: Any) -> tuple[str, ...]:
 
 def _num_candidates(value: Any) -> int:
     if value is None:
-        return DEFAULT_CANDIDATES
-    # The same conversions as everywhere, numeric strings among them.
+        return int(NUM_CANDIDATES.default)
+    # With the conversions that all parameters have, such as numeric strings.
     number = parse_sampling_parameters({"top_k": value}).top_k
-    if not 1 <= number <= MAX_CANDIDATES:
-        raise RequestFault.invalid("top_k", f"{number} is out of range; it goes from 1 to {MAX_CANDIDATES}")
+    if number not in NUM_CANDIDATES.range:
+        raise RequestFault.invalid("top_k", f"{number} is out of range; it goes {NUM_CANDIDATES.range}")
     return number

@@ -1,17 +1,25 @@
-"""Policy: who gets a slot, and what the next run of the graph is.
+"""Policy: which sequence gets a slot, and what the next run of the graph is.
 
-Admission is by priority, then by turns of the callers (runtime/fair_queue.py). Whose turn it is waits for a
-slot and for room in the KV cache, and is not overtaken by somebody who needs less: a long request would never
-come in. A slot is never taken away again.
+Sequences get slots by priority, then by fair queueing between callers (runtime/fair_queue.py). The head of
+the queue blocks until a slot and room in the KV cache are free. Nothing overtakes it, so that a long request
+cannot starve.
+
+One caller may hold all slots while no other caller waits. Where slots or rows are short, the waiting caller
+that holds the fewest slots is next, and takes one from the caller that holds the most, if that one holds at
+least two more: so callers who wait come to hold equally many. The sequence that loses its slot is the latest
+one; it is preempted: its rows of the KV cache are saved, it waits before its caller's other sequences, and
+goes on where it was. A caller with a more urgent priority never loses a slot to one with a less urgent one.
 
 One prompt is prefilled at a time, in chunks at batch 1 (GroupQueryAttention refuses a chunk after a past in a
-larger batch); only a more urgent one is put before it. Between two decode steps of the running sequences at
-most `prefill_chunk` prompt tokens are run: many short prompts, or one chunk of a long one. It is at most
-`beside_decode` tokens while nobody waits behind: more steps for the whole, and shorter gaps for the others.
+larger batch). Only a more urgent prompt goes before it. Between two decode steps at most `prefill_chunk`
+prompt tokens run: several short prompts, or one chunk of a long one. While nothing waits behind the prompt,
+the limit is the chunk budget: the prompt takes more steps then, and running sequences have shorter gaps
+between their tokens.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +28,12 @@ from runtime.contract import FinishReason
 from runtime.errors import IntegrityError
 from runtime.fair_queue import FairQueue
 from runtime.kv_cache import KvCache
-from runtime.sequence import Sequence, SequenceState
+from runtime.request_state import Sequence, SequenceStatus
+
+CHUNK_DECODE_STEPS = 3  # a chunk of a prompt takes about as long as this number of decode steps
+MIN_CHUNK = 32  # tokens; below, a run costs more than its tokens do
+CHUNK_MULTIPLE = 8  # rows that the operators compute together
+MEAN_DECAY = 0.8  # the weight of the old mean when a new run is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +56,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """One token of each sequence in slots 0, 1, ...; those in `wanted` decode, the others ride along."""
+    """One token of each sequence in slots 0, 1, ...; only the output rows in `wanted` are used."""
 
     rows: list[Sequence]
     wanted: list[int]
@@ -56,20 +69,64 @@ class Decode:
 Batch = Prefill | Decode
 
 
+class ChunkBudget:
+    """How many prompt tokens may run between two decode steps, from the mean times of recent runs."""
+
+    def __init__(self) -> None:
+        self.step: float | None = None  # seconds of a decode step
+        self.token: float | None = None  # seconds of a prompt token
+
+    def note(self, batch: Batch, seconds: float) -> None:
+        """The run of `batch` took `seconds`."""
+        if isinstance(batch, Decode):
+            self.step = _mean(self.step, seconds)
+        elif batch.count >= MIN_CHUNK:
+            self.token = _mean(self.token, seconds / batch.count)
+
+    def tokens(self, most: int) -> int:
+        """At most `most`; exactly that until both kinds of run were measured."""
+        if self.step is None or self.token is None:
+            return most
+        tokens = int(CHUNK_DECODE_STEPS * self.step / self.token) // CHUNK_MULTIPLE * CHUNK_MULTIPLE
+        return min(most, max(MIN_CHUNK, tokens))
+
+
+def _holder(sequence: Sequence) -> tuple[int, str]:
+    """Who is counted for its slot, as in the fair queue."""
+    return sequence.priority, sequence.caller
+
+
+def _mean(old: float | None, new: float) -> float:
+    return new if old is None else MEAN_DECAY * old + (1 - MEAN_DECAY) * new
+
+
 class Scheduler:
     def __init__(self, cache: KvCache, prefill_chunk: int, left_queue: Callable[[Sequence], None]) -> None:
-        """`left_queue` is told once of every sequence that waits no more."""
+        """`left_queue` is called once for every sequence, when it stops waiting."""
         self.cache = cache
-        self.queue = FairQueue()
+        self.queue: FairQueue[Sequence] = FairQueue()
         self._left_queue = left_queue
         self._prefill_chunk = prefill_chunk
-        self.beside_decode = prefill_chunk  # the most between decode steps where nobody waits behind a prompt
-        self._prefilling: list[Sequence] = []  # the most urgent last; the others wait for it, in their slots
-        self._chunk = self._allowance = prefill_chunk  # of one run, and of all before the next decode step
+        self._budget = ChunkBudget()
+        # Prompt tokens between decode steps, at most, while nothing waits behind the prompt.
+        self.beside_decode = prefill_chunk
+        self._prefilling: list[Sequence] = []  # the most urgent last; the others wait for it in their slots
+        # Prompt tokens of one run, and of all runs before the next decode step.
+        self._chunk = self._allowance = prefill_chunk
 
     @property
     def num_running(self) -> int:
         return self.cache.num_taken
+
+    @property
+    def step_seconds(self) -> float | None:
+        """The mean of the latest decode steps; None until one was measured."""
+        return self._budget.step
+
+    @property
+    def token_seconds(self) -> float | None:
+        """The mean of the latest prompt tokens that were run; None until some were measured."""
+        return self._budget.token
 
     @property
     def has_work(self) -> bool:
@@ -81,20 +138,27 @@ class Scheduler:
 
     def remove(self, sequence: Sequence, reason: FinishReason) -> None:
         """Finish a waiting or running sequence; its slot is free when this returns."""
-        if sequence.state is SequenceState.WAITING:
+        if sequence.status is SequenceStatus.WAITING:
             self.queue.remove(sequence)
-            self._left_queue(sequence)
-        elif sequence.state is SequenceState.RUNNING:
+            if sequence.saved_rows is None:
+                self._left_queue(sequence)
+            self.cache.drop_saved(sequence)
+        elif sequence.status is SequenceStatus.RUNNING:
             self.cache.deallocate(sequence)
-            self.queue.settle(sequence)
+            self.queue.settle(sequence, len(sequence.tokens))
         if sequence in self._prefilling:
             self._prefilling.remove(sequence)
-        sequence.state = SequenceState.FINISHED
+        sequence.status = SequenceStatus.FINISHED
         sequence.finish_reason = reason
 
     def schedule(self) -> Batch | None:
-        """The next run, or None where nothing is left to do."""
+        """The next run, or None if there is nothing to run."""
         return self._next_prefill() or self._next_decode()
+
+    def note_run(self, batch: Batch, seconds: float) -> None:
+        """The graph ran `batch` in `seconds`: chunks follow the measured speed."""
+        self._budget.note(batch, seconds)
+        self.beside_decode = self._budget.tokens(self._prefill_chunk)
 
     def _next_prefill(self) -> Prefill | None:
         if self._prefilling and self._prefilling[-1].is_decoding:
@@ -106,7 +170,8 @@ class Scheduler:
         disturbs = self.cache.has_decoding
         rest = sequence.end - sequence.computed
         count = min(rest, self._chunk if disturbs else self._prefill_chunk)
-        if rest - count == 1 and count > 2:  # a run of one token rounds otherwise, and cuts must not show
+        # A run of one token rounds differently: answers must not depend on where a prompt is cut.
+        if rest - count == 1 and count > 2:
             count -= 1
         if count > self._allowance and disturbs:
             return None
@@ -122,24 +187,64 @@ class Scheduler:
         return Decode(rows, wanted) if wanted else None
 
     def _admit(self) -> None:
-        """Give slots away until a sequence needs prefill; one that finds its prefix cached may need none."""
-        while (sequence := self.queue.peek()) is not None and self._may_start(sequence):
-            self.queue.pop()
-            self._left_queue(sequence)
-            sequence.state = SequenceState.RUNNING
+        """Give out slots until a sequence needs prefill; one whose prefix is in the cache may need none."""
+        while (sequence := self._next_to_start()) is not None:
+            self.queue.pop(sequence)
+            if sequence.saved_rows is None:
+                self._left_queue(sequence)
+            sequence.status = SequenceStatus.RUNNING
             self.cache.allocate(sequence)
             if not sequence.is_decoding:
                 self._prefilling.append(sequence)
 
-    def _may_start(self, sequence: Sequence) -> bool:
-        urgent = not self._prefilling or sequence.priority < self._prefilling[-1].priority
-        return urgent and self.cache.fits(sequence)
+    def _next_to_start(self) -> Sequence | None:
+        """The waiting sequence that gets a slot now; there is one for it."""
+        first = self.queue.peek()
+        if first is None or (self._prefilling and first.priority >= self._prefilling[-1].priority):
+            return None
+        if self.cache.num_free > 1 and self.cache.fits(first):
+            return first
+        poorest = self.queue.peek_poorest()  # the last slot is not for a caller that would lose it again
+        if poorest is None or not (self.cache.fits(poorest) or self._make_way(poorest)):
+            return None
+        return poorest
+
+    def _make_way(self, sequence: Sequence) -> bool:
+        """Preempt sequences of callers that hold more slots until this one fits; whether it does then."""
+        held = Counter(map(_holder, self.cache.owners))
+        own = held[_holder(sequence)]
+        rows = [one for one in self.cache.owners if one.is_decoding and one.priority >= sequence.priority]
+        latest_last = sorted(rows, key=lambda one: (one.state.request.arrived, one.index))
+        leaving: list[Sequence] = []
+        while not self.cache.fits(sequence, leaving):
+            richest = max(latest_last, key=lambda one: held[_holder(one)], default=None)
+            if richest is None or held[_holder(richest)] < own + 2:
+                return False
+            latest = next(one for one in reversed(latest_last) if _holder(one) == _holder(richest))
+            latest_last.remove(latest)
+            leaving.append(latest)
+            held[_holder(latest)] -= 1
+        if not self.cache.can_save(leaving):
+            return False
+        for one in leaving:
+            self._preempt(one)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.cache.save(sequence)
+        self.queue.put_back(sequence)
+        sequence.status = SequenceStatus.WAITING
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError where sequences, states, turns and slots contradict each other."""
+        """Raise IntegrityError if sequences, statuses, turns and slots contradict each other."""
         self.cache.check_integrity()
         self.queue.check_integrity(self.cache.owners)
-        if any(sequence.state is not SequenceState.RUNNING for sequence in self._prefilling):
+        if any(one.status is not SequenceStatus.WAITING or one.slot != -1 for one in self.queue):
+            raise IntegrityError("a sequence in the queue does not wait")
+        saved = sum(one.computed for one in self.queue if one.saved_rows is not None)
+        if saved != self.cache.saved:
+            raise IntegrityError(f"{saved} rows are saved, and {self.cache.saved} are counted")
+        if any(sequence.status is not SequenceStatus.RUNNING for sequence in self._prefilling):
             raise IntegrityError("a sequence in prefill has no slot")
         priorities = [sequence.priority for sequence in self._prefilling]
         if any(below <= above for below, above in pairwise(priorities)):

@@ -1,11 +1,12 @@
 """ONNX Runtime over an `lm` graph (`contract.LmGraph`), with every buffer bound by address: no copies.
 
-Inputs and outputs live in arrays that are made once; the KV cache is bound as past and present at the same
-address, so the graph writes its new rows in place. A view of consecutive slots is an address into the cache.
+Inputs and outputs are arrays that are allocated once. The KV cache is bound as past and present at the same
+address, so that the graph writes its new rows in place. A view of consecutive slots is an address in the
+cache.
 
-On a GPU, cache and inputs lie in its memory. Rows of logits come to the host only where a sequence asks for
-more than a graph can choose by: prompts, penalties, top-p, alternatives. All other steps are captured
-(`runtime/captured.py`) and answer with tokens.
+On a GPU, cache and inputs are in its memory. Rows of logits come to the host only if a sequence needs what
+the graph cannot choose by: prompts, penalties, top-p, alternatives. All other steps are CUDA graphs
+(runtime/cuda/decode_graphs.py) and return tokens.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ import numpy as np
 import onnxruntime
 from numpy.typing import DTypeLike, NDArray
 
-from kernels.accelerator import Accelerator, AcceleratorError
-from kernels.choosing import MOST_TOP_K
-from kernels.fusion import BEST, LOG_SUM
-from kernels.session import element_type, open_accelerated, open_graph
-from runtime.captured import CHOICE_INPUTS, CHOICE_OUTPUTS, CapturedDecode, run_options
+from kernels.fusion import ARGMAX, LOG_SUM
+from kernels.session import element_type, open_graph
 from runtime.contract import ENGINE_FILE, LmGraph, Operation
-from runtime.device_memory import Block, DeviceBlock, DeviceKvMemory
+from runtime.cuda.accelerator import Accelerator, AcceleratorError
+from runtime.cuda.decode_graphs import SAMPLING_INPUTS, SAMPLING_OUTPUTS, DecodeGraphs, run_options
+from runtime.cuda.memory import DeviceArrays, DeviceKvMemory
+from runtime.cuda.sampling import MAX_TOP_K
 from runtime.errors import ModelError, RequestFault
 from runtime.kv_cache import CacheLayout, KvCache, MakeMemory
-from runtime.kv_memory import HostKvMemory
+from runtime.memory import HostArrays, HostKvMemory
 from runtime.sampling import Choices, Sampled, sample_batch
 from runtime.scheduler import Batch, Decode, Prefill
 
@@ -40,11 +41,11 @@ SPIN_MICROSECONDS = "20"
 def open_session(
     graph: Path, threads: int, accelerator: Accelerator | None = None, logits: str = ""
 ) -> onnxruntime.InferenceSession:
-    """A session as every model of this server runs it; raises ModelError where the graph cannot be read.
+    """A session as every model of this server runs it; raises ModelError if the graph cannot be read.
 
-    `logits` names the output over which an accelerator chooses tokens, if any. Threads wait for the next
-    operator awake, but hardly longer than the step from one to the next takes: several models and Triton
-    itself share the cores, and a thread that spins for one model takes them from all others.
+    `logits` names the output from which an accelerator chooses tokens, if any. Threads spin for the next
+    operator, but only about as long as the step between two operators takes: several models and Triton itself
+    share the cores, and a thread that spins for one model takes them from all others.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -52,17 +53,17 @@ def open_session(
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
     try:
         if accelerator is not None:
-            return open_accelerated(graph, options, accelerator, logits)
+            return accelerator.open_graph(graph, options, logits)
         return open_graph(graph, options)
     except AcceleratorError as error:
         raise ModelError(f"{ENGINE_FILE}: device: cuda (LMAAS_DEVICE), but {error}") from None
-    except Exception as error:  # onnxruntime has a type of its own for each status, with Exception in common
+    except Exception as error:  # onnxruntime has a type for each status, and only Exception is their base
         raise ModelError(f"{graph.name}: ONNX Runtime cannot load it: {error}") from None
 
 
 @dataclass(slots=True)
 class _Binding:
-    """What one view of slots is bound to at the moment."""
+    """What one view of slots is bound to now."""
 
     io: Any  # onnxruntime.IOBinding
     first_slot: int
@@ -91,26 +92,26 @@ class LmSession:
             head_size=int(key.shape[3]),
             dtype=element_type(key),
         )
-        self._tells_best = BEST in outputs
-        self._most_top_k = min(MOST_TOP_K, self._widths[LmGraph.LOGITS])
+        self._finds_argmax = ARGMAX in outputs
+        self._max_top_k = min(MAX_TOP_K, self._widths[LmGraph.LOGITS])
         self._options = run_options(-1)
         self._bindings: dict[tuple[int, int], _Binding] = {}
-        self._captured: CapturedDecode | None = None
+        self._decode_graphs: DecodeGraphs | None = None
 
     @property
     def on_host(self) -> bool:
-        """Whether steps take the processors that answers need on their way."""
+        """Whether steps use the CPUs, which the answers need on their way, too."""
         return self._accelerator is None
 
     @property
     def make_memory(self) -> MakeMemory:
-        """Allots what `attach` takes."""
+        """Allocates the memory of the cache that `attach` takes."""
         if self._accelerator is None:
             return HostKvMemory
         return partial(DeviceKvMemory, accelerator=self._accelerator)
 
     def attach(self, cache: KvCache, prefill_chunk: int) -> None:
-        """Make the buffers for runs over `cache`: of `prefill_chunk` tokens, or of one token per slot."""
+        """Allocate the buffers for runs over `cache`: of `prefill_chunk` tokens, or of one token per slot."""
         self._cache = cache
         tokens = max(prefill_chunk, cache.num_slots)
         inputs: dict[str, tuple[int, DTypeLike]] = {
@@ -119,23 +120,23 @@ class LmSession:
             LmGraph.SEQLENS_K: (cache.num_slots, np.int32),
             LmGraph.LOGIT_ROWS: (tokens, np.int64),
         }
-        self._total = np.zeros((), np.int32)  # total_sequence_length; kernels read it on the host everywhere
+        self._total = np.zeros((), np.int32)  # total_sequence_length; every provider reads it on the host
         # Reserved for the largest run; the operating system hands out only the pages that are written.
         self._outputs = {name: np.empty((tokens, width), np.float32) for name, width in self._widths.items()}
-        self._best, self._log_sums = np.empty(tokens, np.int64), np.empty(tokens, np.float32)
+        self._argmax, self._log_sums = np.empty(tokens, np.int64), np.empty(tokens, np.float32)
         if self._accelerator is None:
-            self._inputs = Block(inputs)
+            self._inputs = HostArrays(inputs)
             return
-        inputs |= {name: (tokens, dtype) for name, dtype in CHOICE_INPUTS.items()}
-        outputs = {name: (cache.num_slots, dtype) for name, dtype in CHOICE_OUTPUTS.items()}
-        self._inputs = DeviceBlock(inputs, self._accelerator.memory)
-        chosen = DeviceBlock(outputs, self._accelerator.memory)
-        self._captured = CapturedDecode(self._session, cache, self._inputs, chosen, self._bind_cache)
+        inputs |= {name: (tokens, dtype) for name, dtype in SAMPLING_INPUTS.items()}
+        outputs = {name: (cache.num_slots, dtype) for name, dtype in SAMPLING_OUTPUTS.items()}
+        self._inputs = DeviceArrays(inputs, self._accelerator.memory)
+        chosen = DeviceArrays(outputs, self._accelerator.memory)
+        self._decode_graphs = DecodeGraphs(self._session, cache, self._inputs, chosen, self._bind_cache)
         if self._accelerator.tensorrt_cache:
             self._compile(prefill_chunk)
 
     def _compile(self, prefill_chunk: int) -> None:
-        """Run the smallest and the largest shapes, while no request and no watchdog waits.
+        """Run the smallest and the largest shapes before there are requests and a watchdog.
 
         TensorRT compiles for the range of shapes that it has seen, which takes minutes.
         """
@@ -145,27 +146,29 @@ class LmSession:
             self._execute(self._binding(0, count), length, count * length, LmGraph.LOGITS)
 
     def decode(self, batch: Decode) -> list[Sampled | RequestFault]:
-        """The next token of each row that is wanted, or the fault of its request in its place."""
+        """The next token of each wanted row, or the fault of its request instead."""
         samplers = [sequence.sampler for sequence in batch.sequences if sequence.sampler is not None]
-        if self._captured is not None and all(one.leaves_choice(self._most_top_k) for one in samplers):
-            return self._captured.run(batch, samplers)
+        if self._decode_graphs is not None and all(
+            one.can_sample_in_graph(self._max_top_k) for one in samplers
+        ):
+            return self._decode_graphs.run(batch, samplers)
         rows = self.run(batch)
         return sample_batch(samplers, rows, self.choices(len(rows)))
 
     def run(self, batch: Batch) -> Floats:
         """The wanted rows of the batch: logits [rows, vocab], or hidden states [rows, hidden] to embed.
 
-        The answer is a view of a buffer that the next run overwrites.
+        The result is a view of a buffer that the next run overwrites.
         """
         if isinstance(batch, Decode):
             return self._run_decode(batch)
         return self._run_prefill(batch)
 
     def choices(self, rows: int) -> Choices | None:
-        """What the graph itself found in the `rows` rows of logits of the last run, where it looks."""
-        if not self._tells_best:
+        """What the graph found in the `rows` rows of logits of the last run; None if it does not look."""
+        if not self._finds_argmax:
             return None
-        return Choices(self._best[:rows].tolist(), self._log_sums[:rows].tolist())
+        return Choices(self._argmax[:rows].tolist(), self._log_sums[:rows].tolist())
 
     def _run_decode(self, batch: Decode) -> Floats:
         arrays, rows, wanted = self._inputs.arrays, batch.rows, batch.wanted
@@ -197,7 +200,7 @@ class LmSession:
         return self._outputs[output][:rows]
 
     def _binding(self, first_slot: int, count: int) -> _Binding:
-        """The binding of `count` slots from `first_slot` on; their cache is bound once and for all."""
+        """The binding of `count` slots from `first_slot` on; their cache is bound once."""
         found = self._bindings.get((first_slot, count))
         if found is None:
             io = self._session.io_binding()
@@ -208,31 +211,31 @@ class LmSession:
         return found
 
     def _bind_run(self, binding: _Binding, length: int, rows: int, output: str) -> None:
-        """Bind what differs from run to run; without a wanted row only the cache is an output."""
+        """Bind what differs between runs; without a wanted row only the cache is an output."""
         io, bind_output = binding.io, binding.io.bind_output
         for name in (LmGraph.INPUT_IDS, LmGraph.POSITION_IDS):
             self._bind_input(io, name, (binding.count, length))
         self._bind_input(io, LmGraph.LOGIT_ROWS, (rows,))
-        if self._captured is not None:
-            for name in CHOICE_INPUTS:
+        if self._decode_graphs is not None:
+            for name in SAMPLING_INPUTS:
                 self._bind_input(io, name, (rows, 1))
         if binding.output != output or 0 in (binding.rows, rows):
             io.clear_binding_outputs()
             self._bind_cache(io, binding.first_slot, binding.count, only_outputs=True)
         if rows:
             _bind(bind_output, output, self._outputs[output], (rows, self._widths[output]))
-        if rows and output == LmGraph.LOGITS and self._tells_best:
-            _bind(bind_output, BEST, self._best, (rows,))
+        if rows and output == LmGraph.LOGITS and self._finds_argmax:
+            _bind(bind_output, ARGMAX, self._argmax, (rows,))
             _bind(bind_output, LOG_SUM, self._log_sums, (rows,))
         binding.length, binding.rows, binding.output = length, rows, output
 
     def _bind_input(self, io: Any, name: str, shape: tuple[int, ...]) -> None:
-        """The beginning of an input, as many values as `shape` holds."""
+        """Bind the first values of an input, as many as `shape` holds."""
         inputs = self._inputs
         io.bind_input(name, inputs.device, 0, inputs.arrays[name].dtype.type, shape, inputs.address(name))
 
     def _bind_cache(self, io: Any, first_slot: int, count: int, *, only_outputs: bool = False) -> None:
-        """Past and present, for the keys and values of each layer, are one place in the cache."""
+        """Past and present of each layer's keys and values are at the same address in the cache."""
         memory, layout = self._cache.memory, self.layout
         shape = (count, layout.num_heads, self._cache.context_length, layout.head_size)
         for layer in range(layout.num_layers):
@@ -240,12 +243,12 @@ class LmSession:
                 (2 * layer, LmGraph.past_key(layer), LmGraph.present_key(layer)),
                 (2 * layer + 1, LmGraph.past_value(layer), LmGraph.present_value(layer)),
             ):
-                place = (memory.device, 0, layout.dtype.type, shape, memory.address(half, first_slot))
+                buffer = (memory.device, 0, layout.dtype.type, shape, memory.address(half, first_slot))
                 if not only_outputs:
-                    io.bind_input(past, *place)
-                io.bind_output(present, *place)
+                    io.bind_input(past, *buffer)
+                io.bind_output(present, *buffer)
 
 
 def _bind(bind: Callable[..., None], name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
-    """Bind the beginning of an array of the host, as many values as `shape` holds."""
+    """Bind the first values of an array of the host, as many as `shape` holds."""
     bind(name, "cpu", 0, array.dtype.type, shape, array.ctypes.data)

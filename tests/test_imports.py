@@ -16,12 +16,15 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("api.app", ["torch", "transformers", "onnxruntime", "runtime.engine"]),
+        ("api.app", ["torch", "transformers", "onnxruntime", "opentelemetry", "runtime.engine"]),
         ("runtime.engine", ["torch", "transformers", "starlette", "tritonclient", "api", "export"]),
         ("runtime.triton", ["torch", "transformers", "starlette", "tritonclient", "api", "export"]),
         ("export.pipeline", ["torch", "transformers", "starlette", "api", "runtime.engine"]),
-        ("runtime.contract", ["numpy", "onnx", "onnxruntime", "tokenizers"]),
         ("lmaas", ["torch", "starlette", "onnx", "numpy", "sqlalchemy"]),
+        ("client.http", ["httpx", "typer", "numpy", "runtime"]),
+        ("perf.http.run", ["torch", "onnxruntime", "starlette", "api", "export", "runtime.engine"]),
+        # A peer imports it in an environment that has no package of ours.
+        ("bench.peers.protocol", ["numpy", "typer", "httpx", "perf", "runtime"]),
     ],
 )
 def test_a_room_drags_in_only_what_it_needs(module: str, forbidden: list[str]) -> None:
@@ -34,3 +37,53 @@ def test_a_room_drags_in_only_what_it_needs(module: str, forbidden: list[str]) -
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.split() == []
+
+
+SHARED = tuple(
+    f"runtime.{name}"
+    for name in (
+        "commands",
+        "config",
+        "contract",
+        "drain_rate",
+        "fair_queue",
+        "golden_rules",
+        "log_format",
+        "manifest",
+        "messages",
+        "parameters",
+        "strict_json",
+    )
+)
+
+
+@pytest.mark.parametrize("module", SHARED)
+def test_what_all_rooms_share_needs_the_standard_library_only(module: str) -> None:
+    script = (
+        f"import sys; before = set(sys.modules); import {module}; print(*sorted(set(sys.modules) - before))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ended.returncode == 0, ended.stderr
+    loaded = set(ended.stdout.split())
+    assert module in loaded
+    rooms = {"kernels", "runtime"}
+    assert {name.partition(".")[0] for name in loaded} <= rooms | sys.stdlib_module_names
+    assert {name for name in loaded if name.partition(".")[0] in rooms} <= {*SHARED, *rooms, "runtime.errors"}
+
+
+@pytest.mark.parametrize(
+    "module", ["kernels.session", "runtime.session", "export.session", "bench.stack.in_process"]
+)
+def test_onnxruntime_keeps_nothing_in_the_home_folder(module: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    environment.pop("XDG_CACHE_HOME", None)
+    script = f"import sys, {module}; sys.exit('onnxruntime' not in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], timeout=60, env=environment, check=True)
+    assert list(tmp_path.rglob("*onnxruntime*")) == []

@@ -1,4 +1,4 @@
-"""Turning tokenised, lower-cased data into what people type."""
+"""Turn tokenized, lower-cased data into text as people type it."""
 
 import re
 from dataclasses import replace
@@ -32,7 +32,7 @@ def detokenise(text: str) -> str:
 
 
 def as_review(example: Example, generator: np.random.Generator) -> Example:
-    """Half of the time leave the phrase alone, else write it as people do, some mark or none at the end."""
+    """Half of the time leave the phrase as it is; otherwise write it as people do, with or without a mark."""
     if generator.random() < 0.5:
         return example
     bare = detokenise(example.text).rstrip(" .!")

@@ -63,10 +63,53 @@ SNLI = DataSource(
     "train for training, valid for choosing, test for the figures",
 )
 
+TEMPLATE = """---
+language: en
+license: {card.licence}
+library_name: transformers
+pipeline_tag: {card.pipeline_tag}
+tags: [gpt2, lmaas, from-scratch]
+---
+
+# {card.name}
+
+{card.summary}
+
+{card.shape} Weights are fp16; about {megabytes:.1f} MB in all.
+
+## Data
+
+| data | from | licence | use |
+| --- | --- | --- | --- |
+{data}
+
+## Recipe
+
+{card.recipe}
+
+```
+{card.command}
+```
+
+## Figures
+
+Computed from the saved fp16 checkpoint, read back and run in fp32.
+
+| figure | value | how measured |
+| --- | --- | --- |
+{figures}
+
+{sections}
+
+## Limits
+
+{limits}
+"""
+
 
 @dataclass(frozen=True)
 class Card:
-    """Everything that a card says, in the order it says it. `text` sections are Markdown by heading."""
+    """The content of a card, in its order. `text` sections are Markdown by heading."""
 
     name: str
     pipeline_tag: str
@@ -86,48 +129,9 @@ class Card:
         figures = "\n".join(f"| {f.what} | {f.value} | {f.how} |" for f in self.figures)
         sections = "\n\n".join(f"## {title}\n\n{text}" for title, text in self.sections.items())
         limits = "\n".join(f"- {limit}" for limit in self.limits)
-        return f"""---
-language: en
-license: {self.licence}
-library_name: transformers
-pipeline_tag: {self.pipeline_tag}
-tags: [gpt2, lmaas, from-scratch]
----
-
-# {self.name}
-
-{self.summary}
-
-{self.shape} Weights are fp16; about {size / 1e6:.1f} MB in all.
-
-## Data
-
-| data | from | licence | use |
-| --- | --- | --- | --- |
-{data}
-
-## Recipe
-
-{self.recipe}
-
-```
-{self.command}
-```
-
-## Figures
-
-Computed from the saved fp16 checkpoint, read back and run in fp32.
-
-| figure | value | how measured |
-| --- | --- | --- |
-{figures}
-
-{sections}
-
-## Limits
-
-{limits}
-"""
+        return TEMPLATE.format(
+            card=self, megabytes=size / 1e6, data=data, figures=figures, sections=sections, limits=limits
+        )
 
     def write(self, folder: Path) -> None:
         """Write README.md into the checkpoint folder."""

@@ -33,7 +33,7 @@ def save_checkpoint(
     text = json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False)
     (out / "config.json").write_text(text + "\n", "utf-8")
     save_file(half_tensors(model), out / "model.safetensors", metadata={"format": "pt"})
-    # safetensors writes for the owner alone; a server may run under another account.
+    # safetensors makes the file readable only by its owner; a server may run under another account.
     (out / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     padding = END_OF_TEXT if config.pad_token_id is None else tokenizer.id_to_token(config.pad_token_id)

@@ -1,6 +1,6 @@
-"""The text that mini-lm learns from: readers, cleaning and the mixture.
+"""The training text of mini-lm: readers, cleaning and the mixture.
 
-Every source ends as a list of documents (one story or one book): paragraphs separated by one newline,
+Every source becomes a list of documents (one story or one book): paragraphs separated by one newline,
 straight quotes, no hard line wraps. The same cleaning is applied to the held-out splits.
 """
 

@@ -17,7 +17,7 @@ def accuracy(predicted: Sequence[object], expected: Sequence[object]) -> float:
 def spans(tags: Sequence[str]) -> set[Span]:
     """Spans (type, first, past the last) of a BIO sequence.
 
-    As in conlleval: an I- tag that does not continue a span of its own type opens a new one.
+    As in conlleval: an I- tag that does not continue a span of the same type starts a new span.
     """
     found: set[Span] = set()
     kind, first = "", 0

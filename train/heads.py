@@ -1,12 +1,10 @@
 """GPT-2 sequence classifiers: starting weights, training and evaluation.
 
-Serving reads the logits at the last token of `tokenizer.encode(text, pair)`. Training may add the loss of
-predicting the text's own next tokens, which regularises the body on small sets.
+A server reads the logits at the last token of `tokenizer.encode(text, pair)`. Training can add the loss of
+predicting the text's next tokens, which regularizes the body on small data sets.
 """
 
-import copy
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +16,8 @@ from transformers import GPT2ForSequenceClassification, PreTrainedModel
 
 from train.batching import length_buckets, pad
 from train.data import Example
-from train.optimization import Schedule, make_optimizers, take_step
-
-log = logging.getLogger(__name__)
+from train.fit import fit
+from train.optimization import Schedule
 
 Augment = Callable[[Example, np.random.Generator], Example]
 # Ignored by cross-entropy.
@@ -56,7 +53,7 @@ class HeadRun:
 def start_from_body(
     model: PreTrainedModel, tokenizer: Tokenizer, body: PreTrainedModel, source: Tokenizer
 ) -> None:
-    """Copy the first layers of a language model's body into `model`, whose vocabulary is another one.
+    """Copy the first layers of a language model's body into `model`, which has another vocabulary.
 
     A token's embedding starts as the mean of the source's embeddings for the same string.
     """
@@ -67,7 +64,7 @@ def start_from_body(
     mine.ln_f.load_state_dict(theirs.ln_f.state_dict())
     mine.wte.weight[0] = theirs.wte.weight[0]
     for index in range(1, tokenizer.get_vocab_size()):
-        # Single bytes of a longer character have no string of their own; they keep their random start.
+        # Single bytes of a longer character are no string; they keep their random initialization.
         text = tokenizer.decode([index], skip_special_tokens=False)
         pieces = source.encode(text, add_special_tokens=False).ids
         if pieces and "\ufffd" not in text:
@@ -75,7 +72,7 @@ def start_from_body(
 
 
 def drop_tokens(rows: Tensor, share: float, keep: int) -> Tensor:
-    """Replace a share of the tokens by token `keep`, which itself never changes."""
+    """Replace a share of the tokens by the token `keep`."""
     return torch.where(torch.rand(rows.shape) < share, keep, rows) if share else rows
 
 
@@ -143,23 +140,22 @@ def train_classifier(
     generator = np.random.default_rng(run.seed)
     labels = F.one_hot(torch.tensor([e.label for e in examples]), model.config.num_labels).float()
     targets = labels if soft_targets is None else soft_targets
-    schedule = run.schedule(len(examples))
-    optimizers = make_optimizers(model, schedule)
-    best, best_state, step = -1.0, copy.deepcopy(model.state_dict()), 0
-    for epoch in range(run.epochs):
-        model.train()
-        changed = examples if augment is None else [augment(e, generator) for e in examples]
-        rows = encode(tokenizer, changed)
+
+    def epochs() -> Iterator[Iterator[tuple[Tensor, Tensor, Tensor]]]:
+        for _ in range(run.epochs):
+            changed = examples if augment is None else [augment(e, generator) for e in examples]
+            yield batches(encode(tokenizer, changed))
+
+    def batches(rows: list[list[int]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for chosen in length_buckets([len(row) for row in rows], run.batch, generator):
             ids = pad([rows[index] for index in chosen], model.config.pad_token_id)
-            lengths = torch.tensor([len(rows[index]) for index in chosen])
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = classifier_loss(model, ids, lengths, targets[chosen], run)
-            take_step(model, loss, optimizers, schedule, step)
-            step += 1
-        figure = classifier_accuracy(model, tokenizer, held_out)
-        log.info("epoch %d loss %.3f held-out accuracy %.4f", epoch + 1, loss.item(), figure)
-        if figure > best:
-            best, best_state = figure, copy.deepcopy(model.state_dict())
-    model.load_state_dict(best_state)
-    return best
+            yield ids, torch.tensor([len(rows[index]) for index in chosen]), targets[chosen]
+
+    best = fit(
+        model,
+        epochs(),
+        lambda batch: classifier_loss(model, *batch, run),
+        lambda: {"accuracy": classifier_accuracy(model, tokenizer, held_out)},
+        run.schedule(len(examples)),
+    )
+    return best["accuracy"]

@@ -1,7 +1,8 @@
 """GPT-2 with an intent head and a slot head: the module, its input layout, loading and prediction.
 
-GPT-2 looks only to the left, so a word is tagged where the whole utterance lies to its left: with `nlu_echo`
-the input is `ids + [eos] + ids`, slots are read on the second copy and the intent on the very last token.
+A token of GPT-2 attends only to tokens before it. So that each word is tagged with the whole utterance before
+it, the input with `nlu_echo` is `ids + [eos] + ids`: slots are read from the second copy, the intent from the
+last token.
 """
 
 import json
@@ -66,9 +67,9 @@ def layout(ids: Sequence[int], separator: int, echo: bool) -> list[int]:
 
 
 def word_starts(words: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """For each token the index of the word (a character span) that it starts in, -1 outside of all words.
+    """For each token the index of the word (a character span) that it belongs to, -1 outside of all words.
 
-    A token's own leading space does not count: a token belongs to the word of its last character.
+    A token belongs to the word of its last character, so a leading space does not count.
     """
     owners = []
     for _, end in offsets:

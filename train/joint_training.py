@@ -1,9 +1,7 @@
-"""Training of the joint intent and slot model, with the augmentation that makes it fit for typed text."""
+"""Training of the joint intent and slot model, with augmentation for text as people type it."""
 
-import copy
-import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +12,11 @@ from torch import Tensor
 from train.batching import length_buckets, pad
 from train.data import Utterance
 from train.evaluate import accuracy, span_f1
+from train.fit import fit
 from train.heads import IGNORED, HeadRun, drop_tokens
 from train.joint_nlu import JointCheckpoint, layout, predict, word_spans, word_starts
-from train.optimization import make_optimizers, take_step
 
-log = logging.getLogger(__name__)
-
-# SNIPS has lost its apostrophes: "clinton s" was "clinton's". These follow a word as written here.
+# SNIPS has no apostrophes: "clinton s" was "clinton's". These endings are written after a word like this.
 _CLITICS = {"s": "'s", "m": "'m", "d": "'d", "ll": "'ll", "re": "'re", "ve": "'ve", "t": "'t"}
 _ENDINGS = (".", "?", "!", " .", " ?", " please", ", please", " please.")
 
@@ -96,7 +92,7 @@ class JointRun(HeadRun):
 def token_tags(
     encoding_offsets: Sequence[tuple[int, int]], tagged: TaggedText, index: dict[str, int]
 ) -> list[int]:
-    """One tag per token: the word's own on its first token, I- on further pieces, O outside of words."""
+    """One tag per token: the word's tag on its first token, I- on its other tokens, O outside of words."""
     owners = word_starts(tagged.spans, encoding_offsets)
     result = []
     for place, owner in enumerate(owners):
@@ -165,24 +161,19 @@ def train_joint(
     generator = np.random.default_rng(run.seed)
     values = SlotValues(utterances)
     intents = torch.tensor([joint.intents.index(utterance.intent) for utterance in utterances])
-    schedule = run.schedule(len(utterances))
-    model = joint.model
-    optimizers = make_optimizers(model, schedule)
-    best, best_state, step = (0.0, 0.0), copy.deepcopy(model.state_dict()), 0
-    for epoch in range(run.epochs):
+
+    def epoch() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         rows, tag_rows = _encode_epoch(joint, utterances, values, run, generator)
-        model.train()
         for chosen in length_buckets([len(row) for row in rows], run.batch, generator):
-            ids = pad([rows[i] for i in chosen], model.config.eos_token_id)
-            tags = pad([tag_rows[i] for i in chosen], IGNORED)
+            ids = pad([rows[i] for i in chosen], joint.model.config.eos_token_id)
             lengths = torch.tensor([len(rows[i]) for i in chosen])
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = joint_loss(joint, ids, lengths, tags, intents[chosen], run)
-            take_step(model, loss, optimizers, schedule, step)
-            step += 1
-        figures = joint_figures(joint, held_out)
-        log.info("epoch %d loss %.3f held-out intent %.4f slot F1 %.4f", epoch + 1, loss.item(), *figures)
-        if sum(figures) > sum(best):
-            best, best_state = figures, copy.deepcopy(model.state_dict())
-    model.load_state_dict(best_state)
-    return best
+            yield ids, lengths, pad([tag_rows[i] for i in chosen], IGNORED), intents[chosen]
+
+    best = fit(
+        joint.model,
+        (epoch() for _ in range(run.epochs)),
+        lambda batch: joint_loss(joint, *batch, run),
+        lambda: dict(zip(("intent", "slot F1"), joint_figures(joint, held_out), strict=True)),
+        run.schedule(len(utterances)),
+    )
+    return best["intent"], best["slot F1"]

@@ -1,24 +1,22 @@
-"""Training and scoring of a GPT-2 language model on packed sequences.
+"""Training and scoring of a GPT-2 language model on packed sequences, and samples of its text.
 
 Forward passes run under bf16 autocast, weights stay fp32.
 """
 
-import copy
-import logging
-import math
-import time
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from train.optimization import Schedule, make_optimizers, take_step
-
-log = logging.getLogger(__name__)
+from train.fit import fit
+from train.optimization import Schedule
 
 
 class PackedStream:
@@ -73,28 +71,22 @@ def train_language_model(
     compiled: bool = True,
 ) -> float:
     """Train in place; ends with the weights of the lowest held-out figure, which is returned."""
-    optimizers = make_optimizers(model, schedule)
     loss_of = torch.compile(token_loss) if compiled else token_loss
-    best, best_state = math.inf, copy.deepcopy(model.state_dict())
-    started = time.monotonic()
-    for step in range(schedule.steps):
-        model.train()
-        rows = next(batches)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = loss_of(model, rows)
-        take_step(model, loss, optimizers, schedule, step)
-        if step % 25 == 0:
-            speed = (step + 1) * rows[:, 1:].numel() / (time.monotonic() - started)
-            log.info("step %d loss %.3f %.0f tokens/s", step, loss.item(), speed)
-        if (step + 1) % evaluate_every == 0 or step + 1 == schedule.steps:
-            figure = evaluate(model)
-            log.info("step %d held-out %.4f", step + 1, figure)
-            if figure < best:
-                best, best_state = figure, copy.deepcopy(model.state_dict())
-                if on_better is not None:
-                    on_better(model)
-    model.load_state_dict(best_state)
-    return best
+
+    def parts() -> Iterator[Iterator[Tensor]]:
+        for start in range(0, schedule.steps, evaluate_every):
+            yield itertools.islice(batches, min(evaluate_every, schedule.steps - start))
+
+    best = fit(
+        model,
+        parts(),
+        lambda rows: loss_of(model, rows),
+        lambda: {"figure": evaluate(model)},
+        schedule,
+        score=lambda figures: -figures["figure"],
+        on_better=None if on_better is None else functools.partial(on_better, model),
+    )
+    return best["figure"]
 
 
 @torch.no_grad()
@@ -139,3 +131,32 @@ def make_config(
         # The same function as gelu_new, in one fused kernel; save_checkpoint writes the standard name.
         activation_function="gelu_pytorch_tanh",
     )
+
+
+@torch.no_grad()
+def continue_text(
+    model: GPT2LMHeadModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    tokens: int,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    seed: int = 0,
+) -> str:
+    """A sample for the card, without the prompt: greedy at temperature 0, else drawn among `top_k`."""
+    model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    ids = tokenizer.encode(prompt).ids
+    for _ in range(tokens):
+        logits = model(torch.tensor([ids[-model.config.n_positions :]])).logits[0, -1].float()
+        if temperature:
+            best = logits.topk(top_k)
+            drawn = torch.multinomial((best.values / temperature).softmax(dim=-1), 1, generator=generator)
+            token = int(best.indices[drawn])
+        else:
+            token = int(logits.argmax())
+        if token == model.config.eos_token_id:
+            break
+        ids.append(token)
+    text: str = tokenizer.decode(ids)
+    return text[len(prompt) :]

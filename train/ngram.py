@@ -35,7 +35,7 @@ class KneserNey:
             tokens = (self._separator, *document)
             for end in range(2, len(tokens) + 1):
                 occurrences[-1][tokens[max(0, end - self.order) : end]] += 1
-        # A shorter gram in the top counter starts its document: nothing stands before it, it keeps its count.
+        # A shorter gram in the top counter starts its document: it has no left context and keeps its count.
         for length in range(self.order, 1, -1):
             longer = occurrences[length - 1]
             for gram in [gram for gram in longer if len(gram) < length]:

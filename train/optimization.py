@@ -1,8 +1,7 @@
-"""Optimisers and their schedule.
+"""Optimizers and their schedule.
 
-Muon (https://kellerjordan.github.io/posts/muon/) updates the matrices of the blocks, AdamW embeddings, layer
-norms, heads and biases; linear warm-up, cosine decay, and where asked for a linear
-cool-down.
+Muon (https://kellerjordan.github.io/posts/muon/) updates the matrices of the blocks, AdamW all other weights.
+Learning rates have a linear warm-up, a cosine decay and an optional linear cool-down.
 """
 
 import math

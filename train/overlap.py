@@ -1,4 +1,4 @@
-"""Which words of a hypothesis its premise also has: a linear teacher, and targets that teach matching.
+"""Words that hypothesis and premise share: a linear teacher, and targets for learning to match them.
 
 The teacher is a logistic regression on the hypothesis, its overlap with the premise and pairs of words across
 both (after Bowman et al., A large annotated corpus for learning natural language inference, 2015).
@@ -45,7 +45,7 @@ _FUNCTION_WORDS = frozenset(
     }
 )
 FOLDS = 8
-# A token outside the hypothesis, or one that is no word, has no target.
+# Tokens outside of the hypothesis, and tokens that are no word, have no target.
 NO_TARGET = -1.0
 TOKEN_TARGETS = 2
 PAIR_TARGETS = 3
@@ -68,7 +68,7 @@ def _content(example: Example) -> tuple[list[str], list[str]]:
 
 
 def features(example: Example) -> dict[str, float]:
-    """What the teacher sees of a pair."""
+    """The teacher's features of a pair."""
     premise, hypothesis = (_WORD.findall(part.lower()) for part in (example.text, example.pair or ""))
     known, pieces = set(map(stem, premise)), list(map(stem, hypothesis))
     content, new = _content(example)
@@ -104,13 +104,13 @@ def teach(examples: Sequence[Example]) -> Tensor:
 
 
 def pair_targets(example: Example) -> list[float]:
-    """[PAIR_TARGETS]: is no content word of the hypothesis new, the share that is new, is just one new?"""
+    """[PAIR_TARGETS]: 1 if no content word of the hypothesis is new, the share of new ones, 1 if one is."""
     content, new = _content(example)
     return [float(not new), len(new) / max(1, len(content)), float(len(new) == 1)]
 
 
 def token_targets(example: Example, encoding: Encoding, closing: int) -> Tensor:
-    """[tokens, TOKEN_TARGETS]: is the token in the premise, and is the stem of its word?
+    """[tokens, TOKEN_TARGETS]: 1 if the premise has the token, and 1 if it has the stem of its word.
 
     `NO_TARGET` outside the last part, the hypothesis; parts end with the token `closing`.
     """

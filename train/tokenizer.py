@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizers in the manner of GPT-2, trained on our own text."""
+"""Byte-level BPE tokenizers like GPT-2's, trained on our own text."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
-# How the byte-level alphabet writes byte 0xFF, which no UTF-8 text contains.
+# Byte 0xFF, which no UTF-8 text contains, in the byte-level alphabet.
 PADDING = "\u00ff"
 
 

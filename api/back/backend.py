@@ -1,29 +1,49 @@
-"""The back layer as one thing: opens and closes stores, converter and cluster in order."""
+"""The back layer as a whole: opens and closes stores, converter and cluster in order."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
-from api.back.cluster.installation import Installation
+from api.back.cluster.addresses import parse_address
+from api.back.cluster.cleanup import end_leftovers
+from api.back.cluster.driver import ServerDriver
+from api.back.cluster.following import following
+from api.back.cluster.installation import Installation, assemble_backends
+from api.back.cluster.local_triton import LocalTriton
 from api.back.cluster.manager import ClusterManager
 from api.back.cluster.preflight import find_problems
-from api.back.cluster.triton_process import assemble_backends, end_leftovers
+from api.back.cluster.remote_triton import RemoteTriton
+from api.back.cluster.repository import ModelRepository
+from api.back.cluster.server_home import ServerHome
+from api.back.cluster.shared_repository import SharedRepository
 from api.back.conversion import Converter
+from api.back.home import make_private, only_user, worker_id
 from api.back.settings import BackSettings
+from api.back.store import garbage
+from api.back.store.audit import AuditStore
+from api.back.store.batches import BatchStore
+from api.back.store.blob_lock import BlobLock
 from api.back.store.blobs import BlobStore
+from api.back.store.callbacks import CallbackStore
 from api.back.store.database import Database
 from api.back.store.deployments import DeploymentStore
+from api.back.store.failures import translated
+from api.back.store.files import FileStore
+from api.back.store.keys import KeyStore
 from api.back.store.models import ModelStore
+from api.back.store.task_queue import TaskQueue
+from api.back.store.task_writer import TaskWriter
 from api.back.store.tasks import TaskStore
+from api.back.store.uploads import UploadStore
+from api.back.store.usage import UsageStore
 from api.errors import ServerFault
-from export.archive import ArchiveLimits
+from export.members import ArchiveLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +52,17 @@ class Backend:
 
     models: ModelStore
     tasks: TaskStore
+    queue: TaskQueue
     deployments: DeploymentStore
     converter: Converter
     cluster: ClusterManager
+    keys: KeyStore
+    files: FileStore
+    usage: UsageStore
+    audit: AuditStore
+    uploads: UploadStore
+    batches: BatchStore
+    callbacks: CallbackStore
 
     @classmethod
     @asynccontextmanager
@@ -42,57 +70,107 @@ class Backend:
         """Stores open, Triton up, and the last run's deployments loading: `cluster.readiness` says how far.
 
         Leaving it ends every process that it started. Raises ServerFault: what the machine lacks, a home that
-        is in use, a database of a newer LMaaS, a Triton that does not start.
+        is in use, a database of a newer LMaaS, a Triton that does not start; StoreUnavailable: a home that
+        cannot be written, a database that is damaged.
         """
         problems = await asyncio.to_thread(find_problems, settings)
         if problems:
             raise ServerFault("; ".join(problems))
         installation = Installation.find()
-        with _only_user(settings):
-            await asyncio.to_thread(_prepare_home, settings, installation)
+        with only_user(settings):
+            with translated(settings.home, logged=False):
+                await asyncio.to_thread(_prepare_home, settings, installation)
+                worker = await asyncio.to_thread(worker_id, settings)
             retention = timedelta(days=settings.task_retention_days)
             async with (
                 Database.open(settings.database) as database,
-                TaskStore.open(database, retention) as tasks,
+                TaskWriter.open(database) as writer,
+                TaskStore.open(database, writer, retention) as tasks,
+                UsageStore.open(database, timedelta(days=settings.usage_retention_days)) as usage,
             ):
-                models = _model_store(settings, database)
+                lock = BlobLock(database, settings.blob_lock)
+                blobs = await asyncio.to_thread(BlobStore.open, settings.blobs, settings.blob_url, lock)
+                models = _model_store(settings, database, blobs)
                 await models.recover()
                 deployments = DeploymentStore(database)
                 converter = Converter(settings, models)
-                async with ClusterManager.open(settings, installation, models, deployments) as cluster:
-                    yield cls(models, tasks, deployments, converter, cluster)
+                drivers: list[ServerDriver] = [
+                    *_local_servers(settings, installation, models),
+                    *_remote_servers(settings, models, worker),
+                ]
+                async with (
+                    FileStore.open(database, blobs) as files,
+                    _uploads(settings, blobs) as uploads,
+                    garbage.collecting(database, blobs, settings.upload_retention),
+                    ClusterManager.open(settings, drivers, models, deployments) as cluster,
+                    nullcontext() if database.is_sqlite else following(cluster, models, deployments),
+                ):
+                    queue, batches = TaskQueue(database, writer, worker), BatchStore(database, worker)
+                    keys = KeyStore(database)
+                    audit = AuditStore(database, timedelta(days=settings.audit_retention_days))
+                    yield cls(
+                        models,
+                        tasks,
+                        queue,
+                        deployments,
+                        converter,
+                        cluster,
+                        keys,
+                        files,
+                        usage,
+                        audit,
+                        uploads,
+                        batches,
+                        CallbackStore(database),
+                    )
 
 
-def _model_store(settings: BackSettings, database: Database) -> ModelStore:
+def _model_store(settings: BackSettings, database: Database, blobs: BlobStore) -> ModelStore:
     return ModelStore(
         database,
-        BlobStore.open(settings.blobs, settings.blob_url),
+        blobs,
+        settings.staging,
         max_archive_bytes=settings.max_archive_bytes,
         limits=ArchiveLimits(max_unpacked_bytes=settings.max_unpacked_bytes),
     )
 
 
-@contextmanager
-def _only_user(settings: BackSettings) -> Iterator[None]:
-    """Two façades on one home would empty each other's folders; a lock dies with its process."""
-    path = settings.home / "lock"
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            user = lock.read() or "?"
-            raise ServerFault(
-                f"{settings.home} is in use by process {user}: stop it, or set LMAAS_HOME to another folder"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+def _uploads(settings: BackSettings, blobs: BlobStore) -> AbstractAsyncContextManager[UploadStore]:
+    return UploadStore.open(
+        settings.uploads,
+        blobs,
+        max_bytes=settings.max_archive_bytes,
+        max_uploads=settings.max_uploads,
+        retention=settings.upload_retention,
+    )
+
+
+def _local_servers(
+    settings: BackSettings, installation: Installation, models: ModelStore
+) -> list[LocalTriton]:
+    homes = [ServerHome(settings, number) for number in range(settings.servers)]
+    return [
+        LocalTriton(home, installation, ModelRepository(home.repository, settings, models)) for home in homes
+    ]
+
+
+def _remote_servers(settings: BackSettings, models: ModelStore, facade: str) -> list[RemoteTriton]:
+    servers = []
+    for endpoints in map(parse_address, settings.triton_urls):
+        folder = settings.triton_repository.replace("{server}", endpoints.grpc.replace(":", "-"))
+        repository = SharedRepository(Path(folder), settings, models, facade)
+        device = settings.engine.device
+        servers.append(RemoteTriton(endpoints, settings.triton_key, device, repository))
+    return servers
 
 
 def _prepare_home(settings: BackSettings, installation: Installation) -> None:
     end_leftovers(settings)
+    # Of more servers than there are now, and of releases that had one server.
+    for folder in (*settings.triton.glob("triton-*"), settings.triton / "repository"):
+        shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(settings.staging, ignore_errors=True)
     settings.staging.mkdir(parents=True)
-    assemble_backends(settings, installation)
+    if settings.servers:
+        assemble_backends(settings, installation)
+    make_private(settings.home)

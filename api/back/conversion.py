@@ -1,4 +1,4 @@
-"""From an uploaded archive to an artifact, in a child process that memory, time and priority bound."""
+"""Conversion of an uploaded archive to an artifact, in a child process of bounded memory and time."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from api.back.guard import guarded
 from api.back.settings import BackSettings
 from api.back.store.models import ModelStore
 from api.back.store.records import VersionRecord, VersionState
-from api.errors import ApiError, InvalidInput, ServerFault
-from runtime.contract import Manifest
+from api.errors import ApiError, InvalidInput, ServerFault, StoreFull, StoreUnavailable
+from kernels.library import SWITCH
+from runtime.manifest import Manifest
 
-NICE = 10  # requests come first
+NICE = 10  # requests have priority
 MAX_LINE = 1024 * 1024  # bytes of one progress line
 ERROR_TAIL = 2000  # bytes of stderr that are logged
-INPUT_AT_FAULT = 2  # the exporter's exit status for that
-SIGNALLED = 128  # what a guard adds to a signal's number
+INPUT_AT_FAULT = 2  # exit status of the exporter
+SIGNALLED = 128  # added by the guard to a signal's number
+OUT_OF_ROOM = re.compile(r"No space left on device|Disk quota exceeded")
 OUT_OF_MEMORY = re.compile(r"MemoryError|bad_alloc|[Cc]annot allocate memory|Failed to allocate")
 
 logger = logging.getLogger(__name__)
@@ -36,11 +38,11 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 def _ignore(event: dict[str, Any]) -> None:
-    """The caller does not want to know."""
+    """For callers that show no progress."""
 
 
 class Converter:
-    """Conversions may run side by side; each has a staging folder of its own, gone when it ends."""
+    """Conversions may run at the same time; each has its staging folder, which is removed at the end."""
 
     def __init__(self, settings: BackSettings, models: ModelStore) -> None:
         self._settings = settings
@@ -49,8 +51,9 @@ class Converter:
     async def convert(self, version: VersionRecord, progress: Progress = _ignore) -> VersionRecord:
         """Convert and store; returns the version, ready. `progress` gets {"stage", "done", "total"}.
 
-        A version that is ready is returned as it is. Raises InvalidInput (field `file`: the checkpoint is at
-        fault) or ServerFault, with the version marked failed; a cancelled conversion leaves it uploaded.
+        A version that is ready is returned unchanged. Raises InvalidInput (field `file`: the checkpoint is at
+        fault) or ServerFault; the version is then failed. After StoreUnavailable (database, disk) and after a
+        cancelled conversion it is uploaded, and can be converted again.
         """
         if version.state is VersionState.READY:
             return version
@@ -58,9 +61,10 @@ class Converter:
         try:
             return await self._convert(version, progress)
         except (InvalidInput, ServerFault) as error:
-            await self._models.set_state(version, VersionState.FAILED, error.detail)
+            with suppress(StoreUnavailable):
+                await self._models.set_state(version, VersionState.FAILED, error.detail)
             raise
-        except asyncio.CancelledError:
+        except (StoreUnavailable, asyncio.CancelledError):
             with suppress(ApiError):
                 await asyncio.shield(self._models.set_state(version, VersionState.UPLOADED))
             raise
@@ -84,14 +88,16 @@ class Converter:
         variants = ",".join(variant.value for variant in self._settings.variants)
         command = [sys.executable, "-m", "export", str(archive), str(artifact)]
         command += ["--name", model, "--variants", variants, "--json-progress"]
-        inherited = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ}
+        inherited = {
+            name: os.environ[name] for name in ("HOME", "LANG", "PATH", SWITCH) if name in os.environ
+        }
         child = await asyncio.create_subprocess_exec(
             *guarded(command, nice=NICE, data_bytes=self._settings.convert_memory_bytes),
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
             limit=MAX_LINE,
-            cwd=ROOT,  # `-m` imports from there first, and never from where an upload is unpacked
+            cwd=ROOT,  # `-m` imports from the working directory first: it must not be that of an upload
             env={**inherited, "TMPDIR": str(artifact.parent)},
             start_new_session=True,
         )
@@ -104,6 +110,8 @@ class Converter:
             raise InvalidInput.of("file", failure)
         if status != 0:
             logger.error("the exporter ended with status %d: %s", status, complaint)
+            if OUT_OF_ROOM.search(f"{failure} {complaint}"):
+                raise StoreFull(f"the disk is full: {artifact.parent}: make room there")
             raise ServerFault(self._explain(status, complaint))
 
     def _explain(self, status: int, complaint: str) -> str:
@@ -132,7 +140,7 @@ async def _events(lines: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
 
 
 async def _follow(child: Process, progress: Progress) -> str | None:
-    """Pass progress on; return the exporter's message where it found the input at fault."""
+    """Pass progress on; returns the exporter's message if the input is at fault."""
     failure = None
     assert child.stdout is not None
     async for event in _events(child.stdout):
@@ -144,7 +152,7 @@ async def _follow(child: Process, progress: Progress) -> str | None:
 
 
 async def _tail(child: Process) -> str:
-    """The end of what it wrote to stderr."""
+    """The last bytes that it wrote to stderr."""
     tail = b""
     assert child.stderr is not None
     while chunk := await child.stderr.read(ERROR_TAIL):
@@ -153,7 +161,7 @@ async def _tail(child: Process) -> str:
 
 
 async def _end(child: Process) -> None:
-    """Kill it if it still runs, with whatever it started."""
+    """Kill it if it still runs, with its child processes."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, 9)
     await asyncio.shield(child.wait())

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from api.back.cluster.budget import QualityBudget
-from runtime.contract import Device, Variant
+from api.back.cluster.quality_gate import QualityGate
+from runtime.config import EngineSettings
+from runtime.contract import Variant
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+# An undeployment waits no longer than this, even if a stop of the whole façade may take longer.
+MAX_UNLOAD_WAIT_SECONDS = 5.0
+
+
+def tensorrt_cache(home: Path) -> str:
+    """The folder of what TensorRT compiled, for the next start."""
+    return str((home / "triton" / "tensorrt").absolute())
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,47 +30,64 @@ class BackSettings:
     home: Path
     database_url: str | None = None  # None: SQLite in `home`
     blob_url: str | None = None  # None: a folder in `home`
-    triton_http_port: int = 0
+    triton_http_port: int | None = None  # None: no HTTP
     triton_grpc_port: int = 0
     triton_metrics_port: int = 0
-    device: Device = Device.CPU
-    tensorrt: bool = False
+    servers: int = 1  # Tritons on this machine
+    triton_urls: tuple[str, ...] = ()  # of Tritons elsewhere, as `remote_triton.parse_address` reads them
+    triton_repository: str = ""  # the folder that those load from; {server} stands for one's address
+    triton_key: str = field(default="", repr=False)  # with which those were started
+    engine: EngineSettings = field(default_factory=EngineSettings)
     variants: tuple[Variant, ...] = (Variant.FP32, Variant.INT8)  # what a conversion makes
-    budget: QualityBudget = field(default_factory=QualityBudget)
+    budget: QualityGate = field(default_factory=QualityGate)
     max_archive_bytes: int = 4 * 1024**3
     max_unpacked_bytes: int = 8 * 1024**3
     convert_timeout_seconds: float = 1800.0
     convert_memory_bytes: int = 8 * 1024**3
-    num_slots: int = 32
-    max_kv_tokens: int = 0  # 0: slots times context
-    max_queued: int = 256
-    max_queued_tokens: int = 131_072
-    prefill_chunk: int = 128
-    engine_threads: int = 2
-    step_timeout_seconds: int = 60
     task_retention_days: int = 7  # of finished tasks' records
+    max_uploads: int = 16  # unfinished ones at once
+    upload_retention_hours: int = 24  # of uploads that are not finished, or that no model uses
+    usage_retention_days: int = 400
+    audit_retention_days: int = 365
     probe_interval_seconds: float = 2.0
     probe_timeout_seconds: float = 3.0
-    drain_seconds: float = 5.0
+    drain_seconds: float = 6.0
+    replace_drain_seconds: float = 300.0
+    retry_seconds: float = 20.0
+    autoscale_stabilisation_seconds: float = 300.0
     log_level: str = "info"
+    log_format: str = "text"
 
     @property
     def blobs(self) -> Path:
         return self.home / "blobs"
 
     @property
-    def repository(self) -> Path:
-        """The repository that the live Triton reads."""
-        return self.home / "triton" / "repository"
+    def uploads(self) -> Path:
+        """Uploads in parts that are not finished; a start keeps them."""
+        return self.home / "uploads"
+
+    @property
+    def blob_lock(self) -> Path:
+        return self.home / "blobs.lock"
+
+    @property
+    def upload_retention(self) -> timedelta:
+        return timedelta(hours=self.upload_retention_hours)
+
+    @property
+    def triton(self) -> Path:
+        """The working directory of all Tritons; they get paths relative to it: see `triton_process`."""
+        return self.home / "triton"
 
     @property
     def backends(self) -> Path:
-        return self.home / "triton" / "backends"
+        return self.triton / "backends"
 
     @property
-    def tensorrt_cache(self) -> str:
-        """The folder of what TensorRT compiled, for the next start; empty: it is not used."""
-        return str((self.home / "triton" / "tensorrt").absolute()) if self.tensorrt else ""
+    def unload_wait_seconds(self) -> float:
+        """How long an undeployment waits for running requests."""
+        return min(self.drain_seconds, MAX_UNLOAD_WAIT_SECONDS)
 
     @property
     def logs(self) -> Path:
@@ -68,6 +99,10 @@ class BackSettings:
         return self.home / "staging"
 
     @property
-    def database(self) -> str:
-        """The URL that SQLAlchemy opens."""
-        return self.database_url or f"sqlite+aiosqlite:///{self.home.absolute() / 'lmaas.db'}"
+    def database(self) -> str | URL:
+        """What SQLAlchemy opens."""
+        from sqlalchemy.engine import URL  # `lmaas config` does without
+
+        # Not as text: a ? or % in the folder's name would mean something else there.
+        file = str(self.home.absolute() / "lmaas.db")
+        return self.database_url or URL.create("sqlite+aiosqlite", database=file)

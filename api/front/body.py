@@ -13,6 +13,7 @@ from api.front.json_body import MalformedJson, parse_json
 from api.front.problems import BadRequest, WrongMediaType
 from api.front.validation import shown
 from api.middle.schemas.base import TaskParameters
+from runtime.parameters import PARAMETERS
 
 DEADLINE_HEADER = "X-Deadline-Ms"
 
@@ -26,6 +27,10 @@ async def read_json(request: Request, limit: int) -> Any:
         raise BadRequest(str(error)) from None
     except ClientDisconnect:
         raise CallerLeft from None
+
+
+def is_multipart(request: Request) -> bool:
+    return request.headers.get("content-type", "").strip().lower().startswith("multipart/")
 
 
 def _check_json(request: Request) -> None:
@@ -83,7 +88,9 @@ def with_deadline(request: Request, parameters: TaskParameters) -> TaskParameter
     given = request.headers.get(DEADLINE_HEADER)
     if given is None:
         return parameters
-    if not (given.isascii() and given.isdigit() and len(given) < 10 and 1 <= int(given) <= 86_400_000):
-        raise InvalidInput.of(DEADLINE_HEADER, f"must be 1 to 86400000 milliseconds, not {shown(given)}")
+    limits = PARAMETERS["deadline_ms"].range
+    if not (given.isascii() and given.isdigit() and len(given) < 10 and int(given) in limits):
+        message = f"must be {limits.low} to {limits.high} milliseconds, not {shown(given)}"
+        raise InvalidInput.of(DEADLINE_HEADER, message)
     nearer = min(int(given), parameters.deadline_ms or int(given))
     return parameters.model_copy(update={"deadline_ms": nearer})

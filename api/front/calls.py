@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -12,16 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from api.errors import Cancelled
+from api.caller import Caller
+from api.errors import Cancelled, Unavailable
 from api.middle.job import Job
 from api.middle.service import Service
 from api.middle.startup import Appliance
 
-DIGEST_LENGTH = 16
-
 
 class CallerLeft(Cancelled):
-    """The caller closed the connection; there is nobody to answer."""
+    """The caller closed the connection, so that no answer can be sent."""
 
     def __init__(self) -> None:
         super().__init__("the caller left")
@@ -37,20 +36,44 @@ def service(request: Request) -> Service:
     return appliance(request).service
 
 
-def caller(request: Request) -> str:
-    """The caller's address, as task records keep it."""
-    return request.client.host if request.client else "unknown"
-
-
-def account(request: Request) -> str:
-    """Under which name the caller shares a model with others: its address, and its key where it sends one.
-
-    Nobody vouches for the key, so that it separates callers behind one address and joins none of several.
-    """
+async def identify(request: Request) -> Caller:
+    """Who sent the request, by its API key (RFC 6750). Raises Unauthorized, Unavailable."""
+    address = request.client.host if request.client else "unknown"
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
-        return caller(request)
-    return f"{caller(request)} {hashlib.sha256(key.strip().encode()).hexdigest()[:DIGEST_LENGTH]}"
+    return await appliance(request).keys.identify(address, key.strip() if scheme.lower() == "bearer" else "")
+
+
+def caller(request: Request) -> Caller:
+    """The caller, as `identify` found it before the route was called."""
+    found: Caller = request.state.caller
+    return found
+
+
+def allowance_headers(request: Request) -> dict[str, str]:
+    """What the rates of the caller's key have left, in the fields that OpenAI's clients read."""
+    caller: Caller | None = getattr(request.state, "caller", None)
+    headers: dict[str, str] = {}
+    if caller is not None and caller.limits.has_rates:
+        with contextlib.suppress(Unavailable):  # not serving
+            for left in service(request).allowances(caller):
+                headers[f"x-ratelimit-limit-{left.kind}"] = str(left.limit)
+                headers[f"x-ratelimit-remaining-{left.kind}"] = str(left.remaining)
+                headers[f"x-ratelimit-reset-{left.kind}"] = f"{left.reset_seconds:.3f}s"
+    return headers
+
+
+async def record_change(request: Request, response: Response) -> None:
+    """Put it into the audit log before the answer leaves; callers without the scope cannot fill the log."""
+    if not getattr(request.state, "allowed", False):
+        return
+    with contextlib.suppress(Unavailable):  # not serving, so that nothing was changed
+        await service(request).accounts.record(
+            caller(request),
+            request.method,
+            request.url.path,
+            str(response.status_code),
+            request.scope["state"].get("request_id"),
+        )
 
 
 def json_answer(answer: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,18 +10,24 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
-from api.errors import ApiError, ServerFault
-from api.front.body import read_json, read_query
-from api.front.calls import CallerLeft
-from api.front.problems import CrossSite, WrongMethod, problem_response
+from api.caller import Scope
+from api.errors import ApiError, Overloaded, RetryLater, ServerFault, Unavailable
+from api.front.body import is_multipart, read_json, read_query
+from api.front.calls import CallerLeft, allowance_headers, identify, record_change
+from api.front.middleware import QUIET
+from api.front.problems import WrongMethod, problem_response
+from api.front.site import Site
 from api.front.validation import validate
 
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
+MODEL = "name"  # in a path: of a model
+CROWDED = "crowded"  # in a request's state: it came on a connection above the bound, for health alone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,62 +39,35 @@ class Endpoint:
     call: Callable[[Request, Any], Awaitable[Response]]
     summary: str
     tag: str
+    scope: Scope | None = field(kw_only=True)  # that the caller needs; None: any key will do
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
-    form: type[BaseModel] | None = None  # multipart; the route reads it itself
+    # Multipart, which the route reads itself; with `body` as well, the request's media type says which it is.
+    form: type[BaseModel] | None = None
+    takes_bytes: bool = False  # a file's bytes are the body; the route reads them itself
     answers: dict[int, type[BaseModel] | None] = field(default_factory=dict)
     media_type: str = JSON  # of the answer
     events: type[BaseModel] | None = None  # data of each event, where the answer can be a stream
-    headed: bool = True  # HEAD is answered where GET is; not where GET computes
+    headed: bool = True  # HEAD is answered as GET; False where GET computes
+    computes: bool = False  # a GET that makes a model compute: pages of other sites may not cause it
+    queueable: bool = False  # `Prefer: respond-async` and an idempotency key are understood
+    open: bool = False  # for pages of every site, under every Host
+    keyless: bool = False  # a browser opens it before the user can give a key, or a machine that has none
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes what the appliance serves, or how: the audit log has every such request."""
+        return self.method != "GET" and self.scope in (Scope.MODELS_WRITE, Scope.ADMIN)
 
     async def respond(self, request: Request) -> Response:
         """Parse, validate, call. Raises the family of api/errors.py."""
-        if self.body is not None:
+        is_form = self.form is not None and is_multipart(request)
+        if self.body is not None and not is_form:
             limit = request.app.state.settings.max_body_bytes
             return await self.call(request, validate(self.body, await read_json(request, limit)))
         if self.query is not None:
             return await self.call(request, validate(self.query, read_query(request), strict=False))
         return await self.call(request, None)
-
-
-def check_site(request: Request) -> None:
-    """Forms and some fetches need no CORS permission, so a page anywhere could post to a server on localhost.
-
-    Browsers say where a request comes from (W3C "Fetch Metadata Request Headers"); other clients do not.
-    A site may let its own name lead to this machine ("DNS rebinding"), and is no other site then; so a server
-    on a loopback address takes changes from a browser only under a name that no site can have.
-    """
-    if request.method in ("GET", "HEAD"):
-        return
-    site = request.headers.get("sec-fetch-site")
-    if site == "cross-site":
-        raise CrossSite("requests that change something are not taken from the pages of other sites")
-    bound = request.app.state.settings.host.lower()
-    name = _host_name(request.headers.get("host", ""))
-    of_browser = site is not None or "origin" in request.headers
-    if of_browser and _is_loopback(bound) and name not in ("localhost", bound) and _address(name) is None:
-        raise CrossSite(
-            f"{name!r} is not a name of this server, which listens on {bound}: open it as localhost"
-            " (a proxy before it must pass that on as Host)"
-        )
-
-
-def _host_name(header: str) -> str:
-    """`Host` without its port."""
-    name = header.partition("]")[0].lstrip("[") if header.startswith("[") else header.partition(":")[0]
-    return name.lower().rstrip(".")
-
-
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError:
-        return None
-
-
-def _is_loopback(host: str) -> bool:
-    address = _address(host)
-    return host == "localhost" or (address is not None and address.is_loopback)
 
 
 class PathApp:
@@ -103,27 +81,45 @@ class PathApp:
             self._endpoints["HEAD"] = get
         self._allow = ", ".join(sorted({*self._endpoints, "OPTIONS"}))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         try:
             response = await self._respond(request)
         except CallerLeft:
-            return  # nobody is there to answer
+            return  # no answer can be sent
+        response.headers.update(allowance_headers(request))
+        endpoint = self._endpoints.get(request.method)
+        if endpoint is not None and endpoint.changes:
+            await record_change(request, response)
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers={"Allow": self._allow})
         endpoint = self._endpoints.get(request.method)
-        if endpoint is None:
-            refusal = WrongMethod(f"{request.method} is not possible here; possible: {self._allow}")
-            return problem_response(refusal, request, {"Allow": self._allow})
         try:
-            check_site(request)
+            if request.scope["state"].get(CROWDED) and self.path not in QUIET:
+                raise Unavailable("all connections are in use")
+            if endpoint is None or not endpoint.open:
+                site: Site = request.app.state.site
+                site.check(request, computes=endpoint is not None and endpoint.computes)
+            if endpoint is None or not endpoint.keyless:
+                request.state.caller = await identify(request)
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers={"Allow": self._allow})
+            if endpoint is None:
+                refusal = WrongMethod(f"{request.method} is not possible here; possible: {self._allow}")
+                return problem_response(refusal, request, {"Allow": self._allow})
+            if endpoint.scope is not None:
+                request.state.caller.require(endpoint.scope)
+            request.state.allowed = True
+            if MODEL in request.path_params:
+                request.state.caller.require_model(request.path_params[MODEL])
             return await endpoint.respond(request)
         except CallerLeft:
             raise
         except ApiError as error:
+            if isinstance(error, RetryLater):
+                reason = error.reason if isinstance(error, Overloaded) else error.slug
+                request.app.state.metrics.refusals.labels(self.path, reason).inc()
             return problem_response(error, request)
         except Exception:
             log.exception("%s %s failed", request.method, request.url.path)

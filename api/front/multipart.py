@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from api.back.store.failures import translated
 from api.errors import InvalidInput, TooLarge
 from api.front.calls import CallerLeft
 from api.front.problems import BadRequest, WrongMediaType
@@ -25,20 +27,22 @@ FLUSH_BYTES = 1024**2
 
 @dataclass(slots=True)
 class Upload:
-    """The form's fields, and the file `path`, which is the receiver's to remove."""
+    """The form's fields, and the file `path`, which the receiver has to remove."""
 
     path: Path
     filename: str = ""
     fields: dict[str, str] = field(default_factory=dict)
     size: int = 0  # bytes of the file
+    sha256: str = ""  # of the file, once all of it was received
 
 
 class _Form:
-    """Collects what the parser calls out. `pending` holds file bytes that are not yet written."""
+    """Receives the parser's callbacks. `pending` holds file bytes that are not yet written."""
 
     def __init__(self, upload: Upload, file_field: str, max_bytes: int) -> None:
         self.upload = upload
         self.pending: list[bytes] = []
+        self.digest = hashlib.sha256()  # of the file's bytes that are written
         self.ended = False
         self.has_file = False
         self._file_field = file_field
@@ -109,20 +113,21 @@ class _Form:
 async def receive_upload(
     request: Request, staging: Path, *, file_field: str, max_bytes: int, on_bytes: Callable[[int], None]
 ) -> Upload:
-    """Read the whole form; the file goes to a new file in `staging`, which is removed where this fails.
+    """Read the whole form. The file is hashed and written to `staging`, and removed after an error.
 
-    Raises WrongMediaType, BadRequest, InvalidInput, TooLarge, CallerLeft.
+    Raises WrongMediaType, BadRequest, InvalidInput, TooLarge, CallerLeft, StoreUnavailable.
     """
     boundary = _boundary(request)
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes + MAX_ENVELOPE_BYTES:
         raise TooLarge(f"{file_field}: the body has {declared} bytes; at most {max_bytes} are accepted")
-    await asyncio.to_thread(staging.mkdir, parents=True, exist_ok=True)
+    with translated(staging):
+        await asyncio.to_thread(staging.mkdir, parents=True, exist_ok=True)
     upload = Upload(staging / f"upload-{secrets.token_hex(8)}")
     form = _Form(upload, file_field, max_bytes)
     parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
     try:
-        with await asyncio.to_thread(upload.path.open, "xb") as file:
+        with translated(staging), await asyncio.to_thread(upload.path.open, "xb") as file:
             await _copy(request, parser, form, file, on_bytes)
         if not form.ended:
             raise BadRequest("the form ends before its closing boundary")
@@ -135,6 +140,7 @@ async def receive_upload(
         if isinstance(error, FormParserError):
             raise BadRequest(f"the form cannot be read: {error}") from None
         raise
+    upload.sha256 = form.digest.hexdigest()
     return upload
 
 
@@ -156,7 +162,12 @@ async def _copy(
 async def _flush(form: _Form, file: IO[bytes]) -> None:
     data = b"".join(form.pending)
     form.pending.clear()
-    await asyncio.to_thread(file.write, data)
+    await asyncio.to_thread(_write, form, file, data)
+
+
+def _write(form: _Form, file: IO[bytes], data: bytes) -> None:
+    file.write(data)
+    form.digest.update(data)
 
 
 def _boundary(request: Request) -> bytes:

@@ -13,15 +13,27 @@ from pydantic.json_schema import models_json_schema
 
 from api.front.body import DEADLINE_HEADER
 from api.front.endpoint import EVENTS, JSON, Endpoint
-from api.front.problems import MEDIA_TYPE, OPENAI_ROUTES, OpenAIError, Problem
+from api.front.problems import MEDIA_TYPE, Problem
+from api.front.schemas.tasks import TaskSubmission
 from api.middle.schemas.base import TaskParameters
+from api.middle.submission import IDEMPOTENCY_HEADER
+from runtime.parameters import PARAMETERS
 
 REFERENCE = "#/components/schemas/{model}"
 DESCRIPTION = (
-    "Language Models as a Service. Errors are problem documents (RFC 9457); on OpenAI's routes, they have "
-    "its shape. Every answer carries X-Request-Id; one that you send is kept. 429 and 503 carry Retry-After. "
-    f"{DEADLINE_HEADER} (milliseconds) bounds a task: after it, the answer is 504."
+    "Language Models as a Service. Errors are problem documents (RFC 9457) whose `error` is OpenAI's. "
+    "A parameter of OpenAI's or vLLM's that has no meaning here is accepted where its value changes nothing, "
+    "as `best_of: 1` or `skip_special_tokens: true`. Every answer carries X-Request-Id; one that you send is "
+    f"kept. 429 and 503 carry Retry-After. {DEADLINE_HEADER} (milliseconds) bounds a task: after it, the "
+    "answer is 504."
 )
+
+KEY = "api_key"
+KEY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key, where the server needs one (`lmaas keys create`), with the scopes named.",
+}
 
 Mode = Literal["validation", "serialization"]
 
@@ -38,7 +50,7 @@ def openapi_document(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "LMaaS", "version": release(), "description": DESCRIPTION},
         "paths": paths,
-        "components": {"schemas": schemas.definitions},
+        "components": {"schemas": schemas.definitions, "securitySchemes": {KEY: KEY_SCHEME}},
     }
 
 
@@ -54,10 +66,7 @@ class _Schemas:
     """JSON schemas of every model that an endpoint names, by model and use."""
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
-        wanted: dict[tuple[type[BaseModel], Mode], None] = {
-            (Problem, "serialization"): None,
-            (OpenAIError, "serialization"): None,
-        }
+        wanted: dict[tuple[type[BaseModel], Mode], None] = {(Problem, "serialization"): None}
         for endpoint in endpoints:
             for taken in (endpoint.body, endpoint.query, endpoint.form):
                 if taken is not None:
@@ -85,10 +94,15 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
         "parameters": _parameters(endpoint, schemas),
         "responses": _responses(endpoint, schemas),
     }
+    content: dict[str, Any] = {"application/octet-stream": {}} if endpoint.takes_bytes else {}
+    if not endpoint.keyless:
+        # OpenAPI 3.1 lets a scheme that is not OAuth name scopes, too. {}: where no key is needed.
+        operation["security"] = [{KEY: [endpoint.scope.value] if endpoint.scope else []}, {}]
     for model, media_type in ((endpoint.body, JSON), (endpoint.form, "multipart/form-data")):
         if model is not None:
-            content = {media_type: {"schema": schemas.reference(model, "validation")}}
-            operation["requestBody"] = {"required": True, "content": content}
+            content[media_type] = {"schema": schemas.reference(model, "validation")}
+    if content:
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
@@ -114,10 +128,20 @@ def _parameters(endpoint: Endpoint, schemas: _Schemas) -> list[dict[str, Any]]:
                     "schema": {key: item for key, item in schema.items() if key != "description"},
                 }
             )
+    if endpoint.takes_bytes:
+        text = "Which bytes of the whole these are, `bytes 0-99/200`; without it they are all."
+        schema = {"type": "string", "description": text}
+        found.append({"name": "Content-Range", "in": "header", "required": False, "schema": schema})
     taken = endpoint.body or endpoint.query
     if taken is not None and issubclass(taken, TaskParameters):
-        schema = {"type": "integer", "minimum": 1, "maximum": 86_400_000}
+        limits = PARAMETERS["deadline_ms"].range
+        schema = {"type": "integer", "minimum": limits.low, "maximum": limits.high}
         found.append({"name": DEADLINE_HEADER, "in": "header", "required": False, "schema": schema})
+    schema = {"type": "string"}
+    if endpoint.queueable:
+        found.append({"name": "Prefer", "in": "header", "required": False, "schema": schema})
+    if endpoint.queueable or endpoint.body is TaskSubmission:
+        found.append({"name": IDEMPOTENCY_HEADER, "in": "header", "required": False, "schema": schema})
     return found
 
 
@@ -132,10 +156,9 @@ def _responses(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
         if endpoint.events is not None and status == 200:
             content[EVENTS] = {"schema": schemas.reference(endpoint.events, "serialization")}
         responses[str(status)] = {"description": _meaning(status)} | ({"content": content} if content else {})
-    openai = endpoint.path in OPENAI_ROUTES
-    error = schemas.reference(OpenAIError if openai else Problem, "serialization")
+    error = schemas.reference(Problem, "serialization")
     for group, text in (("4XX", "The request is at fault"), ("5XX", "The server is at fault, or busy")):
-        content = {JSON if openai else MEDIA_TYPE: {"schema": error}}
+        content = {MEDIA_TYPE: {"schema": error}}
         responses[group] = {"description": text, "content": content}
     return responses
 
@@ -144,7 +167,7 @@ def _meaning(status: int) -> str:
     meanings = {
         200: "The answer",
         201: "Made",
-        202: "Accepted; Location names the task",
+        202: "Accepted: a task, which Location names; or a part of an upload",
         204: "Done",
         206: "The range asked for",
         304: "Not changed",

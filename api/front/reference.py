@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
+from api.front.openapi import KEY
 from api.front.problems import PROBLEMS
 
 Document = Mapping[str, Any]
@@ -52,16 +53,28 @@ def _section(document: Document, method: str, path: str, operation: Document) ->
     parts = [
         f'<section id="{operation["operationId"]}">',
         f"<h3>{_method(method)} <code>{escape(path)}</code></h3><p>{escape(operation['summary'])}</p>",
+        _scope(operation),
         _parameter_table(document, operation),
     ]
     body = operation.get("requestBody", {}).get("content", {})
     for media_type, content in body.items():
-        parts.append(_model_table(document, f"Body · {media_type}", content["schema"]))
+        if "schema" in content:
+            parts.append(_model_table(document, f"Body · {media_type}", content["schema"]))
+        else:
+            parts.append(f"<h4>Body · {media_type}</h4>")
     for status, response in operation["responses"].items():
         if status.isdigit():
             parts.append(_response(document, status, response))
     parts.append(_try_it(document, method, path, body))
     return "".join([*parts, "</section>"])
+
+
+def _scope(operation: Document) -> str:
+    """What the caller's key must allow, where keys are in use."""
+    if "security" not in operation:
+        return '<p class="soft">Needs no key.</p>'
+    scopes = operation["security"][0][KEY]
+    return f'<p class="soft">Scope: {escape(scopes[0])}.</p>' if scopes else '<p class="soft">Any key.</p>'
 
 
 def _method(method: str) -> str:
@@ -204,8 +217,8 @@ def _try_it(document: Document, method: str, path: str, body: Document) -> str:
 
 def _problems() -> str:
     rows = [
-        f'<tr id="{kind.slug}"><td><code>{kind.slug}</code></td><td>{kind.status}</td>'
-        f"<td>{escape(kind.title)}</td></tr>"
-        for kind in PROBLEMS.values()
+        f'<tr id="{slug}"><td><code>{slug}</code></td><td>{kind.status} {kind.title}</td>'
+        f"<td>{escape(kind.meaning)}</td></tr>"
+        for slug, kind in PROBLEMS.items()
     ]
     return f'<div class="scroll"><table>{"".join(rows)}</table></div>'

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ValidationError
 from api.errors import FieldError, InvalidInput
 
 LONGEST_SHOWN = 60  # characters of a value that a message repeats
+LONGEST_PATH = 200  # characters of a field's path likewise
+LONGEST_MESSAGE = 1000
+LONGEST_GUESSED = 64  # characters of an unknown name that is compared with the known ones
 MOST_ERRORS = 64  # that one answer tells of; a body has room for a hundred thousand
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -51,8 +54,8 @@ def validate(model: type[Model], value: Any, *, strict: bool = True) -> Model:
 
 
 def _field_error(item: Mapping[str, Any], value: Any, model: type[BaseModel]) -> FieldError:
-    path = field_path(item["loc"], value, missing=item["type"] == "missing")
-    message = _message(item, model)
+    path = _cut(field_path(item["loc"], value, missing=item["type"] == "missing"), LONGEST_PATH)
+    message = _cut(_message(item, model), LONGEST_MESSAGE)
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         path = ".".join(filter(None, (path, item["ctx"]["discriminator"].strip("'"))))
     if item["type"] == "value_error":
@@ -111,7 +114,7 @@ def _message(item: Mapping[str, Any], model: type[BaseModel]) -> str:
 
 
 def _unknown(name: str, model: type[BaseModel]) -> str:
-    close = difflib.get_close_matches(name, model.model_fields, n=1)
+    close = difflib.get_close_matches(name[:LONGEST_GUESSED], model.model_fields, n=1)
     return f"unknown field; did you mean {close[0]}?" if close else "unknown field"
 
 
@@ -125,8 +128,11 @@ def shown(value: Any) -> str:
         return "a list"
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    text = repr(value)
-    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+    return _cut(repr(value), LONGEST_SHOWN)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + "…"
 
 
 def _figure(number: float) -> str:

@@ -1,1 +1,1 @@
-"""Middle layer: Request Router, Task Manager, Job Dispatcher and the Job Handlers."""
+"""Middle layer: admission, Task Manager, Job Dispatcher and the Job Handlers."""

@@ -1,4 +1,4 @@
-"""The checkpoints that come with the release: imported and deployed once, never against the user's will."""
+"""The checkpoints that come with the release: imported and deployed once, and not again after a removal."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from api.errors import ApiError
+from api.back.home import LEDGER_FILE
+from api.back.store.failures import translated
+from api.caller import Caller
+from api.errors import ApiError, ServerFault
 from api.middle.job import Job
 from api.middle.schemas.convert import ConvertParameters
 from api.middle.service import Service
 from export.archive import pack_folder
 
-LEDGER_FILE = "bundled.json"
-CALLER = "startup"
+READ = (".json", ".safetensors", ".txt")  # of a folder's files, those that hold a checkpoint
+CALLER = Caller("startup")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A step of the bring-up, for whoever shows it. `done` and `total` count within the stage."""
+    """A step of the bring-up, to be shown. `done` and `total` count within the stage."""
 
     stage: str
     message: str
@@ -37,20 +40,26 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What the ledger keeps of a folder: its content when it was imported, and the version that it became."""
+    """What the ledger keeps of a folder: its content at the import, and the version that it became."""
 
     fingerprint: str
     version: int
 
 
 class Ledger:
-    """Which bundled checkpoints this home has imported. One of them that is gone was removed on purpose."""
+    """Which bundled checkpoints this home has imported. If an imported one is missing, a user removed it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._entries: dict[str, Imported] = {}
         if path.exists():
-            self._entries = {name: Imported(**entry) for name, entry in json.loads(path.read_text()).items()}
+            try:
+                entries = json.loads(path.read_text())
+                self._entries = {name: Imported(**entry) for name, entry in entries.items()}
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ServerFault(
+                    f"{path} is damaged ({error}): remove it, and the bundled models are imported again"
+                ) from None
 
     def get(self, name: str) -> Imported | None:
         return self._entries.get(name)
@@ -63,9 +72,9 @@ class Ledger:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files; far quicker than packing it."""
+    """SHA-256 over the names and contents of the files that a conversion reads; far quicker than packing."""
     total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in READ):
         total.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
         total.update(path.read_bytes())
     return total.hexdigest()
@@ -85,7 +94,8 @@ async def import_bundled(service: Service, models: Path, home: Path, staging: Pa
     await asyncio.to_thread(staging.mkdir, parents=True, exist_ok=True)
     for number, folder in enumerate(folders):
         try:
-            await _import_one(service, folder, staging, ledger, report, (number, len(folders)))
+            with translated(staging):
+                await _import_one(service, folder, staging, ledger, report, (number, len(folders)))
         except ApiError as error:  # noqa: PERF203 - one bad checkpoint must not keep the others out
             log.error("bundled model %s was not imported: %s", folder.name, error.detail)
             report(Progress("failed", f"{folder.name}: {error.detail}", number, len(folders)))
@@ -98,22 +108,22 @@ async def _import_one(
     before = ledger.get(folder.name)
     if before is not None and before.fingerprint == mark:
         return
-    deployed = [d for d in service.backend.cluster.deployments() if d.model == folder.name]
+    deployed = service.models.deployments(folder.name)
     if before is not None and not deployed:
         ledger.set(
             folder.name, Imported(mark, before.version)
-        )  # removed on purpose: a new release stays out too
+        )  # a user removed it: a new release stays out too
         return
     report(Progress("import", f"importing {folder.name}", *place))
     archive = staging / f"bundled-{folder.name}.tar.gz"
     await asyncio.to_thread(pack_folder, folder, archive)
-    version, _ = await service.backend.models.add_upload(folder.name, archive, archive.name)
+    version, _ = await service.models.add_upload(folder.name, archive, archive.name)
     parameters = ConvertParameters(model=folder.name, version=version.version, deploy=True)
-    job = service.submit("convert", parameters, CALLER)
+    job = await service.models.convert(parameters, CALLER)
     await _follow(job, folder.name, report)
     for record in deployed:
         if before is not None and record.version == before.version != version.version:
-            await service.backend.cluster.undeploy(record.id)  # the release's older version makes way
+            await service.models.undeploy(CALLER, record.id)  # the release's older version makes way
     ledger.set(folder.name, Imported(mark, version.version))
 
 

@@ -1,4 +1,4 @@
-"""Items of one task side by side."""
+"""Items of one task at the same time."""
 
 from __future__ import annotations
 

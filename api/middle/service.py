@@ -1,74 +1,151 @@
-"""The middle layer as one thing: what the routes call once the back layer is open."""
+"""The middle layer as one thing: all that the routes call once the back layer is open."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 from api.back.backend import Backend
+from api.back.cluster.manager import ClusterManager
+from api.back.cluster.records import CapacityRecord, Readiness, ServerRecord
+from api.caller import Caller
 from api.config import Settings
-from api.errors import Cancelled
+from api.middle.accounts import Accounts
+from api.middle.allowances import Allowance
+from api.middle.batch_lines import LineFormat
+from api.middle.batch_runner import BatchParts
+from api.middle.batches import Batches, BatchLimits
+from api.middle.callbacks import OUTCOMES, Callbacks
+from api.middle.cluster_metrics import ClusterCollector
 from api.middle.dispatcher import Dispatcher
+from api.middle.files import FileLimits, Files
+from api.middle.gaps import Gaps
 from api.middle.handlers import MODEL_TASKS
 from api.middle.handlers.base import Lane
 from api.middle.handlers.convert import ConvertHandler
-from api.middle.job import Job
+from api.middle.leases import LeaseKeeper
 from api.middle.metrics import Metrics
-from api.middle.router import Router
-from api.middle.schemas.base import TaskParameters
+from api.middle.models import Models
 from api.middle.tasks import TaskManager
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    backend: Backend
+    """The front's only way to the back layer."""
+
     tasks: TaskManager
     dispatcher: Dispatcher
-    precision: str  # of a deployment where none is asked for
+    models: Models
+    leases: LeaseKeeper
+    files: Files
+    accounts: Accounts
+    batches: Batches
+    callbacks: Callbacks
+    _cluster: ClusterManager
 
     @classmethod
-    def build(cls, backend: Backend, settings: Settings, metrics: Metrics) -> Service:
-        model_handlers = [make(backend.cluster, metrics, settings.fan_out) for make in MODEL_TASKS]
-        router = Router([*model_handlers, ConvertHandler(backend, settings.precision)])
+    def build(cls, backend: Backend, settings: Settings, metrics: Metrics, form: LineFormat) -> Service:
+        metrics.registry.register(ClusterCollector(backend.cluster))
+        gaps = Gaps(settings.num_slots, settings.batch_slots, metrics)
+        cluster = backend.cluster
+        model_handlers = [make(cluster, metrics, settings.fan_out, gaps.taken) for make in MODEL_TASKS]
+        accounts = Accounts(backend.usage, backend.audit)
+        handlers = [*model_handlers, ConvertHandler(backend, settings.precision, accounts)]
         tasks = TaskManager(
+            backend.queue,
             backend.tasks,
-            router,
+            {handler.task_type: handler for handler in handlers},
             metrics,
             max_in_flight=settings.max_in_flight,
             max_queued=settings.max_queued_tasks,
         )
-        workers = {Lane.MODELS: settings.task_workers, Lane.CONVERSIONS: 1}
-        return cls(backend, tasks, Dispatcher(tasks, router, workers), settings.precision)
-
-    def submit(self, task_type: str, parameters: TaskParameters, caller: str, account: str = "") -> Job:
-        """Start a synchronous task. Raises Overloaded, Unavailable."""
-        job = self.tasks.admit(task_type, parameters, caller, account)
-        self.dispatcher.run(job)
-        return job
+        files = Files(backend.files, backend.batches, _file_limits(settings))
+        callbacks = _callbacks(backend, settings, metrics)
+        tasks.observers += [accounts.note, callbacks.note]
+        return cls(
+            tasks,
+            Dispatcher(tasks, {Lane.MODELS: settings.task_workers, Lane.CONVERSIONS: 1}),
+            Models(backend.models, backend.uploads, backend.cluster, tasks, accounts, settings.precision),
+            LeaseKeeper(backend.queue, tasks),
+            files,
+            accounts,
+            _batches(backend, settings, metrics, form, gaps, files, accounts),
+            callbacks,
+            backend.cluster,
+        )
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new tasks, give the running ones `seconds`, then end them."""
+        """Refuse new tasks, give the running ones `seconds`, then end them and give back those that wait."""
+        await self.batches.stop()
         await self.dispatcher.stop()
         await self.tasks.drain(seconds)
+        await self.leases.stop()
+        await self.callbacks.stop()
 
-    async def delete_model(self, name: str) -> None:
-        """Undeploy and delete a model with all its versions. Raises NotFound."""
-        await self.backend.models.get(name)
-        await self._release(name, None)
-        await self.backend.models.delete(name)
+    def allowances(self, caller: Caller) -> list[Allowance]:
+        """What the rates of the caller have left."""
+        return self.tasks.admission.allowances.left(caller)
 
-    async def delete_version(self, name: str, version: int | str) -> None:
-        """Undeploy and delete one version. Raises NotFound."""
-        record = await self.backend.models.version(name, version)
-        await self._release(name, record.version)
-        await self.backend.models.delete_version(name, record.version)
+    def servers(self) -> list[ServerRecord]:
+        return self._cluster.servers()
 
-    async def _release(self, name: str, version: int | None) -> None:
-        """End the conversions and deployments that hold on to a model, or to one version of it."""
-        for job in self.tasks.find(ConvertHandler.task_type, name):
-            if version is None or job.parameters.version in (version, None):
-                self.tasks.abort(job, Cancelled(f"model {name} is being deleted"))
-                while job.outcome is None:
-                    await job.after(len(job.events))
-        for record in self.backend.cluster.deployments():
-            if record.model == name and version in (None, record.version):
-                await self.backend.cluster.undeploy(record.id)
+    def drain_server(self, name: str, draining: bool) -> ServerRecord:
+        """Raises NotFound."""
+        return self._cluster.drain_server(name, draining)
+
+    def capacity(self) -> list[CapacityRecord]:
+        return self._cluster.capacity()
+
+    def readiness(self) -> Readiness:
+        return self._cluster.readiness()
+
+    async def engine_metrics(self) -> str:
+        """In Prometheus' text format."""
+        return await self._cluster.engine_metrics()
+
+
+def _callbacks(backend: Backend, settings: Settings, metrics: Metrics) -> Callbacks:
+    secret = settings.callback_secret
+    text = None if secret is None else secret.get_secret_value()
+    for outcome in OUTCOMES:
+        metrics.callbacks.labels(outcome)  # so that each begins with 0
+
+    def count(outcome: str) -> None:
+        metrics.callbacks.labels(outcome).inc()
+
+    return Callbacks(backend.callbacks, text, private=settings.callback_private, count=count)
+
+
+def _file_limits(settings: Settings) -> FileLimits:
+    return FileLimits(
+        settings.max_files_per_caller, settings.max_files, timedelta(days=settings.file_retention_days)
+    )
+
+
+def _batches(
+    backend: Backend,
+    settings: Settings,
+    metrics: Metrics,
+    form: LineFormat,
+    gaps: Gaps,
+    files: Files,
+    accounts: Accounts,
+) -> Batches:
+    # One request at a time for each line, so that `gaps` knows what a line takes.
+    handlers = [make(backend.cluster, metrics, 1, lambda _: nullcontext()) for make in MODEL_TASKS]
+    parts = BatchParts(
+        store=backend.batches,
+        files=files,
+        handlers={handler.task_type: handler for handler in handlers},
+        gaps=gaps,
+        form=form,
+        metrics=metrics,
+        on_end=accounts.note,
+        staging=settings.back.staging,
+        max_body_bytes=settings.max_body_bytes,
+        max_file_bytes=settings.max_file_bytes,
+        ahead=settings.batch_slots,
+    )
+    retention = timedelta(days=settings.file_retention_days)
+    return Batches(parts, BatchLimits(settings.max_batches_per_caller, settings.max_batches, retention))

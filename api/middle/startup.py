@@ -17,11 +17,13 @@ from api.back.cluster.records import Readiness
 from api.back.settings import BackSettings
 from api.config import Settings
 from api.errors import ApiError, Unavailable
+from api.middle.batch_lines import LineFormat
 from api.middle.bundled import Progress, Report, import_bundled
+from api.middle.keys import KeyRing
 from api.middle.metrics import Metrics
 from api.middle.service import Service
 
-RETRY_SECONDS = 2.0  # what callers are told to wait during the bring-up
+RETRY_SECONDS = 2.0  # Retry-After during the bring-up
 READY_POLL_SECONDS = 0.05
 
 OpenBackend = Callable[[BackSettings], AbstractAsyncContextManager[Backend]]
@@ -40,14 +42,23 @@ class Appliance:
     """Owns the back layer from `start` to `stop`. One task opens and closes it, as context managers need."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, on_progress: Report, open_backend: OpenBackend
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        keys: KeyRing,
+        on_progress: Report,
+        open_backend: OpenBackend,
+        lines: LineFormat,
     ) -> None:
+        self.keys = keys
         self.phase = Phase.STARTING
         self.failure: str | None = None  # one line, in phase FAILED
+        self.not_imported: list[str] = []  # bundled models, each with the reason
         self._settings = settings
         self._metrics = metrics
         self._on_progress = on_progress
         self._open_backend = open_backend
+        self._lines = lines  # of batches
         self._service: Service | None = None
         self._step = "starting"
         self._owner: asyncio.Task[None] | None = None
@@ -65,7 +76,19 @@ class Appliance:
         """Ready while serving and every deployment answered a probe lately."""
         if self.phase is not Phase.SERVING or self._service is None:
             return Readiness(False, [self._state()], {})
-        return self._service.backend.cluster.readiness()
+        return self._service.readiness()
+
+    def warnings(self) -> list[str]:
+        """What does not work, although the server is ready for the rest."""
+        if self.phase is not Phase.SERVING or self._service is None:
+            return []
+        warnings = [f"a bundled model was not imported: {message}" for message in self.not_imported]
+        warnings += self._service.readiness().warnings
+        if (failure := self._service.tasks.queue.failure) is not None:
+            warnings.append(
+                f"no task can be recorded, so that asynchronous ones are refused: {failure.detail}"
+            )
+        return warnings
 
     def start(self) -> None:
         self._owner = asyncio.create_task(self._own())
@@ -93,34 +116,40 @@ class Appliance:
         try:
             self._report(Progress("start", "starting the model server"))
             async with self._open_backend(self._settings.back) as backend:
-                await self._bring_up(backend)
-                self.phase = Phase.SERVING
-                await self._announce(backend)
-                await self._stop.wait()
+                self.keys.attach(backend.keys)
+                try:
+                    await self._bring_up(backend)
+                    self.phase = Phase.SERVING
+                    await self._announce(self.service)
+                    await self._stop.wait()
+                finally:
+                    self.keys.attach(None)
         except Exception as error:
             # Whatever it is, the appliance cannot serve; the process shows it and decides.
-            if not isinstance(error, ApiError):
+            if not isinstance(error, (ApiError, OSError)):  # these name the file, or what to do
                 log.exception("the appliance stopped")
             self.failure = str(error) or type(error).__name__
             self.phase = Phase.FAILED
             self._report(Progress("failed", self.failure))
 
     async def _bring_up(self, backend: Backend) -> None:
-        service = Service.build(backend, self._settings, self._metrics)
+        service = Service.build(backend, self._settings, self._metrics, self._lines)
         settings = self._settings
         try:
+            await service.leases.start()
+            service.dispatcher.start()
+            service.callbacks.start()
             await import_bundled(service, settings.models, settings.home, settings.back.staging, self._report)
-            await service.tasks.recover()
-        except asyncio.CancelledError:
+            service.batches.start()
+        except BaseException:
             await service.drain(0)
             raise
-        service.dispatcher.start()
         self._service = service
 
-    async def _announce(self, backend: Backend) -> None:
+    async def _announce(self, service: Service) -> None:
         """Report `ready` once every deployment has answered a probe, and until then what is waited for."""
         said: list[str] = []
-        while not self._stop.is_set() and not (now := backend.cluster.readiness()).ready:
+        while not self._stop.is_set() and not (now := service.readiness()).ready:
             if now.reasons != said:
                 said = now.reasons
                 self._report(Progress("load", "; ".join(said)))
@@ -130,6 +159,8 @@ class Appliance:
 
     def _report(self, progress: Progress) -> None:
         self._step = progress.message
+        if progress.stage == "failed" and self.phase is Phase.STARTING:
+            self.not_imported.append(progress.message)
         log.info("%s", progress.message)
         self._on_progress(progress)
 

@@ -1,1 +1,1 @@
-"""Hugging Face folders of the GPT-2 family, read and checked without torch; `checkpoint` is the way in."""
+"""Hugging Face folders of the GPT-2 family, read and checked without torch; start at `folder`."""

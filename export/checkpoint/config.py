@@ -7,13 +7,15 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from export.checkpoint.generation import read_generation
 from export.errors import CheckpointError
 from export.reading import read_json_object
-from runtime.contract import Architecture, Kind
+from runtime.contract import Kind
+from runtime.manifest import Architecture
 
 CONFIG_FILE = "config.json"
-HEAD_SIZE_STEP = 8  # onnxruntime's GroupQueryAttention takes multiples of it
-GPT2_EOS = 50256  # transformers leaves keys out of config.json that have GPT2Config's default
+HEAD_SIZE_STEP = 8  # onnxruntime's GroupQueryAttention needs a multiple of it
+GPT2_EOS = 50256  # GPT2Config's default, which older config.json files leave out
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
 MAX_HIDDEN_SIZE = 65_536
@@ -32,12 +34,12 @@ class Activation(str, Enum):
 
     @property
     def lowest(self) -> float:
-        """No value of the function lies below this."""
+        """The smallest value of the function."""
         return 0.0 if self is Activation.RELU else -0.171
 
 
 class Head(str, Enum):
-    """What stands on the body; the value is the name in `architectures`."""
+    """The head on the body; the value is its name in `architectures`."""
 
     LM = "GPT2LMHeadModel"
     SEQUENCE = "GPT2ForSequenceClassification"
@@ -65,12 +67,13 @@ class ModelConfig:
     scale_attention: bool
     scale_by_layer: bool
     tied: bool
-    eos_token_id: int
-    pad_token_id: int
+    eos_token_id: int | None  # None: no token ends a text
+    pad_token_id: int | None  # None: a classifier always answers at the last token
     labels: tuple[str, ...] = ()
     slot_labels: tuple[str, ...] = ()
     nlu_echo: bool = False
     problem_type: str = "single_label_classification"
+    notes: tuple[str, ...] = ()  # where serving differs from transformers
 
     @property
     def head_size(self) -> int:
@@ -91,13 +94,13 @@ class ModelConfig:
         )
 
     def attention_scale(self, layer: int) -> float:
-        """What query times key is multiplied by, as GPT2Attention does."""
+        """The factor of query times key, as in GPT2Attention."""
         scale = self.head_size**-0.5 if self.scale_attention else 1.0
         return scale / (layer + 1) if self.scale_by_layer else scale
 
 
 def cache_head_size(head_size: int) -> int:
-    """As wide as a head lies in the cache; what is more than the model's own is zeros."""
+    """The width of a head in the cache: the model's own, padded with zeros to HEAD_SIZE_STEP."""
     return -(-head_size // HEAD_SIZE_STEP) * HEAD_SIZE_STEP
 
 
@@ -116,6 +119,14 @@ class _Reader:
         if type(value) is not int or not low <= value <= high:
             raise refused(key, value, f"a whole number from {low} to {high} is needed")
         return value
+
+    def token(self, key: str, vocab_size: int, absent: int | None) -> int | None:
+        """The id of a token; None where it is null: the model has no such token."""
+        if key not in self._data:
+            return absent
+        if self._data[key] is None:
+            return None
+        return self.integer(key, 0, 0, vocab_size - 1)
 
     def boolean(self, key: str, default: bool) -> bool:
         value = self.get(key, default)
@@ -162,14 +173,13 @@ def read_config(folder: Path) -> ModelConfig:
     if hidden_size % num_heads:
         raise refused("n_head", num_heads, f"n_embd {hidden_size} is not a multiple of it")
     vocab_size = read.integer("vocab_size", 50257, 1, MAX_VOCAB_SIZE)
-    eos_token_id = read.integer("eos_token_id", GPT2_EOS, 0, vocab_size - 1)
-    try:
-        activation = Activation(read.get("activation_function", "gelu_new"))
-    except ValueError:
-        choices = ", ".join(item.value for item in Activation)
-        raise refused(
-            "activation_function", read.get("activation_function", ""), f"not one of {choices}"
-        ) from None
+    nlu_echo = read.boolean("nlu_echo", False)
+    eos_token_id = _read_end(read, vocab_size, needed=head is Head.LM or nlu_echo)
+    notes: tuple[str, ...] = ()
+    if nlu_echo and eos_token_id is None:
+        raise refused("eos_token_id", "null", "nlu_echo needs it, between the two copies of a text")
+    if head is Head.LM:
+        eos_token_id, notes = read_generation(folder, eos_token_id, vocab_size)
     labels = () if head in (Head.LM, Head.TOKEN) else _read_labels(read)
     return ModelConfig(
         head=head,
@@ -179,18 +189,33 @@ def read_config(folder: Path) -> ModelConfig:
         inner_size=read.integer("n_inner", 4 * hidden_size, 1, 1 << 20),
         vocab_size=vocab_size,
         context_length=read.integer("n_positions", read.get("n_ctx", 1024), 2, MAX_CONTEXT_LENGTH),
-        activation=activation,
+        activation=_read_activation(read),
         layer_norm_epsilon=read.number("layer_norm_epsilon", 1e-5, 0.0, 1.0),
         scale_attention=read.boolean("scale_attn_weights", True),
         scale_by_layer=read.boolean("scale_attn_by_inverse_layer_idx", False),
         tied=read.boolean("tie_word_embeddings", True),
         eos_token_id=eos_token_id,
-        pad_token_id=read.integer("pad_token_id", eos_token_id, 0, vocab_size - 1),
+        pad_token_id=read.token("pad_token_id", vocab_size, None),
         labels=labels,
         slot_labels=_read_slot_labels(read, head),
-        nlu_echo=read.boolean("nlu_echo", False),
+        nlu_echo=nlu_echo,
         problem_type=_read_problem_type(read, labels),
+        notes=notes,
     )
+
+
+def _read_end(read: _Reader, vocab_size: int, *, needed: bool) -> int | None:
+    """The token that ends a text. The default is GPT-2's; None where the vocabulary is too small for that."""
+    eos_token_id = read.token("eos_token_id", vocab_size, GPT2_EOS)
+    if eos_token_id is None or eos_token_id < vocab_size:
+        return eos_token_id
+    if needed:
+        raise CheckpointError(
+            f"{CONFIG_FILE}: eos_token_id: absent, which means {GPT2_EOS}, but vocab_size is {vocab_size}:"
+            " give the id of the token that ends a text, or null where none does",
+            field="eos_token_id",
+        )
+    return None
 
 
 def _read_head(read: _Reader) -> Head:
@@ -202,6 +227,15 @@ def _read_head(read: _Reader) -> Head:
     if model_type != "gpt2":
         raise refused("model_type", model_type, "only gpt2 is supported")
     return Head(names[0])
+
+
+def _read_activation(read: _Reader) -> Activation:
+    name = read.get("activation_function", Activation.GELU_NEW.value)
+    try:
+        return Activation(name)
+    except ValueError:
+        choices = ", ".join(item.value for item in Activation)
+        raise refused("activation_function", name, f"not one of {choices}") from None
 
 
 def _refuse_unsupported(read: _Reader) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,18 @@ from export.checkpoint.config import Head, ModelConfig, read_config
 from export.checkpoint.tensors import TensorStore
 from export.checkpoint.tokenizer import read_tokenizer
 from export.errors import CheckpointError
+from export.progress import OnProgress
+from export.reading import is_there
 
 Shape = tuple[int, ...]
-# Masks that old checkpoints carry as buffers.
+# Attention masks that old checkpoints store as buffers.
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 _PREFIX = "transformer."
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
 class Checkpoint:
-    """Config, tokenizer and weights; weights go by their names without the `transformer.` prefix."""
+    """Config, tokenizer and weights; names of weights have no `transformer.` prefix."""
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, tensors: TensorStore) -> None:
         self.config = config
@@ -36,16 +39,17 @@ class Checkpoint:
         """Read config.json, the tokenizer and the safetensors headers; raises CheckpointError."""
         if not folder.is_dir():
             raise CheckpointError(f"{folder.name}: not a folder")
+        refuse_adapter([name for name in ADAPTER_FILES if is_there(folder / name)])
         config = read_config(folder)
         tensors = TensorStore.open(folder)
         return cls(config, read_tokenizer(folder, config), tensors)
 
     def weight(self, name: str) -> NDArray[np.float32]:
-        """A tensor as float32, a view of the file where it is stored so; raises CheckpointError for NaN."""
+        """A tensor as float32, a view of the file if that stores float32; raises CheckpointError for NaN."""
         return self._tensors.read(self._stored[name])
 
     def release(self) -> None:
-        """Give back the memory of weights that were read; they can be read again."""
+        """Return the memory of weights that were read; they can be read again."""
         self._tensors.release()
 
 
@@ -65,18 +69,29 @@ class DerivedCheckpoint(Checkpoint):
 
 
 class CountedCheckpoint(DerivedCheckpoint):
-    """The same weights; `tell` gets the share of them that were read, in the order of a graph."""
+    """The same weights; `on_progress` gets the share of them that was read."""
 
-    def __init__(self, plain: Checkpoint, tell: Callable[[float], None]) -> None:
+    def __init__(self, plain: Checkpoint, on_progress: OnProgress) -> None:
         super().__init__(plain)
-        self._tell = tell
+        self._on_progress = on_progress
         self._total = len(expected_shapes(plain.config))
         self._read: set[str] = set()
 
     def weight(self, name: str) -> NDArray[np.float32]:
         self._read.add(name)
-        self._tell(len(self._read) / self._total)
+        self._on_progress(len(self._read) / self._total)
         return super().weight(name)
+
+
+def refuse_adapter(files: Collection[str]) -> None:
+    """Refuse an adapter beside the model: transformers applies it, so the model alone answers differently."""
+    for name in ADAPTER_FILES:
+        if name in files:
+            raise CheckpointError(
+                f"{name}: an adapter, and only whole models are served: merge it into its model (peft's"
+                " merge_and_unload), and save that in a folder without the adapter",
+                field=name,
+            )
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
@@ -134,7 +149,7 @@ def _check_names(config: ModelConfig, tensors: TensorStore, stored: dict[str, st
             raise CheckpointError(f"tensor {name}: expected shape {shape}, found {found}", field=name)
         tensors.require_readable(stored[name])
     for name in stored:
-        # A tied head is stored by some writers, and means the embedding.
+        # Some writers store a tied head; it is the embedding.
         tied_head = name == "lm_head.weight" and config.tied
         if name not in expected and not tied_head and not _BUFFER.fullmatch(name):
             raise CheckpointError(

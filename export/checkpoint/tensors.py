@@ -1,7 +1,7 @@
-"""Reading safetensors without torch: header checked, data memory-mapped, tensors handed out as float32.
+"""Reading safetensors without torch: the header is checked, data is memory-mapped, tensors become float32.
 
-Format: https://huggingface.co/docs/safetensors (header length in 8 bytes, JSON header, data in which tensors
-lie without holes or overlaps).
+Format: https://huggingface.co/docs/safetensors (header length in 8 bytes, JSON header, then the data of all
+tensors without holes or overlaps).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from export.reading import (
     is_there,
     parse_json_object,
     plain_size,
-    quoted,
     read_json_object,
 )
+from runtime.contract import shown
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -55,19 +55,27 @@ class TensorEntry:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header of a safetensors file."""
+
+    entries: dict[str, TensorEntry]
+    metadata: dict[str, str]  # the writer's notes
+
+
 class TensorFile:
     """One memory-mapped safetensors file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries = read_header(path)
+        self.entries = read_header(path).entries
         with path.open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32; a view of the file where it is stored so.
+        """The tensor as float32; a view of the file if that stores float32.
 
-        What was read before is given back to the system: a file need not be in memory whole.
+        The memory of tensors that were read before is returned: the whole file need not fit.
         """
         self.release()
         entry = self.entries[name]
@@ -80,13 +88,13 @@ class TensorFile:
         else:
             stored = np.dtype("<f4" if entry.dtype == "F32" else "<f2")
             array = np.frombuffer(self._data, stored, count, entry.start).astype(np.float32, copy=False)
-        # Minimum and maximum carry NaN and infinity along and, unlike isfinite, allocate nothing.
+        # Minimum and maximum propagate NaN and infinity and, unlike isfinite, allocate nothing.
         if count and not (np.isfinite(array.min()) and np.isfinite(array.max())):
             raise CheckpointError(f"tensor {name}: holds NaN or infinite values", field=name)
         return array.reshape(entry.shape)
 
     def release(self) -> None:
-        """Give back the memory of what was read; views stay valid, and are read from the disk again."""
+        """Return the memory of what was read; views stay valid and are read from the disk again."""
         self._data.madvise(mmap.MADV_DONTNEED)
 
 
@@ -105,7 +113,7 @@ class TensorStore:
 
     @classmethod
     def open(cls, folder: Path) -> TensorStore:
-        """Raises CheckpointError where the folder holds no safetensors, or damaged ones."""
+        """Raises CheckpointError where the folder has no safetensors, or damaged ones."""
         if is_there(folder / INDEX_FILE):
             return cls(_open_shards(folder))
         if is_there(folder / SINGLE_FILE):
@@ -153,7 +161,7 @@ def _open_shards(folder: Path) -> dict[str, TensorFile]:
         _check_tensor_name(INDEX_FILE, name)
         if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
             raise CheckpointError(
-                f"{INDEX_FILE}: {name}: {quoted(str(shard))} is not a safetensors file name", field=name
+                f"{INDEX_FILE}: {name}: {shown(str(shard))} is not a safetensors file name", field=name
             )
         if shard not in shards:
             if not is_there(folder / shard):
@@ -174,7 +182,7 @@ def _open_shards(folder: Path) -> dict[str, TensorFile]:
     return files
 
 
-def read_header(path: Path) -> dict[str, TensorEntry]:
+def read_header(path: Path) -> Header:
     """Parse and check a safetensors header; raises CheckpointError for anything that the format forbids."""
     size = plain_size(path)
     with path.open("rb") as file:
@@ -187,7 +195,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         if length > MAX_HEADER_BYTES:
             raise _damaged(path, f"header of {length} bytes, but at most {MAX_HEADER_BYTES} are read")
         header = parse_json_object(file.read(length), path.name)
-    header.pop("__metadata__", None)
+    noted = header.pop("__metadata__", None)
     if not header:
         raise _damaged(path, "no tensors")
     entries = {name: _read_entry(path, name, value, 8 + length) for name, value in header.items()}
@@ -199,7 +207,8 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         position = entry.end
     if position != size:
         raise _damaged(path, f"tensors end at byte {position}, but the file has {size} (truncated or padded)")
-    return entries
+    notes = {key: str(value) for key, value in noted.items()} if isinstance(noted, dict) else {}
+    return Header(entries, notes)
 
 
 def _read_entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:
@@ -222,10 +231,10 @@ def _read_entry(path: Path, name: str, value: Any, data_start: int) -> TensorEnt
 
 
 def _check_tensor_name(file: str, name: str) -> None:
-    """Names go into messages and into the graph."""
+    """Refuse long and unprintable names: they appear in messages and in the graph."""
     if not (0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()):
         raise CheckpointError(
-            f"{file}: tensor {quoted(name)}: a name has 1 to {MAX_NAME_LENGTH} printable characters",
+            f"{file}: tensor {shown(name)}: a name has 1 to {MAX_NAME_LENGTH} printable characters",
             field=file,
         )
 

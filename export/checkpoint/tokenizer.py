@@ -11,16 +11,17 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from export.checkpoint.config import ModelConfig
+from export.checkpoint.prompts import PromptReader
 from export.errors import CheckpointError
-from export.reading import is_there, quoted, read_json_object, read_text
-from runtime.contract import TOKENIZER_FILE
+from export.reading import is_there, read_json_object, read_text
+from runtime.contract import TOKENIZER_FILE, Kind, is_byte_level, shown
 
 END_OF_TEXT = "<|endoftext|>"
 MAX_ADDED_TOKENS = 10_000  # the library compares them with each other
 # transformers' names, then those of OpenAI's release.
 _PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-# What a tokenizer may be made of. Left out is what multiplies a text (Replace, Prepend) or is a table that
-# the library trusts (Precompiled): a few bytes of either can take all memory, and that ends the process.
+# The allowed parts of a tokenizer. Parts that multiply a text (Replace, Prepend) and tables that the library
+# trusts (Precompiled) are not allowed: a few bytes of them can take all memory and end the process.
 _PARTS = {
     "normalizer": (
         *("Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents"),
@@ -42,7 +43,7 @@ _SEQUENCES = {
     "post_processor": "processors",
     "decoder": "decoders",
 }
-# Others may take for ever on some text. These are GPT-2's and cl100k_base's, in their published spelling.
+# Other patterns can take endless time on some texts. These are GPT-2's and cl100k_base's, as published.
 PATTERNS = (
     r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""",
     r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"""
@@ -52,9 +53,20 @@ _PROBE = "".join(map(chr, range(32, 127))) + "\t\n\x00 ä é 漢字 🙂"
 
 
 def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
-    """The tokenizer of a checkpoint folder; raises CheckpointError where none is there, or no sound one."""
+    """The tokenizer of a checkpoint folder; raises CheckpointError where none can be served."""
+    tokenizer = _find_tokenizer(folder, config)
+    with _complaints(TOKENIZER_FILE):
+        readable = next(PromptReader.of(tokenizer, config).shortest(), None)
+    if readable is None:
+        raise _refused(
+            f"no text becomes a token that fits the context: {config.context_length} tokens (n_positions)"
+        )
+    return tokenizer
+
+
+def _find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     if is_there(folder / TOKENIZER_FILE):
-        return open_tokenizer(folder / TOKENIZER_FILE, config.vocab_size)
+        return open_tokenizer(folder / TOKENIZER_FILE, config.vocab_size, config.head.kind)
     for vocabulary, merges in _PAIRS:
         if is_there(folder / vocabulary) and is_there(folder / merges):
             return _checked(_convert(folder / vocabulary, folder / merges), config.vocab_size)
@@ -64,12 +76,17 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     )
 
 
-def open_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
-    """Read a tokenizer.json whose tokens are below `vocab_size`, and which reads any text.
+def open_tokenizer(path: Path, vocab_size: int, kind: Kind) -> Tokenizer:
+    """Read a tokenizer.json with token ids below `vocab_size`, set up to encode text as the engine does.
 
     Raises CheckpointError.
     """
-    _check_parts(read_json_object(path))
+    data = read_json_object(path)
+    _check_parts(data)
+    if kind is Kind.LM and not is_byte_level(data.get("decoder")):
+        raise _refused(
+            f"decoder: {_types_of(data.get('decoder'))}, but a language model is served by ByteLevel alone"
+        )
     with _complaints(TOKENIZER_FILE):
         tokenizer = Tokenizer.from_file(str(path))
     return _checked(tokenizer, vocab_size)
@@ -85,21 +102,21 @@ def _check_parts(data: dict[str, Any]) -> None:
     if isinstance(model, dict) and model.get("dropout"):
         raise _refused("model.dropout: a text would be other tokens each time; null is needed")
     if isinstance(model, dict) and model.get("continuing_subword_prefix"):
-        prefix = quoted(str(model["continuing_subword_prefix"]))
+        prefix = shown(str(model["continuing_subword_prefix"]))
         raise _refused(f"model.continuing_subword_prefix: {prefix}, but tokens of bytes have none")
 
 
 def _check_part(section: str, part: Any) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind not in _PARTS[section]:
-        raise _refused(f"{section}: {quoted(str(kind))} is not one of {', '.join(_PARTS[section])}")
+        raise _refused(f"{section}: {shown(str(kind))} is not one of {', '.join(_PARTS[section])}")
     if kind == "Sequence":
         members = part.get(_SEQUENCES[section])
         for member in members if isinstance(members, list) else []:
             _check_part(section, member)
     pattern = part.get("pattern")
     if isinstance(pattern, dict) and "Regex" in pattern and pattern["Regex"] not in PATTERNS:
-        raise _refused(f"{section}: the pattern {quoted(str(pattern['Regex']))} is not one that is known")
+        raise _refused(f"{section}: the pattern {shown(str(pattern['Regex']))} is not one that is known")
 
 
 def _checked(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
@@ -108,18 +125,28 @@ def _checked(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
         raise _refused("the vocabulary is empty")
     token, largest = max(vocabulary.items(), key=lambda item: item[1])
     if largest >= vocab_size:
-        raise _refused(
-            f"token {quoted(token)} has id {largest}, beyond vocab_size {vocab_size}", "vocab_size"
-        )
-    # A truncation or padding stored by a trainer would silently change prompts.
+        raise _refused(f"token {shown(token)} has id {largest}, beyond vocab_size {vocab_size}", "vocab_size")
+    # Truncation or padding that a trainer stored would silently change prompts.
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    # A server does not parse control tokens in a text.
+    tokenizer.encode_special_tokens = True
     with _complaints(TOKENIZER_FILE, "does not read any text: "):
         ids = tokenizer.encode(_PROBE).ids + tokenizer.encode(_PROBE, _PROBE).ids
-    # A template may name ids that no token has.
+    # A template can contain ids that no token has.
     if max(ids, default=0) >= vocab_size:
         raise _refused(f"post_processor: adds id {max(ids)}, beyond vocab_size {vocab_size}", "vocab_size")
     return tokenizer
+
+
+def _types_of(part: Any) -> str:
+    """The types in a part of the file, for a message."""
+    if not isinstance(part, dict):
+        return "none"
+    members = part.get("decoders")
+    if part.get("type") != "Sequence" or not isinstance(members, list):
+        return shown(str(part.get("type")))
+    return f"a Sequence of {', '.join(map(_types_of, members[:5])) or 'nothing'}"
 
 
 def _refused(why: str, field: str = TOKENIZER_FILE) -> CheckpointError:
@@ -128,7 +155,7 @@ def _refused(why: str, field: str = TOKENIZER_FILE) -> CheckpointError:
 
 @contextmanager
 def _complaints(file: str, what: str = "") -> Iterator[None]:
-    """The library raises bare Exception, and lets panics of its Rust code through, which are none."""
+    """Turn the library's errors into CheckpointError: bare Exceptions, and panics of its Rust code."""
     try:
         yield
     except BaseException as error:

@@ -1,1 +1,1 @@
-"""Hand-built ONNX graphs of the GPT-2 family; `build.write_graph` is the way in."""
+"""Hand-built ONNX graphs of the GPT-2 family; start at `build.write_graph`."""

@@ -1,6 +1,6 @@
 """The GPT-2 body: embeddings and transformer blocks up to the last norm, for every graph.
 
-The residual stream runs beside the normed one: SkipLayerNormalization adds, norms and hands out both.
+Residual and normed activations are separate tensors; SkipLayerNormalization adds, norms and returns both.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Body:
     def _block(
         self, layer: int, normed: str, residual: str, rows: str | None, output: str | None
     ) -> tuple[str, str]:
-        """One block with the norm that follows it. With `rows`, what nobody reads is dropped early."""
+        """One block with the norm after it. With `rows`, all other rows are dropped before c_proj."""
         path = f"h.{layer}"
         weight, bias, out_weight = self._attention_weights(layer)
         normed = self._weights.narrow(f"{path}.ln_1", normed)
@@ -124,7 +124,7 @@ class Body:
         return self._graph.node("Reshape", f"{path}.flat", [context, self._graph.integers(-1, width)])
 
     def _linear(self, path: str, x: str, lowest: float | None = None) -> str:
-        """A projection whose bias the next operator adds."""
+        """A projection without its bias, which the next operator adds."""
         return self._weights.linear(path, x, self._checkpoint.weight(f"{path}.weight"), lowest=lowest)
 
     def _attention_weights(self, layer: int) -> tuple[Floats, Floats, Floats]:

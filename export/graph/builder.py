@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 OPSET = 21
 MICROSOFT = "com.microsoft"
 IR_VERSION = 10
-# Above this the weights lie in a file beside the graph: a message is held in memory several times while it is
-# written and read, and ends at 2 GiB, while a file is mapped.
+# Above this the weights are in a file beside the graph, which is memory-mapped. A protocol buffer has at most
+# 2 GiB, and is in memory several times while it is written or read.
 MAX_INLINE_BYTES = 1 << 26
 DATA_SUFFIX = ".data"
 _ALIGNMENT = 4096  # onnxruntime maps external weights by page
@@ -25,7 +25,7 @@ Array = NDArray[Any]
 class GraphBuilder:
     """Collects one graph. Nodes are named by their place in the model, tensors after their node.
 
-    Weights leave memory as they come: a model larger than the machine's memory can be written.
+    Weights are written at once and not kept: a model larger than the machine's memory can be exported.
     """
 
     def __init__(self, name: str, path: Path) -> None:
@@ -47,7 +47,7 @@ class GraphBuilder:
         return name in self._weights.tensors
 
     def weight(self, name: str, array: Array) -> str:
-        """Add an initializer; a name that is there already is shared."""
+        """Add an initializer, unless the graph has one of that name; then that one is shared."""
         if not self.has_weight(name):
             self._weights.add(name, array)
         return name
@@ -107,7 +107,7 @@ class GraphBuilder:
 
 
 class _WeightWriter:
-    """Keeps few weights inside the graph; once they are many, all but the smallest go to the file `data`."""
+    """Keeps weights in the graph while they are few; otherwise all but the smallest go to the file `data`."""
 
     def __init__(self, data: Path) -> None:
         self.tensors: dict[str, TensorProto] = {}
@@ -120,7 +120,7 @@ class _WeightWriter:
         tensor = TensorProto(name=name, data_type=element, dims=array.shape)
         if self._file is None and self._inline_bytes + array.nbytes > MAX_INLINE_BYTES:
             self._move_out()
-        # Small ones stay, among them shapes, from which other shapes are inferred.
+        # Small tensors stay in the graph: shape inference needs those that hold shapes.
         if self._file is not None and array.nbytes >= _ALIGNMENT:
             self._write(tensor, np.ascontiguousarray(array).data.cast("B"))
         else:

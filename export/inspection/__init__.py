@@ -1,1 +1,1 @@
-"""What a file or folder is, without running or changing it: one file here for each kind of thing."""
+"""Inspection: what a file or folder holds, without running or changing it. One module for each kind."""

@@ -1,16 +1,17 @@
-"""What an artifact holds, and whether its files are those of its manifest."""
+"""The content of an artifact, and whether its files match its manifest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar
 
-from export.errors import ArtifactError, CheckpointError
-from export.files import file_entry
+from export.errors import ArtifactError
+from export.files import check_content, check_size
 from export.inspection.sizes import cache_sizes
-from export.reading import plain_size, read_text
-from runtime.contract import MANIFEST_FILE, Architecture, FileEntry, Kind, Manifest, ManifestError
+from export.reading import read_text
+from runtime.contract import Kind
+from runtime.manifest import MANIFEST_FILE, Architecture, FileEntry, Manifest, ManifestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +39,15 @@ class ArtifactFacts:
     cache_sizes: dict[str, int]  # bytes for each token, by variant; only a language model has a cache
     provenance: dict[str, str]
     tokenizer: FileEntry
-    problems: tuple[str, ...]  # files that differ from what the manifest says of them
+    problems: tuple[str, ...]  # files that differ from the manifest
 
 
 def inspect_artifact(folder: Path, name: str) -> ArtifactFacts:
-    """Read the manifest and every file that it lists; raises ExportError where it is none."""
+    """Read the manifest and every file that it lists; raises ExportError without a valid manifest."""
     try:
         manifest = Manifest.from_json(read_text(folder / MANIFEST_FILE))
     except ManifestError as error:
         raise ArtifactError(str(error), field=MANIFEST_FILE) from None
-    files = [manifest.tokenizer, *(file for entry in manifest.variants.values() for file in entry.files)]
     shape, cache = manifest.architecture, {}
     if manifest.kind is Kind.LM:
         cache = cache_sizes(shape.num_layers, shape.num_heads, shape.head_size)
@@ -68,25 +68,14 @@ def inspect_artifact(folder: Path, name: str) -> ArtifactFacts:
         cache_sizes={variant.value: cache[variant] for variant in manifest.variants if variant in cache},
         provenance=manifest.provenance,
         tokenizer=manifest.tokenizer,
-        problems=tuple(problem for file in files if (problem := _problem(folder, file)) is not None),
+        problems=tuple(problem for file in manifest.files if (problem := _problem(folder, file)) is not None),
     )
 
 
 def _problem(folder: Path, expected: FileEntry) -> str | None:
-    relative = PurePosixPath(expected.path)
-    path = folder / relative
-    if (
-        relative.is_absolute()
-        or ".." in relative.parts
-        or not path.resolve().is_relative_to(folder.resolve())
-    ):
-        return f"{expected.path}: leads out of the artifact"
     try:
-        size = plain_size(path)
-    except CheckpointError as error:
-        return f"{expected.path}: {error.message.partition(': ')[2]}"
-    if size != expected.size:
-        return f"{expected.path}: {size} bytes, but the manifest says {expected.size}"
-    if file_entry(folder, path).sha256 != expected.sha256:
-        return f"{expected.path}: other content than the manifest says (sha256)"
+        check_size(folder, expected)
+        check_content(folder, expected)
+    except ArtifactError as error:
+        return error.message
     return None

@@ -1,4 +1,4 @@
-"""What a checkpoint's folder holds, also where it cannot be exported."""
+"""The content of a checkpoint folder, also where it cannot be exported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """Of any family, hence what config.json lacks is None."""
+    """The dimensions of a model of any family; None where config.json does not give one."""
 
     layers: int | None
     width: int | None
@@ -53,7 +53,7 @@ class Dimensions:
 
     @classmethod
     def named(cls, raw: dict[str, Any]) -> Dimensions:
-        """By the keys of GPT-2 and of the families after it."""
+        """Read by the keys of GPT-2 and of later families."""
 
         def first(*keys: str) -> int | None:
             return next((raw[key] for key in keys if type(raw.get(key)) is int), None)
@@ -69,15 +69,16 @@ class Dimensions:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What follows from a config.json that an export understands."""
+    """Facts from a config.json that the exporter supports."""
 
     kind: str
-    parameters: int  # each once, as a tied head is the embedding
+    parameters: int  # a tied head is the embedding, and counted once
     activation: str
     labels: tuple[str, ...]
     slot_labels: tuple[str, ...]
     problem_type: str
     unusual: tuple[str, ...]
+    notes: tuple[str, ...]  # where serving differs from transformers
     cache_sizes: dict[str, int]  # bytes for each token, by variant; only a language model has a cache
     variant_sizes: dict[str, int]  # bytes, estimated
 
@@ -94,6 +95,7 @@ class ModelFacts:
             slot_labels=config.slot_labels,
             problem_type=config.problem_type,
             unusual=tuple(_unusual(config)),
+            notes=config.notes,
             cache_sizes={variant.value: size for variant, size in cache.items()},
             variant_sizes={variant.value: size for variant, size in variant_sizes(config).items()},
         )
@@ -108,13 +110,13 @@ class TokenizerFacts:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFacts:
-    """A part that is None could not be read; `problem` says why, as an export would."""
+    """A part that could not be read is None; `problem` gives the reason, as an export would."""
 
     what: ClassVar[str] = "checkpoint"
 
     name: str
     problem: str | None  # why it cannot be exported
-    architecture: str | None  # as config.json has it
+    architecture: str | None  # as in config.json
     dimensions: Dimensions
     model: ModelFacts | None
     weights: WeightFacts | None
@@ -123,7 +125,7 @@ class CheckpointFacts:
 
 
 def inspect_checkpoint(folder: Path, name: str) -> CheckpointFacts:
-    """Look at every part on its own: one that is damaged does not hide the others."""
+    """Read each part separately: a damaged one does not hide the others."""
     raw = _readable(lambda: read_json_object(folder / CONFIG_FILE)) or {}
     config = _readable(lambda: read_config(folder))
     return CheckpointFacts(
@@ -139,7 +141,7 @@ def inspect_checkpoint(folder: Path, name: str) -> CheckpointFacts:
 
 
 def _readable(read: Callable[[], Value]) -> Value | None:
-    """None where it cannot be read; `_problem` reads it too, and tells why."""
+    """None where it cannot be read; `_problem` reads it too and gives the reason."""
     try:
         return read()
     except CheckpointError:
@@ -164,7 +166,7 @@ def _weights(folder: Path) -> WeightFacts | None:
     names = [SINGLE_FILE]
     if is_there(folder / INDEX_FILE):
         shards = read_json_object(folder / INDEX_FILE).get("weight_map")
-        # Only names that lie in this folder: an index can say anything.
+        # Only files of this folder: an index can contain any path.
         found = {path.name for path in folder.glob("*.safetensors")}
         names = sorted(found & set(map(str, shards.values()))) if isinstance(shards, dict) else []
     if not names:
@@ -183,7 +185,7 @@ def _tokenizer(folder: Path, config: ModelConfig) -> TokenizerFacts:
 
 
 def _unusual(config: ModelConfig) -> list[str]:
-    """Where it differs from GPT-2 as it was published."""
+    """Differences from the published GPT-2."""
     found = []
     if not config.scale_attention:
         found.append("attention is not scaled by the head size (scale_attn_weights)")
@@ -199,6 +201,8 @@ def _unusual(config: ModelConfig) -> list[str]:
         found.append(
             f"heads of {config.head_size} are served as heads of {cache_head_size(config.head_size)}"
         )
+    if config.head is Head.LM and config.eos_token_id is None:
+        found.append("nothing ends a text before its longest length (eos_token_id null)")
     if config.nlu_echo:
         found.append("it reads a text twice, and tags the second copy (nlu_echo)")
     return found

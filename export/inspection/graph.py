@@ -1,4 +1,4 @@
-"""What an .onnx file of any maker holds. It is read, and never run."""
+"""The content of an .onnx file of any origin. It is read, and never run."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from export.errors import ExportError
 from export.reading import plain_size
-from export.vetting.signature import element_name
-from export.vetting.wire import Fields, Shape, WireError
+from export.validation.signature import element_name
+from export.validation.wire import Fields, Shape, WireError, parse_model
 
 MAX_BYTES = (1 << 31) - 1  # of a protocol buffer
-MAX_FIELDS = 4_000_000  # an empty one takes a hundred bytes in memory
-MAX_DEPTH = 10  # of messages in each other; two graphs within graphs
-_STANDARD = "ai.onnx"  # what an empty domain means
+MAX_FIELDS = 4_000_000  # an empty field takes a hundred bytes in memory
+MAX_DEPTH = 10  # of nested messages: two levels of graphs within graphs
+_STANDARD = "ai.onnx"  # the meaning of an empty domain
+# Bits per element; all other types take eight.
 _BITS = {
     **dict.fromkeys(("FLOAT", "INT32", "UINT32"), 32),
     **dict.fromkeys(("DOUBLE", "INT64", "UINT64", "COMPLEX64"), 64),
@@ -30,7 +30,7 @@ _BITS = {
     **dict.fromkeys(("INT4", "UINT4", "FLOAT4E2M1"), 4),
     **dict.fromkeys(("INT2", "UINT2"), 2),
     "COMPLEX128": 128,
-}  # all others take a byte
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class ValueFacts:
 
     name: str
     type: str
-    shape: tuple[int | str, ...] | None  # a size that differs from run to run has a name, or is ?
+    shape: tuple[int | str, ...] | None  # a dynamic size is a name, or ?
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class GraphFacts:
     producer: str
     ir_version: int
     opsets: dict[str, int]
-    operators: dict[str, dict[str, int]]  # how often each stands in the graph, by domain
+    operators: dict[str, dict[str, int]]  # the number of nodes of each, by domain
     inputs: tuple[ValueFacts, ...]
     outputs: tuple[ValueFacts, ...]
     tensors: int
@@ -69,7 +69,7 @@ class GraphFacts:
 
 
 def inspect_graph(path: Path) -> GraphFacts:
-    """Sum up an ONNX graph; raises ExportError where it is none."""
+    """Summarize an ONNX graph; raises ExportError where the file is none."""
     model = _read(path)
     nodes, tensors = [], list(model.graph.initializer)
     for graph in _graphs(model):
@@ -102,12 +102,9 @@ def _read(path: Path) -> onnx.ModelProto:
         raise _refused(path, f"{size} bytes, but a protocol buffer has at most {MAX_BYTES}")
     data = path.read_bytes()
     try:
-        _shape().check(data, MAX_FIELDS)
-        model = onnx.ModelProto.FromString(data)
+        model = parse_model(data, _shape(), MAX_FIELDS)
     except WireError as error:
         raise _refused(path, str(error)) from None
-    except DecodeError:
-        raise _refused(path, "damaged") from None
     if not model.HasField("graph"):
         raise _refused(path, "no graph in it")
     return model
@@ -119,7 +116,7 @@ def _shape() -> Shape:
 
 
 def _fields(descriptor: Any, depth: int) -> Fields:
-    """Every field of the format, down to a depth: graphs can hold graphs."""
+    """Every field of the format, down to a depth: graphs can contain graphs."""
     return {
         field.name: None if field.message_type is None else _fields(field.message_type, depth - 1)
         for field in descriptor.fields
@@ -128,7 +125,7 @@ def _fields(descriptor: Any, depth: int) -> Fields:
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[Any]:
-    """Everything that has nodes: the graph, those within its nodes, and functions."""
+    """Everything that has nodes: the graph, the graphs within its nodes, and functions."""
     waiting = [model.graph, *model.functions]
     while waiting:
         graph = waiting.pop()
@@ -170,13 +167,13 @@ def _locations(tensors: list[onnx.TensorProto]) -> Iterator[str]:
 
 def _external(graph: Path, location: str) -> ExternalFacts:
     path = graph.parent / location
-    # A graph can name any file of this machine; only those beside it are looked at.
+    # A graph can name any file of this machine; only files beside it are examined.
     beside = "\0" not in location and path.resolve().parent == graph.resolve().parent
     return ExternalFacts(location, path.stat().st_size if beside and path.is_file() else None)
 
 
 def _text(value: str | bytes) -> str:
-    """What is no UTF-8 comes as bytes."""
+    """Text of the format; it is bytes where it is not UTF-8."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 

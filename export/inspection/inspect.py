@@ -1,26 +1,27 @@
-"""What a person points at, in facts: a checkpoint, an artifact, or a single file of one."""
+"""Facts about a checkpoint, an artifact, an archive of one, or a single file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from export.archive import ARTIFACT_MARK, CHECKPOINT_MARK, PICKLE_SUFFIXES, ArchiveLimits, unpack_archive
+from export.archive import ARTIFACT_MARK, CHECKPOINT_MARK, PICKLE_SUFFIXES, unpack_archive
 from export.checkpoint.tensors import INDEX_FILE
 from export.errors import ArchiveError, CheckpointError, ExportError
 from export.inspection.artifact import ArtifactFacts, inspect_artifact
 from export.inspection.checkpoint import CheckpointFacts, inspect_checkpoint
 from export.inspection.graph import GraphFacts, inspect_graph
 from export.inspection.tensors import WeightFacts, inspect_weights
+from export.members import ArchiveLimits
 from export.reading import CONVERT_LINE, plain_size
 
 Facts = CheckpointFacts | ArtifactFacts | GraphFacts | WeightFacts
 
 
 def inspect_path(path: Path, limits: ArchiveLimits) -> Facts:
-    """By what it is called, and an archive by its content, which is unpacked to a temporary folder.
+    """The kind is decided by the name. An archive is unpacked to a temporary folder and inspected there.
 
-    Raises ExportError where it is nothing of ours; a checkpoint that cannot be exported is no error.
+    Raises ExportError for files of other kinds; a checkpoint that cannot be exported is no error.
     """
     name = path.resolve().name
     if path.is_dir():

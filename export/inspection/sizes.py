@@ -1,4 +1,4 @@
-"""How large the variants of a checkpoint become, before any is made. All in bytes."""
+"""Estimated sizes of the variants of a checkpoint, before an export. All in bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from export.checkpoint.config import ModelConfig, cache_head_size
 from export.checkpoint.folder import expected_shapes
-from export.graph.four_bit import BLOCK
+from export.graph.int4 import BLOCK
 from runtime.contract import Variant
 
 _MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -23,14 +23,14 @@ def variant_sizes(config: ModelConfig) -> dict[Variant, int]:
         sizes[Variant.FP32] += 4 * count
         sizes[Variant.FP16] += (2 if narrow else 4) * count
         # A scale in float32 for each row of a table, for each column of a matrix.
-        eight_bit = count + 4 * (rows if name in _TABLES else columns) if narrow else 4 * count
-        sizes[Variant.INT8] += eight_bit
+        int8 = count + 4 * (rows if name in _TABLES else columns) if narrow else 4 * count
+        sizes[Variant.INT8] += int8
         if name.endswith(_MATRICES):
             blocks = math.ceil(rows / BLOCK)
             # Half a byte for each weight, a float32 scale and half a byte of zero point for each block.
             sizes[Variant.INT4] += columns * (blocks * (BLOCK // 2 + 4) + math.ceil(blocks / 2))
         else:
-            sizes[Variant.INT4] += eight_bit
+            sizes[Variant.INT4] += int8
     return sizes
 
 

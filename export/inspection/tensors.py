@@ -1,9 +1,8 @@
-"""What safetensors files hold, by their headers alone."""
+"""The content of safetensors files, from their headers alone."""
 
 from __future__ import annotations
 
 import math
-import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +10,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from export.checkpoint.tensors import TensorEntry, read_header
-from export.reading import parse_json_object
 
-LARGEST = 5  # tensors that are named
+LARGEST = 5  # tensors that are listed
 
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
     name: str
     shape: tuple[int, ...]
-    dtype: str  # as the file spells it: F32, F16, BF16, I8, ...
+    dtype: str  # as in the file: F32, F16, BF16, I8, ...
     size: int  # bytes
 
 
@@ -39,12 +37,13 @@ class WeightFacts:
 
 
 def inspect_weights(paths: Sequence[Path], name: str) -> WeightFacts:
-    """Sum up safetensors files; raises CheckpointError for a damaged one."""
+    """Summarize safetensors files; raises CheckpointError for a damaged one."""
     entries: list[tuple[str, TensorEntry]] = []
     metadata: dict[str, str] = {}
     for path in paths:
-        entries += read_header(path).items()
-        metadata |= _metadata(path)
+        header = read_header(path)
+        entries += header.entries.items()
+        metadata |= header.metadata
     sizes: Counter[str] = Counter()
     for _, entry in entries:
         sizes[entry.dtype] += entry.end - entry.start
@@ -60,11 +59,3 @@ def inspect_weights(paths: Sequence[Path], name: str) -> WeightFacts:
         ),
         metadata=metadata,
     )
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    """What the writer noted; `read_header` has bounded the header and found it sound."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        noted = parse_json_object(file.read(length), path.name).get("__metadata__")
-    return {key: str(value) for key, value in noted.items()} if isinstance(noted, dict) else {}

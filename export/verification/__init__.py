@@ -1,1 +1,1 @@
-"""The fp32 graph beside models that share no code with it; `verify` is the way in."""
+"""Verification: the fp32 graph against models that share no code with it; start at `verify`."""

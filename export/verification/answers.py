@@ -1,45 +1,51 @@
-"""What an fp32 graph answers to random tokens, for other models to be asked the same.
+"""Answers of the fp32 graph to random tokens; other models then answer the same.
 
-Texts are token ids from a fixed seed: every part of a model shows in its answer to them.
+Texts are token ids from a fixed seed: an error in any part of a model changes its answers to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from export.checkpoint.config import ModelConfig
+from export.checkpoint.config import Head, ModelConfig
+from export.progress import OnProgress
 from export.session import Floats, HeadSession, Integers, LanguageSession
-from runtime.contract import Architecture, Variant
+from runtime.contract import Variant, without_padding
+from runtime.manifest import Architecture
 
 MAX_PROMPT_TOKENS = 32
 MAX_TEXT_TOKENS = 96
 GENERATED_AT_ONCE = 25  # rows
 
-Tell = Callable[[float], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A language model's `logits` are one array `[steps, vocab]`, those that it chose its tokens by.
+    """`logits` of a language model are one array `[steps, vocab]`, by which it chose its tokens.
 
-    A head's are `[labels]`, `[tokens, slot_labels]` or both.
+    Those of a head are `[labels]`, `[tokens, slot_labels]` or both.
     """
 
-    ids: list[int]  # what was read: of a language model the prompt, and all but the last of its own tokens
+    ids: list[
+        int
+    ]  # the tokens that were read: for a language model the prompt and its own tokens but the last
     logits: list[Floats]
 
 
 def language_answers(
-    graph: Path, architecture: Architecture, prompts: int, tokens: int, scratch: IO[bytes], tell: Tell
+    graph: Path,
+    architecture: Architecture,
+    prompts: int,
+    tokens: int,
+    scratch: IO[bytes],
+    on_progress: OnProgress,
 ) -> list[Answer]:
     """Greedy continuations by `tokens` tokens, or fewer in a short context.
 
-    The logits, which are large for a large vocabulary, lie in the empty file `scratch`.
+    The logits can be large, and are kept in the file `scratch`, which must be empty.
     """
     context, vocabulary = architecture.context_length, architecture.vocab_size
     steps = min(tokens, context - 1)
@@ -58,23 +64,28 @@ def language_answers(
                 found = session.decode(chosen[part, step - 1], lengths + step - 1)
             logits[part, step] = found
             chosen[part, step] = found.argmax(axis=1)
-        tell(min(1.0, part.stop / prompts))
+        on_progress(min(1.0, part.stop / prompts))
     return [
         Answer([*text, *map(int, row[:-1])], [scores])
         for text, row, scores in zip(texts, chosen, logits, strict=True)
     ]
 
 
-def head_answers(graph: Path, config: ModelConfig, count: int, tell: Tell) -> list[Answer]:
-    """Labels of `count` texts, padded in batches."""
-    # transformers reads a classifier's answer at the last token that is no padding.
-    allowed = np.delete(np.arange(config.vocab_size), config.pad_token_id)
-    texts = _texts(allowed, count, min(MAX_TEXT_TOKENS, config.context_length))
+def head_answers(graph: Path, config: ModelConfig, count: int, on_progress: OnProgress) -> list[Answer]:
+    """Answers to `count` texts in batches; a classifier's texts end with up to three tokens of padding."""
+    texts = _texts(np.arange(config.vocab_size), count, min(MAX_TEXT_TOKENS, config.context_length))
+    rows = texts
+    if config.head is Head.SEQUENCE and config.pad_token_id is not None:
+        # The answer is read before the padding at the end of a text.
+        for number, text in enumerate(texts):
+            padding = min(number % 4, len(text))
+            text[len(text) - padding :] = [config.pad_token_id] * padding
+        rows = [without_padding(text, config.pad_token_id) for text in texts]
     answers: list[Answer] = []
-    for text, (labels, slots) in zip(texts, HeadSession(graph, Variant.FP32).run(texts), strict=True):
+    for text, (labels, slots) in zip(texts, HeadSession(graph, Variant.FP32).run(rows), strict=True):
         logits = [labels] if config.labels else []
         answers.append(Answer(text, logits if slots is None else [*logits, slots]))
-        tell(len(answers) / count)
+        on_progress(len(answers) / count)
     return answers
 
 

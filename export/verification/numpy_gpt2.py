@@ -1,7 +1,7 @@
 """A plain NumPy GPT-2, written from transformers' documentation, independent of the reader and of the graphs.
 
 Weights are a dict of arrays under the names of a checkpoint, without the `transformer.` prefix; `config` is
-config.json as a dict. One text at a time, in float64 unless `dtype` says float32.
+config.json as a dict. It reads one text at a time, in float64 unless `dtype` is float32.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ def lm_logits(weights: Weights, config: Config, ids: Sequence[int], dtype: Preci
 def classifier_logits(
     weights: Weights, config: Config, ids: Sequence[int], dtype: Precision = np.float64
 ) -> Array:
-    """`[labels]`, read at the last token."""
+    """`[labels]`, read at the last token that is not padding, which is the first one where all are."""
+    read = [place for place, token in enumerate(ids) if token != config.get("pad_token_id")]
     hidden = hidden_states(weights, config, ids, dtype)
-    return np.asarray(hidden[-1] @ _get(weights, "score.weight", dtype).T)
+    return np.asarray(hidden[read[-1] if read else 0] @ _get(weights, "score.weight", dtype).T)
 
 
 def token_logits(

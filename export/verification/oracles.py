@@ -1,6 +1,6 @@
-"""Models that an export is held to: each reads the checkpoint by itself and shares no code with the graphs.
+"""Models with which an export is compared: each reads the checkpoint itself and shares no code with graphs.
 
-torch, transformers and optimum are imported where they are used: exports and servers run without them.
+torch, transformers and optimum are imported only where they are used: exports and servers need none of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from export.session import Floats, open_session
 from export.verification import numpy_gpt2
 from runtime.contract import GRAPH_FILE, Variant
 
-TRACED_TOKENS = 16  # optimum's own, but contexts may be shorter
+TRACED_TOKENS = 16  # optimum's default; shorter contexts need fewer
 _OPTIMUM_TASKS = {
     Head.LM: "text-generation",
     Head.SEQUENCE: "text-classification",
@@ -29,17 +29,17 @@ _OPTIMUM_TASKS = {
 
 
 class Unavailable(Exception):
-    """Why a reference is not run; what is not installed is an ImportError."""
+    """The reason why a reference cannot be run. A library that is not installed is an ImportError."""
 
 
 class Oracle(Protocol):
     title: str  # its name and version
 
     def logits(self, ids: Sequence[int]) -> list[Floats]:
-        """All that the head answers to one text.
+        """All outputs of the head for one text.
 
-        A language model: `[tokens, vocab]`. A classifier: `[labels]`, read at the last token. A tagger:
-        `[tokens, slot_labels]`. A joint head: both, intents first.
+        A language model: `[tokens, vocab]`. A classifier: `[labels]`, read at the last token that is not
+        padding. A tagger: `[tokens, slot_labels]`. A joint head: both, intents first.
         """
 
 
@@ -76,8 +76,9 @@ class OptimumOracle:
         with TemporaryDirectory() as scratch:
             model = _load(folder, config)
             model.config.use_cache = False
-            # A batch, as optimum traces with, is only accepted where the padding is known.
-            model.config.pad_token_id = config.pad_token_id
+            if config.pad_token_id is None:
+                # optimum traces with a batch, which needs a padding token: one that is in no text.
+                model.config.pad_token_id = config.vocab_size
             try:
                 with _quiet():
                     onnx_export_from_model(
@@ -87,7 +88,7 @@ class OptimumOracle:
                         do_validation=False,
                         sequence_length=min(TRACED_TOKENS, config.context_length),
                     )
-            except Exception as error:  # whatever its tracing raises, this artifact is not to blame
+            except Exception as error:  # an error of its tracing is no error of this artifact
                 raise Unavailable(f"its export failed: {_first_line(error)}") from error
             del model
             self._session = open_session(Path(scratch) / GRAPH_FILE, Variant.FP32)
@@ -106,7 +107,7 @@ class OptimumOracle:
 
 
 class NumpyOracle:
-    """The NumPy GPT-2 of this project, in float32 as the others."""
+    """The NumPy GPT-2 of this project, in float32 like the others."""
 
     name = "numpy"
 
@@ -127,14 +128,14 @@ class NumpyOracle:
 
 
 def _load(folder: Path, config: ModelConfig) -> Any:
-    """The torch module, ready to answer."""
+    """The torch module in evaluation mode."""
     import torch
 
     try:
         model, loading = _module(config.head).from_pretrained(
             folder,
             dtype=torch.float32,
-            # Its faster attention ignores scale_attn_weights and scale_attn_by_inverse_layer_idx.
+            # Faster implementations ignore scale_attn_weights and scale_attn_by_inverse_layer_idx.
             attn_implementation="eager",
             local_files_only=True,
             use_safetensors=True,
@@ -142,7 +143,7 @@ def _load(folder: Path, config: ModelConfig) -> Any:
         )
     except (ValueError, RuntimeError, OSError) as error:
         raise Unavailable(f"transformers does not load it: {_first_line(error)}") from error
-    # These would be random.
+    # transformers fills missing weights with random numbers.
     if loading["missing_keys"]:
         raise Unavailable(f"transformers does not find {', '.join(sorted(loading['missing_keys']))[:200]}")
     return model.eval()
@@ -155,7 +156,7 @@ def _module(head: Head) -> Any:
 
 
 def _joint_nlu() -> Any:
-    """This project's own head, which transformers lacks: two linear layers on its GPT2Model."""
+    """The joint head of this project, which transformers lacks: two linear layers on its GPT2Model."""
     import torch
     from transformers import GPT2Model, GPT2PreTrainedModel
 
@@ -180,7 +181,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """optimum and torch warn about their own ways of tracing."""
+    """Silence the warnings of optimum and torch about their own tracing."""
     from optimum.utils import logging
 
     verbosity = logging.get_verbosity()

@@ -1,9 +1,9 @@
-"""Proof of an export: what the fp32 graph answers, beside what independent models answer to the same tokens.
+"""Verification of an export: the fp32 graph and independent models answer the same tokens.
 
     rows = verify(checkpoint, artifact)
     require_passed(rows)
 
-The graph is run first and closed; then the references, one at a time.
+The graph runs first and is closed; then the references run, one at a time.
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ import numpy as np
 from export.archive import ARTIFACT_MARK
 from export.checkpoint.config import Head, ModelConfig, read_config
 from export.errors import ExportError
-from export.progress import Report, Stages, ignore
+from export.progress import OnProgress, Report, Stages, ignore
 from export.session import Floats
-from export.verification.answers import Answer, Tell, head_answers, language_answers
+from export.verification.answers import Answer, head_answers, language_answers
 from export.verification.oracles import NumpyOracle, OptimumOracle, Oracle, TransformersOracle, Unavailable
-from runtime.contract import GRAPH_FILE, Manifest, Variant
+from runtime.contract import GRAPH_FILE, Variant
+from runtime.manifest import Manifest
 
-# The largest difference between two logits that is rounding. Trained models have logits of -100 and beyond,
-# where float32 itself is coarser: above LARGE the limit grows in proportion.
+# The largest difference between two logits that counts as rounding. Logits of trained models reach -100 and
+# beyond, where float32 has coarser steps: above LARGE the limit grows in proportion.
 LIMIT = 2e-4
 LARGE = 32.0
 PROMPTS = 50
 GREEDY_TOKENS = 64
 COLUMNS = ("reference", "max logit difference", "same answers", "note")
 
-# Given a checkpoint's folder and its artifact's, one line for the provenance; raises ExportError.
+# Called with the folders of checkpoint and artifact; returns a line for the provenance, raises ExportError.
 Verify = Callable[[Path, Path], str]
 _References = type[TransformersOracle] | type[OptimumOracle] | type[NumpyOracle]
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The fp32 graph beside one reference; `texts` is 0 where it was not run, and `note` says why.
+    """The fp32 graph compared with one reference; without a run `texts` is 0, and `note` gives the reason.
 
     A text agrees if every choice is the same: each greedy token of a language model, each label of a head.
-    It is tied if choices differ only where the reference's own two logits are less than the limit apart.
+    It is tied if choices differ only where the reference's two logits differ by less than the limit.
     """
 
     reference: str
@@ -76,8 +77,8 @@ class Verification:
     @property
     def sentence(self) -> str:
         difference, same = self.figures
-        told = [f"max logit difference {difference}", f"same answers {same}"] if self.ran else []
-        return f"{self.reference}: {', '.join([*told, *filter(None, [self.remark])])}"
+        parts = [f"max logit difference {difference}", f"same answers {same}"] if self.ran else []
+        return f"{self.reference}: {', '.join([*parts, *filter(None, [self.remark])])}"
 
 
 def verify(
@@ -88,10 +89,10 @@ def verify(
     tokens: int = GREEDY_TOKENS,
     report: Report = ignore,
 ) -> list[Verification]:
-    """Compare fp32 with transformers and with optimum; where one is not run, with the NumPy GPT-2 too.
+    """Compare fp32 with transformers and optimum; if one of them cannot run, also with the NumPy GPT-2.
 
     A language model continues `prompts` prompts by `tokens` greedy tokens; a head labels as many texts.
-    Raises ExportError (field `verify`) where there is nothing to compare; what differs is in the rows.
+    Raises ExportError (field `verify`) if there is nothing to compare; differences are in the rows.
     """
     if (checkpoint_folder / ARTIFACT_MARK).is_file():
         raise _refused("the source is an artifact, and there is no checkpoint to compare it with")
@@ -104,11 +105,11 @@ def verify(
     stages.begin("answer")
     rows: list[Verification] = []
     with TemporaryFile() as scratch:
-        graph, tell = artifact / Variant.FP32.value / GRAPH_FILE, stages.step
+        graph, on_progress = artifact / Variant.FP32.value / GRAPH_FILE, stages.step
         if config.head is Head.LM:
-            answers = language_answers(graph, manifest.architecture, prompts, tokens, scratch, tell)
+            answers = language_answers(graph, manifest.architecture, prompts, tokens, scratch, on_progress)
         else:
-            answers = head_answers(graph, config, prompts, tell)
+            answers = head_answers(graph, config, prompts, on_progress)
         for reference in references:
             stages.begin(f"compare with {reference.name}")
             if reference is NumpyOracle and all(row.ran for row in rows):
@@ -116,19 +117,19 @@ def verify(
                     Verification(reference.name, note="not run: it stands in for one that is missing")
                 )
             else:
-                rows.append(_run(reference, checkpoint_folder, config, answers, tell))
+                rows.append(_run(reference, checkpoint_folder, config, answers, on_progress))
     stages.end()
     return rows
 
 
 def check_verifiable(variants: Collection[Variant]) -> None:
-    """Raises ExportError before an export is made that could not be verified."""
+    """Raises ExportError for variants that cannot be verified, before they are exported."""
     if Variant.FP32 not in variants:
         raise _refused("only fp32 is compared with other models: add it to the variants")
 
 
 def require_passed(rows: Sequence[Verification]) -> None:
-    """Raises ExportError (field `verify`) that names the first reference by which fp32 fails."""
+    """Raises ExportError (field `verify`) with the first reference from which fp32 differs."""
     for row in rows:
         if row.ran and not row.passed:
             raise _refused(
@@ -152,10 +153,10 @@ def _run(
     folder: Path,
     config: ModelConfig,
     answers: Sequence[Answer],
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> Verification:
     try:
-        return compare(reference(folder, config), answers, config, tell)
+        return compare(reference(folder, config), answers, config, on_progress)
     except ImportError as error:
         missing = f"{error.name} is not installed" if error.name else str(error)
         return Verification(reference.name, note=f"not run: {missing}")
@@ -163,30 +164,32 @@ def _run(
         return Verification(reference.name, note=f"not run: {error}")
 
 
-def compare(oracle: Oracle, answers: Sequence[Answer], config: ModelConfig, tell: Tell) -> Verification:
-    """Ask one reference for the same answers."""
+def compare(
+    oracle: Oracle, answers: Sequence[Answer], config: ModelConfig, on_progress: OnProgress
+) -> Verification:
+    """Compare the answers with those of one reference."""
     agreeing = tied = 0
     largest, limit = np.float64(0), LIMIT
     for number, answer in enumerate(answers, start=1):
         leads = [-np.inf]
         for found, expected in zip(answer.logits, oracle.logits(answer.ids), strict=True):
             # Greedy answers are compared without generating them again. The reference reads the prompt and
-            # the graph's tokens in one pass; if at each place it would have chosen the same, then by
-            # induction its own greedy answer is the graph's.
+            # the graph's tokens in one pass. If it would choose the same token at each position, then by
+            # induction its own greedy answer is that of the graph.
             expected = expected[-len(found) :]
             allowed = LIMIT * max(1.0, float(np.abs(expected).max()) / LARGE)
-            largest = np.maximum(largest, np.abs(found - expected).max())  # unlike max(), carries NaN along
+            largest = np.maximum(largest, np.abs(found - expected).max())  # unlike max(), propagates NaN
             limit = max(limit, allowed)
             leads.append(_lead(_choices(found, config), _choices(expected, config)) / allowed)
         lead = float(np.max(leads))
         agreeing += lead == -np.inf
         tied += -np.inf < lead < 1
-        tell(number / len(answers))
+        on_progress(number / len(answers))
     return Verification(oracle.title, len(answers), agreeing, tied, float(largest), limit)
 
 
 def _lead(found: Floats, expected: Floats) -> float:
-    """By how much the reference prefers its own choices, at most, over those that differ; else -infinity."""
+    """The most by which the reference prefers its own choice where choices differ; -infinity if none do."""
     chosen = found.argmax(axis=-1)
     differs = chosen != expected.argmax(axis=-1)
     lead = expected.max(axis=-1) - np.take_along_axis(expected, chosen[:, None], axis=-1)[:, 0]
@@ -194,7 +197,7 @@ def _lead(found: Floats, expected: Floats) -> float:
 
 
 def _choices(logits: Floats, config: ModelConfig) -> Floats:
-    """Logits as choices between columns, `[choices, columns]`."""
+    """Logits as choices between columns: `[choices, columns]`."""
     if logits.ndim == 2:
         return logits
     if config.problem_type == "multi_label_classification":

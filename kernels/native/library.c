@@ -57,6 +57,6 @@ OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
   TRY(ort_new_domain(api, "lmaas", &domain)); /* lives as long as the process, as sessions may */
   TRY(ort_add_operator(api, domain, &linear_operator));
   TRY(ort_add_operator(api, domain, &attention_operator));
-  TRY(ort_add_operator(api, domain, &best_operator));
+  TRY(ort_add_operator(api, domain, &argmax_operator));
   return ort_add_domain(api, options, domain);
 }

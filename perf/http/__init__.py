@@ -1,12 +1,12 @@
 """Load over HTTP: open and closed loop, streamed and whole, on LMaaS and on any OpenAI-compatible server.
 
-What is measured, and from when to when:
+The terms:
 
-*Intended time.* In an open loop the schedule is fixed before the first request is sent, and every
-latency counts from the time at which the schedule wanted the request to leave, whether or not it left
-then: a client that falls behind cannot hide a slow answer (no coordinated omission). In a closed loop a
-request is intended at the moment when the answer before it had ended; such a load slows down together
-with its server, and only an open loop says how a server stands a given rate.
+*Intended time.* In an open loop the schedule is fixed before the first request is sent. Every latency counts
+from the time that the schedule has for the request, even if the client sent it later: a client that falls
+behind cannot hide a slow answer (no coordinated omission). In a closed loop the intended time of a request is
+the moment when the answer before it ended. A closed loop slows down together with its server; only an open
+loop shows how a server handles a given rate.
 
 *Window.* The load runs through a warm-up first, whose requests are not measured. Latencies are those of
 the requests intended within the window; the last of them are waited for, while nothing new is sent.
@@ -22,9 +22,9 @@ no interval, as they belong to the first. *End to end.* From the intended time t
 *Fairness.* The longest end-to-end time over the median one: of streams that ask for the same, the
 slowest over the typical.
 
-*Tokens* are counted by the token ids in LMaaS's events. OpenAI's events have none: there the answer's
-usage tells how many tokens a stream had. Where it had as many events each stands for one; else each with
-text stands for one, and for a share of the others as large as its share of the text.
+*Tokens* are counted by the token ids in LMaaS's events. OpenAI's events have none: there the usage at the
+end has the number of tokens. If the stream had the same number of events, each counts as one token. Otherwise
+each event with text counts as one token, plus a share of the remaining tokens in proportion to its text.
 
 Distributions are of requests that succeeded; the others are counted by kind.
 """

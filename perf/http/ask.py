@@ -1,4 +1,4 @@
-"""What one request asks: the task, the route that takes it, its body."""
+"""The request that a load sends: its task, route and body."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from perf.http.prompts import Texts
 from perf.http.wire import Origin
 
-POOL = 4096  # distinct requests of one load; a longer one begins anew
+POOL = 4096  # distinct requests of one load; a longer load repeats them
 
 
 class Api(str, Enum):
@@ -33,7 +33,7 @@ class Task(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The same for every request of a load but for the text. The last four are for task `generate` alone."""
+    """The same for every request of a load except the text. The last four are for task `generate` only."""
 
     task: Task
     max_tokens: int = 64
@@ -47,7 +47,7 @@ class Ask:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What it asks of the engine, as Triton's clients send it."""
+        """The sampling parameters, as Triton's clients send them."""
         return {"max_tokens": self.max_tokens, "temperature": self.temperature, "ignore_eos": self.ignore_eos}
 
     def described(self, texts: Texts) -> str:

@@ -1,11 +1,11 @@
-"""How much a deployment can take: the highest rate of arrivals at which the p95 stays within a target.
+"""Capacity: the highest rate of arrivals at which the p95 latency stays within a target.
 
-An open loop with Poisson arrivals, since that is what callers are who know nothing of each other. A closed
-loop first finds what the deployment gives when it is never idle, as a place to begin; then the offered
-rates close in until the highest that held and the lowest that did not are near each other. What that ends
-with has to hold once more, for twice as long. A rate holds where no request failed, answers kept up with
-arrivals and the p95 is within the target: of the time to the first token where the answer is streamed, else
-of the whole answer.
+Each probe is an open loop with Poisson arrivals: independent callers arrive like that. First a closed loop
+measures the throughput of a deployment that is never idle; the search begins near it. Then it narrows the
+offered rates until the highest rate that holds and the lowest that does not are close together. The result
+must hold a second time, for twice as long. A rate holds where no request failed, answers kept up with
+arrivals, and the p95 is within the target. The latency is the time to the first token of a streamed answer,
+and the time to the end of any other.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import math
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
+from client.http import api_key
 from perf.deployed import Deployed
 from perf.errors import PlanError
 from perf.http.ask import Api, Ask, Task
 from perf.http.figures import Figures
-from perf.http.plan import Level, Plan, Target
+from perf.http.load import Extent
+from perf.http.plan import Level, LoadTarget, Plan
 from perf.http.progress import Progress
 from perf.http.prompts import Texts
 from perf.http.run import in_event_loop, measure
-from perf.http.schedule import Extent
 
 TARGETS = {Task.GENERATE: 0.5, Task.CLASSIFY: 0.2, Task.INFER: 0.2, Task.NLU: 0.2}  # seconds
 WARMUP = 2.0  # seconds of each probe that are not measured
@@ -80,7 +81,7 @@ def capacity(
     ask = ask or Ask(deployed.task)
     target = target_seconds or TARGETS[ask.task]
     plan = Plan(
-        [Target(deployed.model, url, Api.LMAAS, deployed.model)],
+        [LoadTarget(deployed.model, url, Api.LMAAS, deployed.model, key=api_key())],
         [],
         ask,
         texts or Texts(24),
@@ -93,7 +94,7 @@ def capacity(
     if best.p95_seconds is None:
         raise AssertionError("a probe that holds has answers")
     tokens = None
-    if ask.task is Task.GENERATE:  # of so many requests: by chance a few more or less came in the window
+    if ask.task is Task.GENERATE:  # at the offered rate: the number of arrivals in a window varies by chance
         tokens = best.offered * best.figures.token_rate / best.answered
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     found = Capacity(best.offered, tokens, best.p95_seconds, target, now, command)
@@ -122,7 +123,7 @@ class _Search:
         return await self._confirmed(low, LEAST_SHARE * begin)
 
     async def _confirmed(self, rate: float, least: float) -> Probe:
-        """What held for a moment may not hold: twice as long, and a step back until it does."""
+        """A rate may hold by chance: try it for twice as long, and step back until one holds."""
         extent = self.plan.extent
         self.plan = replace(self.plan, extent=replace(extent, seconds=2 * extent.seconds))
         while rate >= least:
@@ -132,7 +133,7 @@ class _Search:
         raise PlanError(self._nothing_holds())
 
     async def _when_never_idle(self) -> float:
-        """Requests per second with so many always under way."""
+        """Requests per second of a closed loop."""
         plan = replace(self.plan, timeout=60.0)
         done = await measure(plan, Level(concurrency=CLOSED_LOOP), plan.targets[0], 0, self.progress)
         rate = done.requests_per_second

@@ -16,11 +16,11 @@ from perf.http.outcome import Outcome, read
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
-    """What the client itself cost: the evidence that it was not what was measured."""
+class ClientCost:
+    """The cost of the client itself, as evidence that it did not limit the figures."""
 
     cpu_share: float  # of one core, while the load ran
-    cpu_seconds_per_piece: float  # a piece: what came of a body at once, an event or some
+    cpu_seconds_per_piece: float  # a piece: the part of a body that one read returned
     lag: Distribution | None  # seconds from the intended time until a request was sent
 
 
@@ -50,9 +50,10 @@ class Round:
 
     @property
     def requests_per_second(self) -> float:
-        """Of one that lies across an edge of the window, the share within counts: whole ones make steps.
+        """A request that crosses an edge of the window counts with the share of it that is inside.
 
-        That is the rate where the load is steady: after a warm-up no shorter than an answer.
+        Counting whole requests would make steps. It is the rate of a steady load only if the warm-up is at
+        least as long as an answer.
         """
         return sum(map(self._share, self.every)) / self._length
 
@@ -93,7 +94,7 @@ class Figures:
     tokens_per_event: float | None
     prompt_tokens: Distribution | None
     counted_by: list[str]
-    client: Client
+    client: ClientCost
 
     @classmethod
     def of(cls, rounds: Sequence[Round], ask: Ask) -> Figures:
@@ -149,9 +150,9 @@ def _slowest_over_median(each: Round) -> float | None:
     return max(seconds) / median(seconds) if seconds else None
 
 
-def _client(rounds: Sequence[Round], measured: Sequence[Outcome]) -> Client:
+def _client(rounds: Sequence[Round], measured: Sequence[Outcome]) -> ClientCost:
     cpu = sum(each.cpu_seconds for each in rounds)
-    return Client(
+    return ClientCost(
         cpu_share=cpu / max(1e-9, sum(each.seconds for each in rounds)),
         cpu_seconds_per_piece=cpu / max(1, sum(each.pieces for each in rounds)),
         lag=Distribution.of([outcome.sent - outcome.intended for outcome in measured]),

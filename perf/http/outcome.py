@@ -1,14 +1,13 @@
-"""What an exchange came to: when which tokens arrived, or the kind of its error."""
+"""The outcome of an exchange: when its tokens arrived, or the kind of its error."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from perf.http.ask import Api, Ask, Task
-from perf.http.sse import Event, events
 from perf.http.wire import Exchange
 
 DONE = b"[DONE]"
@@ -23,9 +22,8 @@ class Outcome:
     sent: float
     ended: float
     error: str | None = None
-    arrivals: list[tuple[float, float]] = field(
-        default_factory=list
-    )  # time, tokens; events without are not here
+    # Time and tokens of each event that carries tokens.
+    arrivals: list[tuple[float, float]] = field(default_factory=list)
     prompt_tokens: int | None = None
     counted_by: str | None = None  # "ids", "usage" or "events": how tokens were counted
 
@@ -39,7 +37,7 @@ class Outcome:
 
 
 def read(exchange: Exchange, ask: Ask, api: Api) -> Outcome:
-    """Read what came. An answer that is not what the API promises is an error of its own kind."""
+    """Read an answer. One that is not as the API promises is an error of a separate kind."""
     outcome = Outcome(exchange.intended, exchange.sent, exchange.ended)
     if exchange.failure is not None:
         outcome.error = exchange.failure.value
@@ -63,10 +61,10 @@ def problem_kind(body: bytes) -> str:
 
 
 def _kind(problem: dict[str, Any]) -> str:
+    if slug := str(problem.get("type", "")).rpartition("#")[2]:
+        return slug
     error = problem.get("error")
-    if isinstance(error, dict):
-        return str(error.get("code") or error.get("type") or "")
-    return str(problem.get("type", "")).rpartition("#")[2]
+    return str(error.get("code") or error.get("type") or "") if isinstance(error, dict) else ""
 
 
 def _read_answer(exchange: Exchange, ask: Ask, api: Api, outcome: Outcome) -> None:
@@ -85,7 +83,7 @@ def _read_answer(exchange: Exchange, ask: Ask, api: Api, outcome: Outcome) -> No
 
 
 def _read_stream(stream: Iterator[Event], outcome: Outcome) -> None:
-    """LMaaS: every event tells its token ids, the last one the usage."""
+    """LMaaS: every event has its token ids, the last one the usage."""
     outcome.error, outcome.counted_by = INCOMPLETE, "ids"
     for event in stream:
         data = json.loads(event.data)
@@ -128,3 +126,32 @@ def _spread(sizes: list[tuple[float, int]], tokens: int) -> list[tuple[float, fl
     least = min(1.0, tokens / max(1, len(with_text)))  # text takes a token at least
     share = (tokens - least * len(with_text)) / max(1, sum(size for _, size in with_text))
     return [(time, least + size * share) for time, size in with_text if tokens]
+
+
+class Event(NamedTuple):
+    time: float
+    name: str
+    data: bytes
+
+
+def events(pieces: Iterable[tuple[float, bytes]]) -> Iterator[Event]:
+    """Server-sent events out of the pieces of a body, each with the time at which it was whole.
+
+    WHATWG HTML, section 9.2 "Server-sent events", gives the format; lines may end in LF or CRLF. Comments are
+    left out, and so is an unfinished event at the end of the body.
+    """
+    rest = b""
+    name, data = "message", list[bytes]()
+    for time, piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            label, _, value = line.removesuffix(b"\r").partition(b":")
+            value = value.removeprefix(b" ")
+            if label == b"data":
+                data.append(value)
+            elif label == b"event":
+                name = value.decode(errors="replace")
+            elif not label and not value:
+                if data:
+                    yield Event(time, name, b"\n".join(data))
+                name, data = "message", []

@@ -1,16 +1,16 @@
-"""What a run consists of: targets, levels of load, what is asked, how long."""
+"""The plan of a run: targets, levels of load, the request, the duration."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeVar
 
 from perf.errors import PlanError
 from perf.http.ask import Api, Ask, Task
+from perf.http.load import Arrivals, Extent
 from perf.http.prompts import Texts
-from perf.http.schedule import Arrivals, Extent
 from perf.http.wire import Origin
 
 Choice = TypeVar("Choice", bound=Enum)
@@ -18,7 +18,7 @@ Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LoadTarget:
     """A server under load, by the name it has in the report."""
 
     name: str
@@ -26,9 +26,10 @@ class Target:
     api: Api = Api.LMAAS
     model: str | None = None
     serves: str = ""  # what answered, in words
+    key: str = field(default="", repr=False)  # that it asks for; the appliance's own goes to no peer
 
     @classmethod
-    def parse(cls, text: str) -> Target:
+    def parse(cls, text: str) -> LoadTarget:
         """`NAME=API@URL`, as `vllm=openai@http://127.0.0.1:8000`. Raises PlanError."""
         name, _, rest = text.partition("=")
         api, _, url = rest.partition("@")
@@ -40,14 +41,14 @@ class Target:
     def origin(self) -> Origin:
         """Raises PlanError."""
         try:
-            return Origin.parse(self.url)
+            return replace(Origin.parse(self.url), key=self.key)
         except ValueError as error:
             raise PlanError(f"the URL of {self.name}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One load: so many requests under way, or so many a second where `rate` is not None."""
+    """One load: `concurrency` requests under way, or `rate` requests per second where that is not None."""
 
     concurrency: int = 1
     rate: float | None = None
@@ -59,9 +60,9 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`rounds` times through all levels, at each the targets in turn: drift falls on all alike."""
+    """`rounds` times through all levels, at each the targets in turn: drift affects all equally."""
 
-    targets: Sequence[Target]
+    targets: Sequence[LoadTarget]
     levels: Sequence[Level]
     ask: Ask
     texts: Texts
@@ -72,7 +73,7 @@ class Plan:
     seed: int = 0
 
     def check(self) -> None:
-        """Raises PlanError for what would only fail, or mislead, once it runs."""
+        """Raises PlanError for a plan that would fail, or mislead, when it runs."""
         for target in self.targets:
             _ = target.origin
             if target.api is Api.OPENAI and self.ask.task is not Task.GENERATE:

@@ -18,7 +18,7 @@ REFRESH_SECONDS = 0.5  # drawing costs the cores that are under load
 
 
 class Progress:
-    """Tells of one load after the other. `say` gives a line that stays."""
+    """Shows one load after the other in one line. `say` prints a line that stays."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False)

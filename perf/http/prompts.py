@@ -1,4 +1,4 @@
-"""Texts to send: drawn by a seed, none twice, of so many words or exactly so many tokens."""
+"""Texts to send: drawn by a seed, none twice, with a given number of words or of tokens."""
 
 from __future__ import annotations
 

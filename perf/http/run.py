@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from perf.http.ask import requests
+from client.http import Client, connect
+from perf.http.ask import Api, Task, requests
 from perf.http.figures import Figures, Round
-from perf.http.load import ClosedLoop, Load, OpenLoop
-from perf.http.plan import Level, Plan, Target
+from perf.http.load import ClosedLoop, Load, OpenLoop, intended_times
+from perf.http.plan import Level, LoadTarget, Plan
 from perf.http.progress import Progress
-from perf.http.schedule import intended_times
 
 Result = TypeVar("Result")
 
@@ -21,9 +21,34 @@ Result = TypeVar("Result")
 class Measurement:
     """What one target did at one level."""
 
-    target: Target
+    target: LoadTarget
     level: Level
     figures: Figures
+
+
+def greet(plan: Plan) -> Plan:
+    """The plan with what each target serves, found by one request to each. Raises ClientError."""
+    return replace(plan, targets=[_greeted(target, plan) for target in plan.targets])
+
+
+def _greeted(target: LoadTarget, plan: Plan) -> LoadTarget:
+    with connect(target.url, key=target.key) as client:
+        if target.api is Api.OPENAI and target.model is None:  # other servers than LMaaS insist on a name
+            target = replace(target, model=client.call("GET", "/v1/models")["data"][0]["id"])
+        answer = _ask_once(client, target, plan)
+    facts = [answer["model"]]
+    if "version" in answer:
+        facts += [f"version {answer['version']}", answer["precision"]]
+    return replace(target, serves=" ".join(facts))
+
+
+def _ask_once(client: Client, target: LoadTarget, plan: Plan) -> dict[str, Any]:
+    ask = plan.ask
+    if ask.task is Task.GENERATE:
+        ask = replace(ask, stream=False, max_tokens=1)
+    body = ask.body(next(plan.texts.draw("greeting")), target.api, target.model)
+    answer: dict[str, Any] = client.call("POST", ask.path(target.api), json=body)
+    return answer
 
 
 def run(plan: Plan, progress: Progress) -> list[Measurement]:
@@ -42,7 +67,7 @@ def in_event_loop(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 async def _run(plan: Plan, progress: Progress) -> list[Measurement]:
-    rounds: dict[tuple[Level, Target], list[Round]] = {}
+    rounds: dict[tuple[Level, LoadTarget], list[Round]] = {}
     for number in range(plan.rounds):
         for level in plan.levels:
             for target in plan.targets:
@@ -53,7 +78,7 @@ async def _run(plan: Plan, progress: Progress) -> list[Measurement]:
     ]
 
 
-async def measure(plan: Plan, level: Level, target: Target, number: int, progress: Progress) -> Round:
+async def measure(plan: Plan, level: Level, target: LoadTarget, number: int, progress: Progress) -> Round:
     """One level against one target, once. `number` makes the prompts of each round others."""
     load = _load(plan, level, target, seed_of(plan, level, number))
     name = f"{target.name} at {level.label}"
@@ -76,7 +101,7 @@ def seed_of(plan: Plan, level: Level, number: int) -> str:
     return f"{plan.seed}/{level.label}/{number}"
 
 
-def _load(plan: Plan, level: Level, target: Target, seed: str) -> Load:
+def _load(plan: Plan, level: Level, target: LoadTarget, seed: str) -> Load:
     origin, extent = target.origin, plan.extent
     times = intended_times(level.rate, plan.arrivals, seed, extent) if level.rate is not None else None
     sent = requests(

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 client that costs its machine as little as can be: the server under load shares the cores.
+"""An HTTP/1.1 client that uses little CPU: the server under load shares the cores.
 
 While a load runs, only the framing of HTTP is parsed (by httptools, in C); each piece of a body is kept with
 the time at which it came, and read when the load has ended.
@@ -29,7 +29,7 @@ class Failure(str, Enum):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and what came back. Times are seconds of `time.perf_counter`."""
+    """One request and its answer. Times are seconds of `time.perf_counter`."""
 
     intended: float
     sent: float = 0.0
@@ -52,6 +52,7 @@ class Origin:
     port: int
     secure: bool
     prefix: str
+    key: str = field(default="", repr=False)  # an API key
 
     @classmethod
     def parse(cls, url: str) -> Origin:
@@ -65,8 +66,9 @@ class Origin:
     def post(self, path: str, body: bytes) -> bytes:
         """The bytes of a whole request."""
         host = f"[{self.host}]" if ":" in self.host else self.host
+        key = f"Authorization: Bearer {self.key}\r\n" if self.key else ""
         head = (
-            f"POST {self.prefix}{path} HTTP/1.1\r\nHost: {host}:{self.port}\r\nAccept: */*\r\n"
+            f"POST {self.prefix}{path} HTTP/1.1\r\nHost: {host}:{self.port}\r\nAccept: */*\r\n{key}"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
@@ -82,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._now = 0.0
-        self._framed = False  # whether the head tells where the body ends
+        self._framed = False  # whether the head says where the body ends
         self._complete = False
         self._kept = False
         self._transport: asyncio.Transport

@@ -1,8 +1,7 @@
-"""Triton under load by its own instrument, perf_analyzer: without the façade, by gRPC.
+"""Load on Triton by gRPC, without the façade, by perf_analyzer, the tool that NVIDIA made for it.
 
-What perf_analyzer 2.50 reports: throughput is requests per second, of a decoupled model also responses per
-second. It measures in windows until three in a row agree, or gives up. Of a decoupled model it says that the
-first response counts as the latency, but its latencies are those of the last one; times to the first response
-and between responses are therefore taken from its export of every request, and tokens are counted by the
-ids in the responses.
+perf_analyzer 2.50 reports requests per second and, for a decoupled model, responses per second. It measures
+in windows until three in a row agree, or gives up. It says that the latency of a decoupled model is that of
+the first response, but it reports that of the last one. So the times to the first response and between
+responses are taken from its export of every request, and tokens are counted by the ids in the responses.
 """

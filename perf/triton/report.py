@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING
 
 from perf.curves import SHOWN, Line, Panel, draw, percentile_panel
 from perf.deployed import Deployed
 from perf.http.prompts import Texts
-from perf.report import markdown_table, milliseconds, result_path, times, write
+from perf.report import markdown_table, milliseconds, times, write_report
 from perf.triton.analysis import PERCENTILES, Analysis
-from perf.triton.run import Level, Measuring, Subject
+from perf.triton.run import LevelAnalysis, Measuring, Subject
 from runtime.contract import Kind
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 AXIS = "requests under way"
 
@@ -22,27 +27,29 @@ def write_analyses(
     measuring: Measuring,
     texts: Texts,
     subjects: Sequence[Subject],
-    levels: Sequence[Level],
+    levels: Sequence[LevelAnalysis],
 ) -> None:
     """To perf/results/NAME.md, NAME.json and NAME.png."""
     text = (
-        f"`{command}`\n\nperf_analyzer 2.50 on Triton's gRPC, {measuring.words}.\n\n"
+        f"perf_analyzer 2.50 on Triton's gRPC, {measuring.words}.\n\n"
         "Times are milliseconds; the docstring of `perf/triton/__init__.py` says what counts from where.\n"
     )
     for subject in subjects:
         rows = [level for level in levels if level.deployed == subject.deployed]
         columns = _streamed if subject.deployed.kind is Kind.LM else _plain
         text += f"\n{subject.deployed.label}, {subject.ask.described(texts)}:\n\n{_table(rows, columns)}"
-    data = {"command": command, "measuring": asdict(measuring), "levels": [asdict(level) for level in levels]}
-    write(name, text, {**data, "asked": {each.deployed.model: asdict(each.ask) for each in subjects}})
-    if note := _plot(name, subjects, levels):
-        print(note)
+    data = {
+        "measuring": asdict(measuring),
+        "levels": [asdict(level) for level in levels],
+        "asked": {each.deployed.model: asdict(each.ask) for each in subjects},
+    }
+    write_report(name, command, text, data, partial(_plot, subjects, levels))
 
 
 Columns = dict[str, object]
 
 
-def _table(levels: Sequence[Level], columns: Callable[[Analysis], Columns]) -> str:
+def _table(levels: Sequence[LevelAnalysis], columns: Callable[[Analysis], Columns]) -> str:
     found = [columns(level.analysis) if level.analysis else None for level in levels]
     names = next((list(row) for row in found if row is not None), ["requests/s"])
     missing = ["not steady", *[""] * (len(names) - 1)]
@@ -74,14 +81,14 @@ def _streamed(analysis: Analysis) -> Columns:
     }
 
 
-def _plot(name: str, subjects: Sequence[Subject], levels: Sequence[Level]) -> str | None:
-    """Two panels for each deployment: what it gave, and how long that took. Returns why not, if so."""
+def _plot(subjects: Sequence[Subject], levels: Sequence[LevelAnalysis]) -> Figure:
+    """Two panels for each deployment: throughput and times."""
     panels: list[Panel] = []
     for subject in subjects:
         rows = [level.analysis for level in levels if level.deployed == subject.deployed]
         panels += _panels(subject.deployed, rows)
     every = list(dict.fromkeys(level.concurrency for level in levels))
-    return draw(result_path(name, ".png"), "perf_analyzer on Triton's gRPC", AXIS, every, panels)
+    return draw("perf_analyzer on Triton's gRPC", AXIS, every, panels)
 
 
 def _panels(deployed: Deployed, levels: Sequence[Analysis | None]) -> list[Panel]:

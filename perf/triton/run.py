@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from perf.deployed import Deployed
 from perf.errors import AnalyzerError
-from perf.http.ask import Ask
+from perf.http.ask import Ask, Task, halves
 from perf.http.prompts import Texts
 from perf.triton.analysis import Analysis, read_analysis
-from perf.triton.inputs import inputs
 from perf.triton.installation import Analyzer
-from runtime.contract import Kind
+from runtime.contract import HeadTensors, Kind, LmTensors
 
 UNSTABLE = "Failed to obtain stable measurement"
-FAULTS = ("error:", "had error:", "Failed")  # what the lines that tell why it ended have in them
+FAULTS = ("error:", "had error:", "Failed")  # in the lines that have the reason of its end
 START_SECONDS = 60.0
+ROWS = 512  # distinct inputs of one level
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Measuring:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A deployment, the HOST:PORT of its Triton's gRPC, and what it is asked."""
+    """A deployment, the HOST:PORT of its Triton's gRPC, and the request."""
 
     deployed: Deployed
     address: str
@@ -49,8 +52,8 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
-    """What became of one deployment at one concurrency; None where it never was steady."""
+class LevelAnalysis:
+    """One deployment at one concurrency; `analysis` is None where no measurement was steady."""
 
     deployed: Deployed
     concurrency: int
@@ -64,15 +67,15 @@ def run(
     texts: Texts,
     measuring: Measuring,
     say: Callable[[str], None],
-) -> list[Level]:
+) -> list[LevelAnalysis]:
     """By subject, then by concurrency. Raises AnalyzerError."""
     measured = []
     for subject in subjects:
         for concurrency in levels:
             with tempfile.TemporaryDirectory() as scratch:
                 analysis = _analyze(analyzer, subject, concurrency, texts, measuring, Path(scratch))
-            measured.append(Level(subject.deployed, concurrency, analysis))
-            say(_told(measured[-1], measuring))
+            measured.append(LevelAnalysis(subject.deployed, concurrency, analysis))
+            say(_progress_line(measured[-1], measuring))
     return measured
 
 
@@ -116,16 +119,41 @@ def _ended(command: list[str], analyzer: Analyzer, measuring: Measuring) -> subp
 
 
 def _reason(ended: subprocess.CompletedProcess[str]) -> str:
-    """The last line that tells of a fault."""
+    """The last line with a fault."""
     lines = [line.strip() for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
     telling = [line for line in lines if any(fault in line for fault in FAULTS)]
     return (telling or lines or [f"ended with status {ended.returncode}"])[-1]
 
 
-def _told(level: Level, measuring: Measuring) -> str:
+def _progress_line(level: LevelAnalysis, measuring: Measuring) -> str:
     name = f"{level.deployed.label} at {level.concurrency}"
     if (analysis := level.analysis) is None:
         return f"{name}: not steady in {measuring.trials} windows of {measuring.window:g} s"
     tokens = analysis.tokens_per_second
     line = f"{name}: {analysis.requests_per_second:.1f} requests/s"
     return line if tokens is None else f"{line}, {tokens:.0f} tokens/s"
+
+
+def inputs(deployed: Deployed, ask: Ask, texts: Texts, seed: str) -> str:
+    """The JSON of `--input-data`: ROWS inputs, which perf_analyzer sends again and again."""
+    row = _generate if deployed.kind is Kind.LM else _head
+    return json.dumps({"data": [row(text, ask) for text in islice(texts.draw(seed), ROWS)]})
+
+
+def _generate(text: str, ask: Ask) -> dict[str, list[Any]]:
+    return {
+        LmTensors.TEXT_INPUT: [text],
+        LmTensors.STREAM: [True],
+        LmTensors.SAMPLING_PARAMETERS: [json.dumps(ask.sampling)],
+        LmTensors.EXCLUDE_INPUT_IN_OUTPUT: [True],
+        # perf_analyzer exports every output, also one that was not sent, from uninitialized memory. A float
+        # read from there may be NaN, and then the whole export is an empty file. This is the only float.
+        "return_cumulative_logprob": [True],
+    }
+
+
+def _head(text: str, ask: Ask) -> dict[str, list[Any]]:
+    if ask.task is not Task.INFER:
+        return {HeadTensors.TEXT: [text]}
+    premise, hypothesis = halves(text)
+    return {HeadTensors.TEXT: [premise], HeadTensors.TEXT_PAIR: [hypothesis]}

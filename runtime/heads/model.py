@@ -1,56 +1,45 @@
-"""Models of kinds `classifier` and `nlu`: a batch of texts in, one answer for each out."""
+"""Models of kinds `classifier` and `nlu`: they answer a batch of texts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import tokenizers
 from numpy.typing import NDArray
 
-from kernels.accelerator import Accelerator
-from runtime.contract import (
-    MANIFEST_FILE,
-    TOKENIZER_FILE,
-    FaultCode,
-    HeadGraph,
-    Kind,
-    Manifest,
-    ManifestError,
-    Variant,
-)
+from runtime.contract import TOKENIZER_FILE, FaultCode, HeadGraph, Kind, Variant
+from runtime.cuda.accelerator import Accelerator
 from runtime.errors import ModelError, RequestFault
+from runtime.golden_rules import score_problem
 from runtime.heads.reader import HeadInput, Reader, Row
 from runtime.heads.slots import merge_tags, split_words
+from runtime.manifest import MANIFEST_FILE, Manifest, ManifestError
+from runtime.messages import Slot
 from runtime.sampling import log_softmax
 from runtime.session import open_session
 from runtime.text import open_tokenizer
 
 Floats = NDArray[np.float32]
 
-# How far a probability (a value, for a regression) may lie from what the exporter saw: processors round
-# differently.
-GOLDEN_TOLERANCE = 0.02
-RUN_TOKENS = 64  # an estimate: their computation takes as long as what every run of a graph takes besides
-# Padding included: a bound of memory, and of the time in which a head at work gives no sign of it.
+RUN_TOKENS = 64  # estimate: computing them takes as long as the fixed cost of a run of the graph
+# With padding. It bounds memory, and the time of a run, in which the head reports no progress.
 MOST_RUN_TOKENS = 2560
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadAnswer:
-    """`scores` `[labels] float32`: probabilities, or values of a regression; empty where a model has slots
-    alone.
+    """`scores` `[labels] float32`: probabilities, or values of a regression; empty without labels.
 
-    `slots` is None for a classifier, else a list of `{name, value, start, end, score}`.
+    `slots` is None for a classifier, else the spans that the model names.
     """
 
     scores: Floats
-    label: str  # of the highest score; "" where there is none
-    slots: list[dict[str, Any]] | None
+    label: str  # of the highest score; "" without scores
+    slots: list[Slot] | None
 
 
 def softmax(logits: Floats) -> Floats:
@@ -72,10 +61,10 @@ _SCORES: dict[str, Callable[[Floats], Floats]] = {
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Which rows of so many tokens go together, longest first, so that padding costs less than runs.
+    """Group rows of these lengths into runs, longest first, so that padding costs less than another run.
 
-    The rows that are left are cut off where ending the padding spares more tokens than a run costs, and where
-    a run would have more than MOST_RUN_TOKENS.
+    A new run starts where it saves more tokens of padding than a run costs, and where a run would have more
+    than MOST_RUN_TOKENS.
     """
     places = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     found: list[list[int]] = []
@@ -127,7 +116,7 @@ class HeadModel:
     def run(
         self, inputs: Sequence[HeadInput], after_run: Callable[[], None] = lambda: None
     ) -> list[HeadAnswer | RequestFault]:
-        """Answer all inputs; one that cannot be answered has its fault instead.
+        """Answer all inputs; an input that cannot be answered gets a fault instead.
 
         `after_run` is called after each run of the graph.
         """
@@ -141,11 +130,11 @@ class HeadModel:
         return [row if isinstance(row, RequestFault) else next(answers) for row in rows]
 
     def _answers(self, rows: Sequence[Row]) -> Iterator[HeadAnswer | RequestFault]:
-        """With one run of the graph."""
+        """Answer rows with one run of the graph."""
         logits, slot_logits = self._logits(rows)
         finite = np.isfinite(logits).all(axis=1)
         if slot_logits is not None:
-            # what stands at padding is nobody's
+            # Results at padding are not used.
             finite &= [bool(np.isfinite(tagged).all()) for tagged in slot_logits]
         scores = self._scores(logits)
         best = scores.argmax(axis=1).tolist() if scores.shape[1] else None
@@ -160,7 +149,8 @@ class HeadModel:
     def _logits(self, rows: Sequence[Row]) -> tuple[Floats, list[Floats] | None]:
         """`[rows, labels]`, and for each row `[tokens, slot_labels]` where the model tags slots."""
         lengths = np.array([len(row.ids) for row in rows], np.int64)
-        ids = np.full((len(rows), int(lengths.max())), self.manifest.architecture.pad_token_id, np.int64)
+        # Padded with any token: nothing after a row's length is read.
+        ids = np.zeros((len(rows), int(lengths.max())), np.int64)
         for place, row in enumerate(rows):
             ids[place, : len(row.ids)] = row.ids
         logits, *slot_logits = self._session.run(
@@ -174,14 +164,14 @@ class HeadModel:
         """Over the last axis."""
         return _SCORES[self.manifest.problem_type](logits) if logits.shape[-1] else logits
 
-    def _slots(self, row: Row, slot_logits: Floats) -> list[dict[str, Any]]:
+    def _slots(self, row: Row, slot_logits: Floats) -> list[Slot]:
         words = split_words(row.text, row.encoding)
         tagged = softmax(slot_logits[[row.tagged_from + word.token for word in words]])
         tags = [self.manifest.slot_labels[index] for index in tagged.argmax(axis=1)]
         return merge_tags(row.text, words, tags, tagged.max(axis=1).tolist())
 
     def _check_golden(self, variant: Variant) -> None:
-        """Refuse a build that answers otherwise than the exporter saw."""
+        """Raise ModelError if the model does not give the manifest's golden answers."""
         expected = self.manifest.variants[variant].golden
         for prompt, answer in zip(self.manifest.golden, expected, strict=True):
             where = f"{variant.value}: golden prompt {prompt.text!r}"
@@ -198,14 +188,8 @@ def _compare(
     where: str, what: str, scale: Callable[[Floats], Floats], expected: tuple[float, ...], found: Floats
 ) -> None:
     """Compare logits as the scores that callers see; raises ModelError."""
-    if len(expected) != len(found):
-        raise ModelError(f"{where}: {len(found)} {what} scores, but {len(expected)} in the manifest")
-    if not expected:
-        return
-    wanted, given = scale(np.array(expected, np.float32)), scale(found)
-    allowed = GOLDEN_TOLERANCE * max(1.0, float(np.abs(wanted).max()))
-    shift = float(np.abs(wanted - given).max())
-    if not shift <= allowed:  # NaN is within nothing
-        raise ModelError(
-            f"{where}: a {what} score is off by {shift:.3g}, but at most {allowed:.3g} may lie between"
-        )
+    wanted = scale(np.array(expected, np.float32)) if expected else np.empty(0, np.float32)
+    given = scale(found) if len(found) else found
+    problem = score_problem(what, wanted.tolist(), given.tolist())
+    if problem is not None:
+        raise ModelError(f"{where}: {problem}")

@@ -1,4 +1,4 @@
-"""Texts to rows of token ids as a classifier or an nlu model was taught to read them."""
+"""Texts to rows of token ids, as a classifier or an nlu model was trained to read them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import tokenizers
 
-from runtime.contract import Kind, Manifest
-from runtime.errors import RequestFault
+from runtime.contract import Kind
+from runtime.errors import ModelError, RequestFault
+from runtime.manifest import MANIFEST_FILE, Manifest, head_row
 
 TEXT, TEXT_PAIR = "text", "text_pair"
 
@@ -26,24 +27,27 @@ class Row:
     text: str
     ids: list[int]
     encoding: tokenizers.Encoding
-    tagged_from: int = 0  # where in `ids` the tokens of `encoding` stand that are tagged
+    tagged_from: int = 0  # index in `ids` of the first token that is tagged: the first token of `encoding`
 
 
 class Reader:
-    """A classifier reads `tokenizer.encode(text, pair)` with the special tokens of the tokenizer's template.
+    """Tokenizes texts for a head; `manifest.head_row` says how a text's tokens become a row.
 
-    An nlu model reads the text's own tokens, or with `nlu_echo` those, an end-of-text token and those again.
+    A classifier reads `tokenizer.encode(text, pair)` with the special tokens of the tokenizer's template.
     """
 
     def __init__(self, manifest: Manifest, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._kind = manifest.kind
+        self._architecture = manifest.architecture
+        self._nlu_echo = manifest.nlu_echo
         self._is_nlu = manifest.kind is Kind.NLU
-        # Where in the text each token stands is asked by slots alone, and costs a quarter.
+        # Only slots need to know where in the text each token is, and that costs a quarter of the time.
         self._encode = tokenizer.encode_batch if self._is_nlu else tokenizer.encode_batch_fast
-        self._echo = manifest.nlu_echo
-        self._eos = manifest.architecture.eos_token_id
+        if manifest.nlu_echo and manifest.architecture.eos_token_id is None:
+            raise ModelError(f"{MANIFEST_FILE}: nlu_echo needs an eos_token_id")
         context = manifest.architecture.context_length
-        self._limit = (context - 1) // 2 if self._echo else context  # tokens of a text
+        self._limit = (context - 1) // 2 if manifest.nlu_echo else context  # tokens of a text
 
     def read(self, items: Sequence[HeadInput]) -> list[Row | RequestFault]:
         """Row by row; a fault names `text` or `text_pair` where it is empty, too long or no text at all."""
@@ -61,9 +65,8 @@ class Reader:
                 return RequestFault.invalid(field, "nothing is left of it after the model's own clean-up")
         if len(ids) > self._limit:
             return self._too_long(item, len(ids))
-        if not self._echo:
-            return Row(item.text, ids, encoding)
-        return Row(item.text, [*ids, self._eos, *ids], encoding, len(ids) + 1)
+        row = head_row(ids, self._kind, self._architecture, self._nlu_echo)
+        return Row(item.text, row, encoding, len(row) - len(ids) if self._is_nlu else 0)
 
     def _fault(self, item: HeadInput) -> RequestFault | None:
         """What is wrong before it is encoded."""

@@ -1,23 +1,24 @@
-"""From one tag per word to named spans of the text."""
+"""Turns one tag per word into named spans of the text."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import tokenizers
+
+from runtime.messages import Slot
 
 OUTSIDE = "O"
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One piece of the tokenizer's own pre-tokenizer, which is what the model was taught to tag."""
+    """One piece of the tokenizer's pre-tokenizer: the unit that the model was trained to tag."""
 
     token: int  # index of its first token, at which its tag is read
-    start: int  # characters of the original text, surrounding blanks left out
+    start: int  # in characters of the original text, without blanks around the word
     end: int
 
 
@@ -57,25 +58,25 @@ def _with_marks(text: str, word: Word, limit: int) -> Word:
 
 def merge_tags(
     text: str, words: Sequence[Word], tags: Sequence[str], probabilities: Sequence[float]
-) -> list[dict[str, Any]]:
-    """Slots of `text` as `{name, value, start, end, score}`, in order.
+) -> list[Slot]:
+    """The slots of `text`, in order.
 
     B-x begins a slot; I-x continues one of the same name and begins one otherwise; a tag without a prefix
     counts as I-. A slot's score is the mean probability of its words' tags.
     """
-    slots: list[dict[str, Any]] = []
+    slots: list[Slot] = []
     scores: list[float] = []
     open_name: str | None = None
     for word, tag, probability in zip(words, tags, probabilities, strict=True):
         name = _name(tag)
         if name is not None and (name != open_name or tag.startswith("B-")):
-            slots.append({"name": name, "value": "", "start": word.start, "end": word.end, "score": 0.0})
+            slots.append(Slot(name, "", word.start, word.end, 0.0))
             scores = []
         open_name = name
         if name is not None:
             scores.append(float(probability))
-            slot = slots[-1]
-            slot.update(value=text[slot["start"] : word.end], end=word.end, score=sum(scores) / len(scores))
+            value = text[slots[-1].start : word.end]
+            slots[-1] = replace(slots[-1], value=value, end=word.end, score=sum(scores) / len(scores))
     return slots
 
 

@@ -1,7 +1,8 @@
 """Sampling: the parameters of a request and the choice of its next tokens."""
 
+from runtime.parameters import DEFAULT_MAX_TOKENS, SamplingParameters
 from runtime.sampling.distribution import largest, log_softmax
-from runtime.sampling.parameters import DEFAULT_MAX_TOKENS, SamplingParameters, parse_sampling_parameters
+from runtime.sampling.parsing import parse_sampling_parameters
 from runtime.sampling.sampler import Choices, Sampled, SequenceSampler, sample_batch
 
 __all__ = [

@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 _GROUP_SIZE = 64
-_GROUPS_PER_WANTED = 4  # with fewer, the groups' maxima exclude too little
+_GROUPS_PER_WANTED = 4  # with fewer groups, their maxima exclude too few values
 _SORTED_AT_ONCE = 1024  # sorting fewer is cheaper than a histogram
 _BIN_SHIFT = 19  # of 23 bits of mantissa, four stay
 _DRAW_BLOCK = 256
@@ -94,8 +94,7 @@ def nucleus(weights: Floats, top_p: float) -> Ids:
 
 
 def _crossing_bin(weights: Floats, target: float) -> tuple[int, float, Floats]:
-    """Where the sum of `weights`, largest first, passes `target`: how many and how much lies above, and that
-    bin.
+    """The bin in which the sum of `weights`, largest first, passes `target`; number and sum of those above.
 
     The upper bits of a positive float (exponent, four bits of mantissa) are a bin number that grows with the
     value, so one histogram stands in for the sort of a whole vocabulary.

@@ -3,8 +3,7 @@
 The order is that of transformers and vLLM: repetition penalty (over prompt and generated tokens, Keskar et
 al. 2019, https://arxiv.org/abs/1909.05858), presence and frequency penalties (over generated tokens, as
 OpenAI defines them), temperature, top-k, top-p, min-p. Reported log-probabilities are the log-softmax of the
-raw logits, before all of these, as in vLLM's default: they say what the model believes, not what the caller
-asked to be changed.
+raw logits, before all of these, as in vLLM's default.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import numpy as np
 
 from runtime.contract import FaultCode
 from runtime.errors import RequestFault
+from runtime.parameters import SamplingParameters
 from runtime.sampling.distribution import Floats, Ids, draw, filtered, largest
-from runtime.sampling.parameters import SamplingParameters
 
 NOT_FINITE = "the model's logits are not finite numbers"
 
@@ -27,12 +26,12 @@ class Sampled(NamedTuple):
     """One chosen token."""
 
     token_id: int
-    logprob: float  # NaN where nobody will look at it
+    logprob: float  # NaN if it is not used
     top: list[tuple[int, float]]  # the `parameters.logprobs` likeliest tokens, likeliest first
 
 
 class Choices(NamedTuple):
-    """What is known of each row of logits already: a graph may look at them itself."""
+    """What a graph computed of each row of logits itself."""
 
     best: list[int]  # the first of the largest logits
     log_sum: list[float]  # logarithm of the sum of all exponentials
@@ -65,22 +64,22 @@ class SequenceSampler:
 
     @property
     def takes_best(self) -> bool:
-        """It is the first of the largest logits."""
+        """The choice is the first of the largest logits."""
         return self._takes_best
 
-    def leaves_choice(self, most_top_k: int) -> bool:
-        """Whether a graph that knows temperature, top-k up to this and min-p can choose as `sample` does."""
+    def can_sample_in_graph(self, max_top_k: int) -> bool:
+        """Whether a graph with temperature, min-p and top-k up to this can choose as `sample` does."""
         parameters = self.parameters
         if parameters.logprobs or self._penalties is not None:
             return False
-        return self._takes_best or (parameters.top_k <= most_top_k and parameters.top_p == 1.0)
+        return self._takes_best or (parameters.top_k <= max_top_k and parameters.top_p == 1.0)
 
     def uniform(self) -> float:
         """The number that decides the next draw."""
         return float(self._random.random())
 
-    def taken(self, token_id: int, logit: float, log_sum: float) -> Sampled:
-        """What was chosen elsewhere. Raises RequestFault as `sample` does."""
+    def from_graph(self, token_id: int, logit: float, log_sum: float) -> Sampled:
+        """The token that the graph chose. Raises RequestFault like `sample`."""
         if not math.isfinite(logit) or not math.isfinite(log_sum):
             raise RequestFault.of(FaultCode.INTERNAL, NOT_FINITE)
         return Sampled(token_id, logit - log_sum, [])
@@ -88,13 +87,13 @@ class SequenceSampler:
     def sample(self, logits: Floats, best: int | None = None, log_sum: float | None = None) -> Sampled:
         """Choose from `logits` `[vocab] float32`, which are left as they are.
 
-        `best` and `log_sum` are those of `Choices` where they are known already. Raises RequestFault
-        (internal) where the model's logits are not numbers.
+        `best` and `log_sum` are those of `Choices`, if they are known. Raises RequestFault (internal) if the
+        model's logits are not finite numbers.
         """
         if best is None:
             best = int(logits.argmax())
         peak = float(logits[best])
-        if not math.isfinite(peak):  # the largest is NaN where any is
+        if not math.isfinite(peak):  # the largest is NaN if any is
             raise RequestFault.of(FaultCode.INTERNAL, NOT_FINITE)
         needs_sum = self._with_logprob and log_sum is None
         token_id = best
@@ -163,9 +162,9 @@ class Penalties:
 def sample_batch(
     samplers: Sequence[SequenceSampler], logits: Floats, choices: Choices | None = None
 ) -> list[Sampled | RequestFault]:
-    """Choose for each row of `logits` `[batch, vocab] float32`; what `sample` answers.
+    """Call `sample` for each row of `logits` `[batch, vocab] float32`.
 
-    A row that cannot be answered has the fault in its place, so that the others go on.
+    A row that fails has its fault in its place, so that the others go on.
     """
     if choices is None:
         best: list[int] = logits.argmax(axis=1).tolist()

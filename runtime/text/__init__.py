@@ -1,6 +1,7 @@
-"""Text: the tokenizer and the stream of text out of generated tokens."""
+"""Text: the tokenizer, the text stream of generated tokens, and the offset of each token in it."""
 
+from runtime.text.offsets import TextOffsets
 from runtime.text.stream import TextStream
 from runtime.text.tokenizer import Tokenizer, open_tokenizer
 
-__all__ = ["TextStream", "Tokenizer", "open_tokenizer"]
+__all__ = ["TextOffsets", "TextStream", "Tokenizer", "open_tokenizer"]

@@ -11,10 +11,10 @@ from runtime.text.tokenizer import Tokenizer
 class TextStream:
     """Turns token ids into text pieces that are safe to send.
 
-    Invariant: the pieces joined are the bytes of all tokens, decoded with U+FFFD for what is not UTF-8, cut
-    where the first stop string begins. "First" goes by where a stop string begins in the text, so the answer
-    does not depend on how tokens cut it; where one stop string lies inside another that began earlier and may
-    yet complete, the stream waits for the outcome.
+    Invariant: the joined pieces are the bytes of all tokens, decoded with U+FFFD for what is not UTF-8, up to
+    the beginning of the first stop string. The first stop string is the one that begins first in the text, so
+    that the answer does not depend on how tokens cut it. If a stop string lies inside another one that began
+    earlier and may still complete, the stream waits.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = ()) -> None:
@@ -33,7 +33,7 @@ class TextStream:
         return self._scan(self._decoder.decode(self._tokenizer.token_bytes(token_id)))
 
     def finish(self) -> str:
-        """What was held back, at the end of the sequence.
+        """The text that was held back, at the end of the sequence.
 
         May set `stopped`: a stop string that waited for a longer one counts.
         """
@@ -62,7 +62,7 @@ class TextStream:
         return self._release(position - automaton.depths[state])
 
     def _release(self, certain: int) -> str:
-        """Give out the first `certain` characters held; no stop string can begin in them any more."""
+        """Return the first `certain` characters that are held; no stop string can begin in them."""
         released, self._held = self._held[:certain], self._held[certain:]
         if self._cut is not None:
             self._cut -= certain

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from runtime.contract import is_byte_level
 from runtime.errors import ModelError
 
 
 def byte_characters() -> dict[str, int]:
-    """The character that stands for each byte, as `bytes_to_unicode` in GPT-2's encoder.py has it."""
+    """The character that stands for each byte, as in `bytes_to_unicode` of GPT-2's encoder.py."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -27,16 +28,14 @@ def byte_characters() -> dict[str, int]:
 
 
 def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """Read a tokenizer.json so that text stays text: whole, unpadded, and without control tokens written as
-    text.
+    """Read a tokenizer.json; texts are neither truncated nor padded. Raises ModelError.
 
-    A literal `<|endoftext|>` in a caller's text is encoded as the characters it is made of. Control tokens
-    come from the engine and from the tokenizer's template alone, so that no input can end its own document or
-    forge a separator. Raises ModelError.
+    A literal `<|endoftext|>` in a caller's text is encoded as its characters. Control tokens come only from
+    the engine and from the tokenizer's template, so that no input can end its document or forge a separator.
     """
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises Exception itself for whatever is wrong with a file
+    except Exception as error:  # the library raises Exception itself for every defect of a file
         raise ModelError(f"{path.name}: not a readable tokenizer ({error})") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -45,22 +44,22 @@ def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
 
 
 class Tokenizer:
-    """One vocabulary. Raises ModelError where it is not byte-level or does not hold `eos_token_id`."""
+    """One vocabulary. Raises ModelError if it is not byte-level.
 
-    def __init__(self, path: Path, eos_token_id: int) -> None:
+    `eos_token_id` need not be in it; a text that ends with that token gets no text from it.
+    """
+
+    def __init__(self, path: Path, eos_token_id: int | None) -> None:
         self._tokenizer = open_tokenizer(path)
         self.eos_token_id = eos_token_id
         description = json.loads(self._tokenizer.to_str())
-        if not _is_byte_level(description["decoder"]):
+        if not is_byte_level(description["decoder"]):
             found = (description["decoder"] or {}).get("type")
             raise ModelError(f"{path.name}: decoder {found}, but only ByteLevel is supported")
         self._contents = self._read_contents(description["added_tokens"])
-        if not (0 <= eos_token_id < len(self._contents) and self._contents[eos_token_id]):
-            raise ModelError(
-                f"{path.name}: eos_token_id {eos_token_id} is not among {len(self._contents)} tokens"
-            )
         self._control = {token["id"] for token in description["added_tokens"] if token["special"]}
-        self._control.add(eos_token_id)
+        if eos_token_id is not None:
+            self._control.add(eos_token_id)
 
     def _read_contents(self, added_tokens: Iterable[dict[str, Any]]) -> list[bytes]:
         """The bytes of each token id; empty for an id that no token has."""
@@ -79,9 +78,9 @@ class Tokenizer:
         return contents
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; no control token is added, and none is read out of the text.
+        """Token ids of `text`; no control token is added, and none is recognized in the text.
 
-        Raises UnicodeEncodeError where `text` holds a lone surrogate and so is not Unicode text.
+        Raises UnicodeEncodeError if `text` has a lone surrogate and so is not Unicode text.
         """
         text.encode()
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -92,7 +91,7 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What the token adds to a text: nothing for a control token and for an id without a token."""
+        """The bytes that the token adds to a text: none for a control token and for an id without a token."""
         if token_id in self._control or not 0 <= token_id < len(self._contents):
             return b""
         return self._contents[token_id]
@@ -110,18 +109,3 @@ class Tokenizer:
             return content.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in content)
-
-
-def _is_byte_level(decoder: dict[str, Any] | None) -> bool:
-    """Whether the decoder of a tokenizer.json only joins byte-level tokens."""
-    return [part["type"] for part in _parts(decoder)] == ["ByteLevel"]
-
-
-def _parts(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    if decoder is None:
-        return
-    if decoder["type"] == "Sequence":
-        for part in decoder["decoders"]:
-            yield from _parts(part)
-    else:
-        yield decoder

@@ -1,17 +1,47 @@
-"""`TritonPythonModel`: what Triton's stub calls. One process runs one version of one model."""
+"""`TritonPythonModel`, the class that Triton's stub calls. One process runs one version of one model."""
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from types import FunctionType
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import triton_python_backend_utils as pb_utils
 
-from runtime.contract import Kind, Manifest
+from runtime.contract import Kind
+from runtime.log_format import FORMAT_VARIABLE, LEVEL_VARIABLE, JsonFormatter
+from runtime.manifest import Manifest
 from runtime.triton.heads import HeadAdapter
 from runtime.triton.lm import LmAdapter
 from runtime.triton.tensors import declare
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _with_short_error(method: Callable[P, T]) -> Callable[P, T]:
+    """Log the traceback of an error, and raise the error without it.
+
+    The stub reports the file name of each frame of an error. It reads file names as ASCII, and aborts at one
+    that is not ASCII. So the error keeps only the frame of `call`, which gets a plain file name here.
+    """
+
+    @functools.wraps(method)
+    def call(*arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return method(*arguments, **named)
+        except Exception as error:
+            logging.exception("the model does not load")
+            raise error.with_traceback(None) from None
+
+    plain = cast("FunctionType", call)
+    plain.__code__ = plain.__code__.replace(co_filename=__name__)
+    return call
 
 
 class Adapter(Protocol):
@@ -22,14 +52,17 @@ class Adapter(Protocol):
 
 class TritonPythonModel:
     @staticmethod
+    @_with_short_error
     def auto_complete_config(auto_complete_model_config: Any) -> Any:
-        """The manifest says what the tensors are; `config.pbtxt` need only name the backend."""
+        """Declare the tensors from the manifest; `config.pbtxt` only has to name the backend."""
+        _configure_logging()
         declare(Manifest.load(Path(pb_utils.get_model_dir())), auto_complete_model_config)
         return auto_complete_model_config
 
+    @_with_short_error
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the version; whatever is wrong with it is raised, and Triton reports it and loads nothing."""
-        _log_through_triton()
+        """Load the version. Raises where it cannot be served; Triton reports the error and loads nothing."""
+        _configure_logging()
         folder = Path(args["model_repository"]) / args["model_version"]
         labels = {"model": args["model_name"], "version": args["model_version"]}
         kind = Manifest.load(folder).kind
@@ -47,7 +80,8 @@ class _TritonLog(logging.Handler):
     """Python's log records in Triton's own log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
+        # A file name can hold bytes that are not UTF-8, or that the stub's Python could not decode.
+        text = self.format(record).encode(errors="surrogateescape").decode(errors="replace")
         if record.levelno >= logging.ERROR:
             pb_utils.Logger.log_error(text)
         elif record.levelno >= logging.WARNING:
@@ -56,7 +90,26 @@ class _TritonLog(logging.Handler):
             pb_utils.Logger.log_info(text)
 
 
-def _log_through_triton() -> None:
-    handler = _TritonLog()
-    handler.setFormatter(logging.Formatter("[lmaas] %(message)s"))
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        request_id = getattr(record, "request_id", "")
+        return f"[lmaas] {super().format(record)}" + (f" [{request_id}]" if request_id else "")
+
+
+class _ModelFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.model = Path(pb_utils.get_model_dir()).parent.name
+        return True
+
+
+def _configure_logging() -> None:
+    """Text goes through Triton's own log; JSON beside it, to the same standard error."""
+    handler: logging.Handler = _TritonLog()
+    handler.setFormatter(_TextFormatter())
+    if os.environ.get(FORMAT_VARIABLE) == "json":
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonFormatter())
+        handler.addFilter(_ModelFilter())
+    level = getattr(logging, os.environ.get(LEVEL_VARIABLE, "info").upper(), logging.INFO)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("runtime").setLevel(level)

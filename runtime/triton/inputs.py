@@ -1,4 +1,4 @@
-"""Reading tensors of a Triton request; what is wrong is a RequestFault that names the tensor."""
+"""Reads the tensors of a Triton request; a wrong one is a RequestFault that names the tensor."""
 
 from __future__ import annotations
 
@@ -9,25 +9,32 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from runtime.contract import MAX_RELAY_NAME, LmTensors, Operation, RelayParameters
+from runtime.commands import MAX_LOG_ID, MAX_SESSION_NAME, SESSION, Command, Submit, decode
+from runtime.contract import (
+    MAX_PROMPT_TOKENS,
+    LmTensors,
+    Operation,
+)
 from runtime.errors import RequestFault
 from runtime.request import Request, parse_request
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the responses of one `lm` request are to hold."""
+class RequestedOutputs:
+    """What the responses of one `lm` request must hold."""
 
-    outputs: frozenset[str]
+    names: frozenset[str]  # of output tensors
     prepend_input: bool
 
 
-def read_lm(request: Any, request_id: str) -> tuple[Request, Wishes]:
+def read_lm(request: Any, request_id: str) -> tuple[Request, RequestedOutputs]:
     """Tensors of kind `lm`, with the defaults of Triton's vLLM backend (its `GenerateRequest`)."""
-    text = decoded(_value(request, LmTensors.TEXT_INPUT), LmTensors.TEXT_INPUT)
+    text, token_ids = _prompt(request)
     stream = bool(_value(request, LmTensors.STREAM))
     operation = _operation(_value(request, LmTensors.OPERATION))
-    parsed = parse_request(request_id, text, operation, _parameters(request), stream=stream)
+    parsed = parse_request(
+        request_id, text, operation, _parameters(request), stream=stream, token_ids=token_ids
+    )
     exclude = _value(request, LmTensors.EXCLUDE_INPUT_IN_OUTPUT)
     if exclude is not None and not exclude and stream:
         raise RequestFault.invalid(
@@ -37,31 +44,34 @@ def read_lm(request: Any, request_id: str) -> tuple[Request, Wishes]:
     off = {
         switch.removeprefix("return_") for switch in LmTensors.SWITCHES if not bool(_value(request, switch))
     }
-    outputs = frozenset(request.requested_output_names()) - off
-    parsed = dataclasses.replace(parsed, with_logprob="cumulative_logprob" in outputs)
-    return parsed, Wishes(outputs, prepend_input=not excluded and not parsed.parameters.echo)
+    names = frozenset(request.requested_output_names()) - off
+    log_id = request.request_id()[:MAX_LOG_ID]
+    parsed = dataclasses.replace(parsed, with_logprob="cumulative_logprob" in names, log_id=log_id)
+    return parsed, RequestedOutputs(names, prepend_input=not excluded and not parsed.parameters.echo)
 
 
-@dataclass(frozen=True, slots=True)
-class RelayWish:
-    """A relay to open, or with `key` one that the responses of a request are to go to."""
+def read_session(request: Any) -> str | None:
+    """The name of the session that the request opens or brings commands for. Raises RequestFault."""
+    name = json.loads(request.parameters() or "{}").get(SESSION)
+    if name is not None and not (isinstance(name, str) and 1 <= len(name) <= MAX_SESSION_NAME):
+        raise RequestFault.invalid(SESSION, f"a string of 1 to {MAX_SESSION_NAME} characters is needed")
+    return name
 
-    name: str
-    key: int | None
+
+def read_commands(request: Any) -> list[tuple[int, Command]]:
+    """None of a request that opens a session. Raises RequestFault."""
+    text = decoded(require(_value(request, LmTensors.TEXT_INPUT), LmTensors.TEXT_INPUT), LmTensors.TEXT_INPUT)
+    return decode(text) if text else []
 
 
-def read_relay(request: Any) -> RelayWish | None:
-    """The request's own parameters of `RelayParameters`; raises RequestFault."""
-    parameters = json.loads(request.parameters() or "{}")
-    name, key = parameters.get(RelayParameters.RELAY), parameters.get(RelayParameters.KEY)
-    if name is None:
-        return None
-    if not isinstance(name, str) or not 1 <= len(name) <= MAX_RELAY_NAME:
-        limits = f"a string of 1 to {MAX_RELAY_NAME} characters is needed"
-        raise RequestFault.invalid(RelayParameters.RELAY, limits)
-    if key is not None and type(key) is not int:
-        raise RequestFault.invalid(RelayParameters.KEY, "an integer is needed")
-    return RelayWish(name, key)
+def request_of(command: Submit, request_id: str) -> Request:
+    """Raises RequestFault."""
+    prompt = command.prompt
+    text, token_ids = (prompt, None) if isinstance(prompt, str) else ("", tuple(prompt))
+    parsed = parse_request(
+        request_id, text, command.operation, command.parameters, stream=command.stream, token_ids=token_ids
+    )
+    return dataclasses.replace(parsed, with_logprob=False, log_id=command.log_id)
 
 
 def decoded(value: Any, name: str) -> str:
@@ -73,6 +83,29 @@ def decoded(value: Any, name: str) -> str:
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise RequestFault.invalid(name, f"not UTF-8: byte 0x{byte:02x} at {error.start}") from None
+
+
+def require(tensor: Any, name: str) -> Any:
+    """The tensor. Triton checks only the number of inputs, so that a required one can be missing."""
+    if tensor is None:
+        raise RequestFault.invalid(name, "missing; this input is required")
+    return tensor
+
+
+def _prompt(request: Any) -> tuple[str, tuple[int, ...] | None]:
+    """The text, or the token ids in place of it."""
+    tensor = pb_utils.get_input_tensor_by_name(request, LmTensors.PROMPT_TOKEN_IDS)
+    if tensor is None:
+        text = require(_value(request, LmTensors.TEXT_INPUT), LmTensors.TEXT_INPUT)
+        return decoded(text, LmTensors.TEXT_INPUT), None
+    if _value(request, LmTensors.TEXT_INPUT):
+        message = f"must be empty beside {LmTensors.PROMPT_TOKEN_IDS}, which is the prompt"
+        raise RequestFault.invalid(LmTensors.TEXT_INPUT, message)
+    ids = tensor.as_numpy()
+    if ids.size > MAX_PROMPT_TOKENS:
+        message = f"{ids.size} token ids, but at most {MAX_PROMPT_TOKENS} are read"
+        raise RequestFault.invalid(LmTensors.PROMPT_TOKEN_IDS, message)
+    return "", tuple(ids.tolist())
 
 
 def _value(request: Any, name: str) -> Any:
@@ -102,5 +135,5 @@ def _parameters(request: Any) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise RequestFault.invalid(LmTensors.SAMPLING_PARAMETERS, "a JSON object is needed")
     if value is None:
-        parameters = {name: parameters[name] for name in parameters if name not in RelayParameters.NAMES}
+        parameters = {name: parameters[name] for name in parameters if name != SESSION}
     return parameters

@@ -25,12 +25,17 @@ _GAUGES = {
     "lmaas_engine_kv_tokens_promised": ("kv_tokens_promised", "Rows that these may come to need"),
     "lmaas_engine_kv_tokens_resident": ("kv_tokens_resident", "Rows promised, or that hold memory"),
     "lmaas_engine_kv_tokens_capacity": ("kv_tokens_capacity", "Most rows that may be promised"),
+    "lmaas_engine_kv_cache_usage_ratio": ("kv_cache_usage", "Share of these rows that is promised, 0 to 1"),
     "lmaas_engine_stalled": ("stalled", "1 where a step did not return, just before the process ends"),
 }
 _COUNTERS = {
     "lmaas_engine_generated_tokens_total": ("generated_tokens", "Tokens generated"),
     "lmaas_engine_prompt_tokens_total": ("prompt_tokens", "Prompt tokens run through the graph"),
     "lmaas_engine_reused_tokens_total": ("reused_tokens", "Prompt tokens found in the KV cache"),
+    "lmaas_engine_preempted_total": (
+        "preempted",
+        "Sequences that lost their slots to other callers' for a while",
+    ),
     "lmaas_engine_steps_total": ("steps", "Runs of the graph"),
     "lmaas_engine_queue_seconds_total": ("queue_seconds", "Time that finished requests waited"),
     "lmaas_engine_prefill_seconds_total": ("prefill_seconds", "Time from start to first token"),

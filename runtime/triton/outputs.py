@@ -9,37 +9,30 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from runtime.answers import Answer, Choice, Generated, TokenRecord
-from runtime.contract import LmTensors, RelayParameters
+from runtime.contract import LmTensors
+from runtime.messages import Answer, Choice, Generated, TokenLogprob
 from runtime.request import Request
-from runtime.triton.inputs import Wishes
+from runtime.triton.inputs import RequestedOutputs
 
 
 class ResponseBuilder:
     """Builds the responses of one request; its texts go side by side in every response."""
 
-    def __init__(self, wishes: Wishes, request: Request) -> None:
-        self._wishes = wishes
-        self._prompt = request.text
+    def __init__(self, requested: RequestedOutputs, request: Request) -> None:
+        self._requested = requested
         num_choices = request.parameters.n
         # The last known state of each choice, for those that have nothing new in a response.
         self._last = [Choice(index, "", [], None, None, 0.0) for index in range(num_choices)]
         self._first = True
 
-    @property
-    def only_details(self) -> bool:
-        return self._wishes.outputs == {LmTensors.DETAILS}
-
-    def build(self, answer: Answer, relayed: int = 0) -> Any:
-        """`relayed` answers of this request went to a relay before (`RelayParameters`)."""
+    def build(self, answer: Answer) -> Any:
         tensors = []
-        if LmTensors.DETAILS in self._wishes.outputs:
-            counted = {RelayParameters.RELAYED: relayed} if relayed else {}
-            tensors.append(details_tensor(as_json({**answer.details(), **counted})))
+        if LmTensors.DETAILS in self._requested.names:
+            tensors.append(details_tensor(as_json(answer.to_json())))
         if isinstance(answer, Generated):
             choices = self._all_choices(answer)
-            makers = self._makers(answer.prompt_tokens)
-            tensors += [make(choices) for name, make in makers.items() if name in self._wishes.outputs]
+            makers = self._makers(answer)
+            tensors += [make(choices) for name, make in makers.items() if name in self._requested.names]
         self._first = False
         return pb_utils.InferenceResponse(output_tensors=tensors)
 
@@ -52,8 +45,8 @@ class ResponseBuilder:
         ]
         return choices
 
-    def _makers(self, prompt_tokens: int) -> dict[str, Callable[[list[Choice]], Any]]:
-        begin = self._prompt if self._wishes.prepend_input and self._first else ""
+    def _makers(self, answer: Generated) -> dict[str, Callable[[list[Choice]], Any]]:
+        begin = answer.prompt if self._requested.prepend_input and self._first else ""
         return {
             LmTensors.TEXT_OUTPUT: lambda choices: _bytes_tensor(
                 LmTensors.TEXT_OUTPUT, [begin + choice.text for choice in choices]
@@ -70,7 +63,7 @@ class ResponseBuilder:
                 "token_ids", np.array([token for c in choices for token in c.token_ids], np.int64)
             ),
             "num_input_tokens": lambda _: pb_utils.Tensor(
-                "num_input_tokens", np.array([prompt_tokens], np.uint32)
+                "num_input_tokens", np.array([answer.prompt_tokens], np.uint32)
             ),
             "num_output_tokens": lambda choices: pb_utils.Tensor(
                 "num_output_tokens", np.array([len(c.token_ids) for c in choices], np.uint32)
@@ -93,7 +86,7 @@ def _logprobs(choice: Choice) -> str:
     return json.dumps([_ranked(record) for record in choice.logprobs])
 
 
-def _ranked(record: TokenRecord) -> dict[int, dict[str, Any]]:
+def _ranked(record: TokenLogprob) -> dict[int, dict[str, Any]]:
     """Ranks count from 1; None for a sampled token that is not among the likeliest that were asked for."""
     listed = {
         item.token_id: {"logprob": item.logprob, "rank": rank, "decoded_token": item.text}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from runtime.contract import MAX_HEAD_BATCH, HeadTensors, Kind, LmTensors, Manifest
+from runtime.contract import MAX_HEAD_BATCH, HeadTensors, Kind, LmTensors
+from runtime.manifest import Manifest
 
 _LM_OUTPUTS = (
     (LmTensors.TEXT_OUTPUT, "TYPE_STRING", [-1]),
@@ -31,6 +33,7 @@ def _declare_lm(config: Any) -> None:
     config.set_max_batch_size(0)
     config.set_model_transaction_policy({"decoupled": True})
     _add_input(config, LmTensors.TEXT_INPUT, "TYPE_STRING", optional=False)
+    _add_input(config, LmTensors.PROMPT_TOKEN_IDS, "TYPE_INT64", [-1], optional=True)
     for name in (LmTensors.SAMPLING_PARAMETERS, LmTensors.OPERATION):
         _add_input(config, name, "TYPE_STRING", optional=True)
     for name in (LmTensors.STREAM, LmTensors.EXCLUDE_INPUT_IN_OUTPUT, *LmTensors.SWITCHES):
@@ -55,5 +58,5 @@ def _declare_heads(manifest: Manifest, config: Any) -> None:
         config.add_output({"name": HeadTensors.SLOTS, "data_type": "TYPE_STRING", "dims": [1]})
 
 
-def _add_input(config: Any, name: str, data_type: str, *, optional: bool) -> None:
-    config.add_input({"name": name, "data_type": data_type, "dims": [1], "optional": optional})
+def _add_input(config: Any, name: str, data_type: str, dims: Sequence[int] = (1,), *, optional: bool) -> None:
+    config.add_input({"name": name, "data_type": data_type, "dims": list(dims), "optional": optional})

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -15,7 +16,9 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from api.config import Settings
 from api.middle.startup import Phase
+from api.server import Server
 from tests.api.fakes import FakeBack
+from tests.api.sockets import Served, started
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def client(app: Starlette) -> Iterator[TestClient]:
 
 @contextmanager
 def serving_client(app: Starlette) -> Iterator[TestClient]:
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         assert client.portal is not None
         client.portal.call(serving, app)
         yield client
@@ -76,3 +79,33 @@ def run() -> Run:
 
     # Not anyio.run: anyio's pytest plugin leaves this thread marked as running once it had an async test.
     return lambda test: asyncio.run(bounded(test))
+
+
+Serve = Callable[..., None]
+
+
+@pytest.fixture
+def serve(settings: Settings, back: FakeBack, run: Run) -> Serve:
+    """Run a test against a server with the settings given."""
+
+    @asynccontextmanager
+    async def serving_with(changes: dict[str, Any]) -> AsyncIterator[Served]:
+        changed = settings.model_copy(update={"port": 0, "drain_seconds": 0.05, **changes})
+        app = create_app(changed, open_backend=back.open)
+        server = Server(app, changed)
+        task, port = await started(server)
+        await serving(app)
+        served = Served(server, port)
+        try:
+            yield served
+        finally:
+            await served.stop(task)
+
+    def serve(test: Callable[[Served], Awaitable[None]], **changes: Any) -> None:
+        async def whole() -> None:
+            async with serving_with(changes) as served:
+                await test(served)
+
+        run(whole)
+
+    return serve

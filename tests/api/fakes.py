@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from api.back.backend import Backend
 from api.back.cluster.manager import ClusterManager
-from api.back.cluster.records import HeadAnswer, Readiness, ServerRecord, ServerState, Target
+from api.back.cluster.records import CapacityRecord, HeadAnswer, Readiness, ServerRecord, ServerState, Target
 from api.back.conversion import Converter
 from api.back.settings import BackSettings
 from api.back.store.archives import ArchiveDownload
+from api.back.store.audit import AuditStore
+from api.back.store.batches import BatchStore
+from api.back.store.callbacks import CallbackStore
+from api.back.store.changes import Subscription
 from api.back.store.deployments import DeploymentStore
+from api.back.store.files import FileStore
+from api.back.store.keys import KeyStore
 from api.back.store.models import ModelStore
 from api.back.store.records import (
+    AuditRecord,
+    Autoscale,
+    CanaryPolicy,
     Capacity,
     DeploymentRecord,
     DeploymentState,
+    KeyRecord,
     ModelRecord,
+    Received,
+    Rollout,
     TaskRecord,
     TaskState,
+    UsageRecord,
     VersionRecord,
     VersionState,
     now,
 )
+from api.back.store.task_events import StoredEvent
+from api.back.store.task_queue import TaskQueue
 from api.back.store.tasks import TaskStore
-from api.errors import Conflict, InvalidInput, NotFound
-from runtime.contract import Architecture, FileEntry, Kind, Manifest, Operation, Variant, VariantEntry
+from api.back.store.uploads import UploadStore
+from api.back.store.usage import UsageStore
+from api.caller import ALL_SCOPES, KEY_PREFIX, NO_LIMITS, Limits, Scope
+from api.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
+from api.log_context import LogContext
+from runtime.contract import Kind, Operation, Variant
+from runtime.manifest import Architecture, FileEntry, Manifest, VariantEntry
+from runtime.messages import Answer, Slot, Usage
 from tests.api.replies import scripted
 
+Back = TypeVar("Back", bound="FakeBack")
 ARCHIVE = bytes(range(256)) * 40
 NLI_LABELS = ("contradiction", "entailment", "neutral")
 
@@ -57,13 +82,16 @@ class FakeTasks(TaskStore):
     def __init__(self) -> None:
         self.records: dict[str, TaskRecord] = {}
         self.history: list[TaskRecord] = []  # every state of every record, in order
+        self.failure: StoreUnavailable | None = None  # while it is set, nothing becomes durable
 
     def put(self, record: TaskRecord) -> None:
         self.records[record.id] = record
         self.history.append(record)
 
-    async def add(self, record: TaskRecord) -> None:
-        self.put(record)
+    async def flush(self) -> None:
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise copy.copy(self.failure)
 
     async def get(self, task_id: str) -> TaskRecord:
         if task_id not in self.records:
@@ -77,21 +105,177 @@ class FakeTasks(TaskStore):
         state: TaskState | None = None,
         limit: int = 50,
         before: str | None = None,
+        caller_key: str | None = None,
     ) -> list[TaskRecord]:
         found = sorted(self.records.values(), key=lambda record: record.id, reverse=True)
+        found = [item for item in found if caller_key in (None, item.caller.key)]
         found = [item for item in found if type in (None, item.type) and state in (None, item.state)]
         return [item for item in found if before is None or item.id < before][:limit]
 
-    async def unfinished(self) -> Any:
-        return [record for record in self.records.values() if not record.state.finished]
+    async def with_key(self, record: TaskRecord) -> TaskRecord | None:
+        found = (item for item in self.records.values() if item.idempotency_key == record.idempotency_key)
+        return next(found, None)
+
+    async def events(self, task_id: str, attempt: int, number: int) -> Sequence[StoredEvent]:
+        return []
+
+    @contextmanager
+    def changes(self, task_id: str) -> Iterator[Subscription]:
+        yield Subscription()
+
+    poll_seconds = 0.001
 
     def states(self, task_id: str) -> Any:
         return [record.state.value for record in self.history if record.id == task_id]
 
 
+def given_back(record: TaskRecord) -> dict[str, Any]:
+    interrupted = record.state is TaskState.RUNNING
+    return {
+        "state": TaskState.QUEUED, "started": None, "interruptions": record.interruptions + interrupted,
+    }  # fmt: skip
+
+
+class FakeQueue(TaskQueue):
+    """Over the records of a FakeTasks, as of a façade named `worker`. No lease ends."""
+
+    def __init__(self, tasks: FakeTasks, worker: str = "here") -> None:
+        self.tasks = tasks
+        self.worker = worker
+        self.reported: list[tuple[str, int, str]] = []
+        self.held = True  # False: the lease has ended
+
+    @property
+    def failure(self) -> StoreUnavailable | None:
+        return self.tasks.failure
+
+    @property
+    def num_waiting(self) -> int:
+        return 0
+
+    async def add(self, record: TaskRecord) -> None:
+        await self.tasks.flush()
+        self.tasks.put(record)
+
+    async def add_once(self, record: TaskRecord) -> TaskRecord:
+        found = await self.tasks.with_key(record)
+        if found is None:
+            await self.add(record)
+        return found or record
+
+    def update(self, record: TaskRecord) -> None:
+        self.tasks.put(record)
+
+    async def flush(self) -> None:
+        await self.tasks.flush()
+
+    def report(self, record: TaskRecord, number: int, name: str, data: dict[str, Any]) -> None:
+        self.reported.append((record.id, number, name))
+
+    @contextmanager
+    def changes(self) -> Iterator[Subscription]:
+        yield Subscription()
+
+    async def complete(self, record: TaskRecord) -> bool:
+        await self.tasks.flush()
+        kept = self.tasks.records[record.id]
+        if kept.state.finished or (kept.owner, kept.attempt) != (record.owner, record.attempt):
+            return kept == record
+        self.tasks.put(record)
+        return True
+
+    async def claim(self, lanes: Collection[str], limit: int) -> list[TaskRecord]:
+        await self.tasks.flush()
+        free = [record for record in self._open() if record.owner is None and record.lane in lanes]
+        claimed = [
+            dataclasses.replace(
+                record,
+                owner=self.worker,
+                attempt=record.attempt + 1,
+                **given_back(record),
+            )
+            for record in sorted(free, key=lambda record: record.created)[:limit]
+        ]
+        for record in claimed:
+            self.tasks.records[record.id] = record
+        return claimed
+
+    async def extend(self) -> bool:
+        await self.tasks.flush()
+        held, self.held = self.held, True
+        return held
+
+    async def owned(self) -> set[str]:
+        return {record.id for record in self._open() if record.owner == self.worker}
+
+    async def release(self) -> int:
+        await self.tasks.flush()
+        mine = [record for record in self._open() if record.owner == self.worker]
+        for record in mine:
+            self.tasks.records[record.id] = dataclasses.replace(record, owner=None, **given_back(record))
+        return len(mine)
+
+    async def cancel(self, task_id: str) -> None:
+        await self.tasks.flush()
+        record = self.tasks.records[task_id]
+        if not record.state.finished:
+            self.tasks.records[task_id] = dataclasses.replace(record, cancel_requested=True)
+
+    async def cancel_requests(self) -> list[str]:
+        await self.tasks.flush()
+        mine = [record for record in self._open() if record.owner == self.worker]
+        return [record.id for record in mine if record.cancel_requested]
+
+    def _open(self) -> list[TaskRecord]:
+        return [record for record in self.tasks.records.values() if not record.state.finished]
+
+
+class FakeKeys(KeyStore):
+    def __init__(self) -> None:
+        self.records: dict[str, KeyRecord] = {}
+        self.reads = 0
+        self.failure: StoreUnavailable | None = None  # while it is set, nothing can be read
+
+    async def create(
+        self, name: str, scopes: frozenset[Scope], limits: Limits, expires: datetime | None = None
+    ) -> tuple[KeyRecord, str]:
+        return self.add(name, scopes, limits, expires)
+
+    def add(
+        self,
+        name: str,
+        scopes: frozenset[Scope] = ALL_SCOPES,
+        limits: Limits = NO_LIMITS,
+        expires: datetime | None = None,
+    ) -> tuple[KeyRecord, str]:
+        """As `create`, from outside of the event loop."""
+        key_id, secret = f"{KEY_PREFIX}{len(self.records):012x}", name[:1] * 43
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        self.records[key_id] = KeyRecord(key_id, name, digest, scopes, limits, now(), expires)
+        return self.records[key_id], f"{key_id}_{secret}"
+
+    async def list(self) -> Any:
+        return list(self.records.values())
+
+    async def get(self, key_id: str) -> KeyRecord | None:
+        self.reads += 1
+        if self.failure is not None:
+            raise copy.copy(self.failure)
+        return self.records.get(key_id)
+
+    async def any(self) -> bool:
+        if self.failure is not None:
+            raise copy.copy(self.failure)
+        return bool(self.records)
+
+    async def revoke(self, key_id: str) -> KeyRecord:
+        self.records[key_id] = dataclasses.replace(self.records[key_id], revoked=now())
+        return self.records[key_id]
+
+
 class FakeArchive(ArchiveDownload):
     def __init__(self, name: str) -> None:
-        self.filename = f"{name}.tar.gz"
+        self.filename = f"{name}.tar"
         self.etag = hashlib.sha256(ARCHIVE).hexdigest()
         self.size = len(ARCHIVE)
 
@@ -106,6 +290,7 @@ class FakeModels(ModelStore):
         self.records: dict[str, ModelRecord] = {}
         self.all_versions: dict[tuple[str, int], VersionRecord] = {}
         self.received: list[bytes] = []
+        self.blob_folder = Path("nowhere")  # of the uploads that came by digest
 
     def add_ready(self, name: str, kind: Kind, labels: tuple[str, ...] = ()) -> None:
         self.records[name] = ModelRecord(name, kind, "", {"latest": 1}, now())
@@ -114,16 +299,13 @@ class FakeModels(ModelStore):
         )
 
     async def list(self) -> Any:
-        return sorted(self.records.values(), key=lambda record: record.name)
+        return [await self.get(name) for name in sorted(self.records)]
 
     async def get(self, name: str) -> ModelRecord:
         if name not in self.records:
             raise NotFound(f"no model {name!r}", "model")
-        return self.records[name]
-
-    async def versions(self, name: str) -> Any:
-        await self.get(name)
-        return [record for (model, _), record in self.all_versions.items() if model == name]
+        numbers = tuple(version for model, version in self.all_versions if model == name)
+        return dataclasses.replace(self.records[name], versions=numbers)
 
     async def version(self, name: str, version: int | str) -> VersionRecord:
         record = await self.get(name)
@@ -143,15 +325,18 @@ class FakeModels(ModelStore):
                 raise InvalidInput.of(f"aliases.{alias}", f"there is no version {version}")
         text = record.description if description is None else description
         self.records[name] = dataclasses.replace(record, description=text, aliases=merged)
-        return self.records[name]
+        return await self.get(name)
 
-    async def add_upload(self, name: str, archive: Path, filename: str) -> tuple[VersionRecord, bool]:
+    async def add_upload(
+        self, name: str, archive: Path, filename: str, sha256: str | None = None
+    ) -> tuple[VersionRecord, bool]:
         data = archive.read_bytes()  # noqa: ASYNC240 - a few bytes
         archive.unlink()  # noqa: ASYNC240
         if not data.startswith(b"\x1f\x8b"):
             raise InvalidInput.of("file", f"{filename} is neither a .tar.gz nor a .zip archive")
         self.received.append(data)
         digest = hashlib.sha256(data).hexdigest()
+        assert sha256 in (None, digest)  # the receiver hashes what it writes
         known = [record for key, record in self.all_versions.items() if key[0] == name]
         for record in known:
             if record.archive_sha256 == digest:
@@ -161,6 +346,13 @@ class FakeModels(ModelStore):
         version = VersionRecord(name, number, VersionState.UPLOADED, None, digest, {}, None, None, now())
         self.all_versions[name, number] = version
         return version, True
+
+    async def add_blob(self, name: str, sha256: str) -> tuple[VersionRecord, bool]:
+        blob = self.blob_folder / sha256[:2] / sha256
+        if not blob.exists():
+            raise NotFound(f"sha256:{sha256} is not stored", "blob")
+        copy = Path(shutil.copy(blob, self.blob_folder / "copy"))
+        return await self.add_upload(name, copy, sha256)
 
     async def delete_version(self, name: str, version: int | str) -> None:
         record = await self.version(name, version)
@@ -201,7 +393,87 @@ class FakeConverter(Converter):
         return ready
 
 
+def _chosen(target: Target) -> Target:
+    """As the real manager does."""
+    LogContext.current().model = target.model
+    return target
+
+
+class FakeCallbacks(CallbackStore):
+    def __init__(self) -> None:
+        pass
+
+    async def claim(self, limit: int, lease: timedelta) -> list[TaskRecord]:
+        return []
+
+
 class FakeDeployments(DeploymentStore):
+    def __init__(self) -> None:
+        pass
+
+
+class FakeUsage(UsageStore):
+    """Holds what was counted; the rows of it are tested on real databases."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, str, Usage]] = []
+
+    def note(self, key: str, model: str, measured: Usage) -> None:
+        self.noted.append((key, model, measured))
+
+    async def list(
+        self,
+        *,
+        days: int,
+        key: str | None = None,
+        model: str | None = None,
+        limit: int = 1000,
+        offset: int = 0,
+    ) -> list[UsageRecord]:
+        rows = [
+            UsageRecord(owner, name, "2026-11-01", 1, measured.prompt_tokens, measured.completion_tokens)
+            for owner, name, measured in self.noted
+            if key in (None, owner) and model in (None, name)
+        ]
+        return rows[offset : offset + limit]
+
+
+class FakeAudit(AuditStore):
+    def __init__(self) -> None:
+        self.records: list[AuditRecord] = []
+        self.failure: StoreUnavailable | None = None
+
+    async def add(self, record: AuditRecord) -> None:
+        if self.failure is not None:
+            raise copy.copy(self.failure)
+        self.records.append(record)
+
+    async def list(
+        self, *, limit: int = 50, before: str | None = None, below: str | None = None
+    ) -> list[AuditRecord]:
+        newest = [record for record in self.records[::-1] if record.target.startswith(below or "")]
+        return [record for record in newest if before is None or record.id < before][:limit]
+
+
+class FakeBatches(BatchStore):
+    """Likewise; nothing is there to be claimed."""
+
+    def __init__(self) -> None:
+        self.worker = "here"
+
+    async def claim(self, running: Collection[str], limit: int) -> Any:
+        return []
+
+    async def release(self) -> None:
+        pass
+
+    async def sweep(self, before: datetime) -> int:
+        return 0
+
+
+class FakeFiles(FileStore):
+    """Holds nothing; tests of files use `tests.api.stored`."""
+
     def __init__(self) -> None:
         pass
 
@@ -213,13 +485,14 @@ class FakeCluster(ClusterManager):
         self.models = models
         self.live: dict[str, DeploymentRecord] = {}
         self.labels: dict[str, tuple[str, ...]] = {}
-        self.requests: list[tuple[str, dict[str, Any], Operation]] = []
+        self.requests: list[tuple[str | Sequence[int], dict[str, Any], Operation]] = []
         self.closed = 0  # generators that ended in any way
         self.running = 0
-        self.reply: Callable[[str, Mapping[str, Any], Operation], AsyncIterator[dict[str, Any]]] = scripted
+        self.reply: Callable[[str, Mapping[str, Any], Operation], AsyncIterator[Answer]] = scripted
         self.classified: list[list[str]] = []  # the texts of each request
         self.classify_error: Exception | None = None
         self.ready = True
+        self.away: list[str] = []  # replicas, while others answer
 
     def add(self, name: str, labels: tuple[str, ...] = ()) -> None:
         self.live[f"d-{name}"] = DeploymentRecord(
@@ -235,7 +508,9 @@ class FakeCluster(ClusterManager):
         replicas: int = 1,
         traffic_weight: int = 100,
         *,
+        autoscale: Autoscale | None = None,
         force: bool = False,
+        canary: CanaryPolicy | None = None,
     ) -> DeploymentRecord:
         found = await self.models.version(model, version)
         if any((item.model, item.version) == (model, found.version) for item in self.live.values()):
@@ -244,6 +519,8 @@ class FakeCluster(ClusterManager):
         record = DeploymentRecord(
             f"d-{model}-{found.version}", model, found.version, precision, variant,
             DeploymentState.READY, replicas, traffic_weight, now(),
+            servers={f"triton-{number}": DeploymentState.READY for number in range(replicas)}, canary=canary,
+            autoscale=autoscale,
         )  # fmt: skip
         self.live[record.id] = record
         self.labels.setdefault(model, ())
@@ -256,6 +533,9 @@ class FakeCluster(ClusterManager):
         replicas: int | None = None,
         traffic_weight: int | None = None,
         capacity: Capacity | None = None,
+        canary: CanaryPolicy | None = None,
+        ends_canary: bool = False,
+        autoscale: Autoscale | None = None,
     ) -> DeploymentRecord:
         record = self.live[deployment_id]
         self.live[deployment_id] = dataclasses.replace(
@@ -263,6 +543,25 @@ class FakeCluster(ClusterManager):
             replicas=replicas if replicas is not None else record.replicas,
             traffic_weight=traffic_weight if traffic_weight is not None else record.traffic_weight,
             capacity=capacity or record.capacity,
+            canary=None if ends_canary else canary or record.canary,
+            autoscale=autoscale or record.autoscale,
+        )
+        return self.live[deployment_id]
+
+    async def replace(
+        self,
+        deployment_id: str,
+        version: int | str | None = None,
+        precision: str | None = None,
+        *,
+        force: bool = False,
+    ) -> DeploymentRecord:
+        before = self.live[deployment_id]
+        found = await self.models.version(before.model, before.version if version is None else version)
+        variant = before.variant if precision in (None, "auto") else Variant(precision)
+        rollout = Rollout("draining", before.version, before.variant)
+        self.live[deployment_id] = dataclasses.replace(
+            before, version=found.version, variant=variant, rollout=rollout
         )
         return self.live[deployment_id]
 
@@ -293,21 +592,28 @@ class FakeCluster(ClusterManager):
                 raise NotFound(f"no model {model!r} is deployed", "model")
             if targets[0].kind not in (kind, fallback):
                 raise InvalidInput.of("model", f"{model} is of kind {targets[0].kind.value}")
-            return targets[0]
+            return _chosen(targets[0])
         for wanted in filter(None, (kind, fallback)):
             for target in targets:
                 if target.kind is wanted and (suits is None or suits(target)):
-                    return target
+                    return _chosen(target)
         raise NotFound(f"no model of kind {kind.value} is deployed")
 
     async def generate(
-        self, target: Target, *, text: str, parameters: Mapping[str, Any], operation: Operation, stream: bool
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        self.requests.append((text, dict(parameters), operation))
+        self,
+        target: Target,
+        *,
+        prompt: str | Sequence[int],
+        parameters: Mapping[str, Any],
+        operation: Operation,
+        stream: bool,
+    ) -> AsyncGenerator[Answer, None]:
+        self.requests.append((prompt, dict(parameters), operation))
         self.running += 1
         try:
-            async for details in self.reply(text, {**parameters, "stream": stream}, operation):
-                yield details
+            text = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
+            async for piece in self.reply(text, {**parameters, "stream": stream}, operation):
+                yield piece
         finally:
             self.running -= 1
             self.closed += 1
@@ -322,21 +628,36 @@ class FakeCluster(ClusterManager):
         scores[1] = 1 - sum(scores[1:])
         slots = None
         if target.kind is Kind.NLU:
-            slots = [{"name": "genre", "value": "jazz", "start": 10, "end": 14, "score": 0.9}]
+            slots = [Slot("genre", "jazz", 10, 14, 0.9)]
         return [HeadAnswer(scores, target.labels[1], slots) for _ in texts]
 
     def servers(self) -> list[ServerRecord]:
         models = [f"{record.model}/{record.version}" for record in self.live.values()]
         address = "127.0.0.1:1"
         state = ServerState.READY
-        return [ServerRecord("triton-0", state, 42, address, address, address, 0, models, 0, 0.0, now())]
+        return [ServerRecord("triton-0", state, 42, address, address, address, 0, 1, models, 0, 0.0, now())]
+
+    def drain_server(self, name: str, draining: bool) -> ServerRecord:
+        (server,) = self.servers()
+        if name != server.name:
+            raise NotFound(f"server {name!r} does not exist")
+        return dataclasses.replace(server, state=ServerState.DRAINING if draining else ServerState.READY)
+
+    def capacity(self) -> list[CapacityRecord]:
+        return [
+            CapacityRecord(
+                each.id, each.model, each.version, each.replicas, 3, 2, 2, 12.0, 5, 6.0, "measured", 2.0, 0.7,
+                each.autoscale, "12.0 requests/s arrive",
+            )
+            for each in self.live.values()
+        ]  # fmt: skip
 
     async def engine_metrics(self) -> str:
         return "# TYPE lmaas_running_sequences gauge\nlmaas_running_sequences 0\n"
 
     def readiness(self) -> Readiness:
         reasons = [] if self.ready else ["mini-lm: no probe inference succeeded in the last 6 s"]
-        return Readiness(self.ready, reasons, dict.fromkeys(self.live, 0.5))
+        return Readiness(self.ready, reasons, dict.fromkeys(self.live, 0.5), self.away)
 
 
 def failing_open(error: Exception) -> Any:
@@ -351,19 +672,36 @@ def failing_open(error: Exception) -> Any:
     return open_backend
 
 
+class FakeUploads(UploadStore):
+    """Nothing is here, and nothing comes; see tests/api/stored.py."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def received(self, sha256: str) -> Received:
+        return Received(0, False)
+
+
 @dataclasses.dataclass
 class FakeBack:
     """All of it, with a language model, a sentiment and an inference classifier and an nlu model deployed."""
 
     models: FakeModels
     tasks: FakeTasks
+    queue: FakeQueue
     converter: FakeConverter
     cluster: FakeCluster
+    keys: FakeKeys = dataclasses.field(default_factory=FakeKeys)
+    files: FileStore = dataclasses.field(default_factory=FakeFiles)
+    usage: FakeUsage = dataclasses.field(default_factory=FakeUsage)
+    audit: FakeAudit = dataclasses.field(default_factory=FakeAudit)
+    uploads: UploadStore = dataclasses.field(default_factory=FakeUploads)
+    batches: BatchStore = dataclasses.field(default_factory=FakeBatches)
     opened: int = 0
     closed: int = 0
 
     @classmethod
-    def make(cls) -> FakeBack:
+    def make(cls: type[Back]) -> Back:
         models = FakeModels()
         cluster = FakeCluster(models)
         for name, kind, labels in (
@@ -374,11 +712,26 @@ class FakeBack:
         ):
             models.add_ready(name, kind, labels)
             cluster.add(name, labels)
-        return cls(models, FakeTasks(), FakeConverter(models), cluster)
+        tasks = FakeTasks()
+        return cls(models, tasks, FakeQueue(tasks), FakeConverter(models), cluster)
 
     @property
     def backend(self) -> Backend:
-        return Backend(self.models, self.tasks, FakeDeployments(), self.converter, self.cluster)
+        return Backend(
+            self.models,
+            self.tasks,
+            self.queue,
+            FakeDeployments(),
+            self.converter,
+            self.cluster,
+            self.keys,
+            self.files,
+            self.usage,
+            self.audit,
+            self.uploads,
+            self.batches,
+            FakeCallbacks(),
+        )
 
     @asynccontextmanager
     async def open(self, settings: BackSettings) -> AsyncIterator[Backend]:

@@ -3,80 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from itertools import accumulate
 from typing import Any, cast
 
-from runtime.contract import Operation
+from runtime.contract import FinishReason, Operation
+from runtime.messages import (
+    Answer,
+    Candidate,
+    Candidates,
+    Choice,
+    Embedded,
+    Generated,
+    Score,
+    Scored,
+    ScoredToken,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 
 
-async def scripted(
-    text: str, parameters: Mapping[str, Any], operation: Operation
-) -> AsyncIterator[dict[str, Any]]:
+async def scripted(text: str, parameters: Mapping[str, Any], operation: Operation) -> AsyncIterator[Answer]:
     """What the engine would say, for three tokens ` a`, ` b`, ` c`."""
-    usage = {"prompt_tokens": len(text.split()), "completion_tokens": 0}
+    usage = Usage.of(len(text.split()))
     if operation is Operation.NEXT:
-        candidates = [
-            {"token_id": number, "text": f" {number}", "probability": 0.5, "logprob": -0.69}
-            for number in range(parameters["top_k"])
-        ]
-        yield {"candidates": candidates, "usage": usage}
+        listed = [Candidate(number, f" {number}", 0.5, -0.69) for number in range(parameters["top_k"])]
+        yield Candidates(listed, usage)
     elif operation is Operation.EMBED:
-        yield {"embedding": [0.6, 0.8], "usage": usage}
+        yield Embedded([0.6, 0.8], usage)
     elif operation is Operation.SCORE:
-        yield {"scores": [scored(text, item) for item in parameters["continuations"]], "usage": usage}
+        yield Scored([scored(text, item) for item in parameters["continuations"]], usage)
     else:
-        for details in generated(text, parameters):
-            yield details
+        for piece in generated(text, parameters):
+            yield piece
 
 
 def refusing(error: Exception) -> Any:
     """A reply that fails before its first piece."""
 
-    async def reply(*_: Any) -> AsyncIterator[dict[str, Any]]:
-        for details in cast("list[dict[str, Any]]", []):
-            yield details
+    async def reply(*_: Any) -> AsyncIterator[Answer]:
+        for piece in cast("list[Answer]", []):
+            yield piece
         raise error
 
     return reply
 
 
-def scored(prompt: str, continuation: str) -> dict[str, Any]:
-    """Likelier the more of the continuation's letters the prompt has."""
+def scored(prompt: str, continuation: str) -> Score:
+    """Two tokens; likelier the more of the continuation's letters the prompt has."""
     word = continuation.strip()
     logprob = -float(len(word)) + 2.0 * sum(letter in prompt for letter in word)
-    token = {"token_id": 1, "text": continuation, "logprob": logprob}
-    size = len(continuation.encode())
-    return {"logprob": logprob, "num_tokens": 2, "num_bytes": size, "tokens": [token]}
+    tokens = [ScoredToken(1, continuation, logprob), ScoredToken(2, "", 0.0)]
+    return Score(len(continuation.encode()), tokens)
 
 
-def generated(text: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+def generated(text: str, parameters: Mapping[str, Any]) -> list[Generated]:
     words = [" a", " b", " c"][: parameters.get("max_tokens", 64)]
     count = parameters.get("n", 1)
-    usage = {"prompt_tokens": len(text.split()), "completion_tokens": len(words) * count}
-    last = {"usage": usage, "timings": {"queue_seconds": 0.0, "prefill_seconds": 0.1, "decode_seconds": 0.2}}
+    usage = Usage.of(len(text.split()), len(words) * count)
+    timings = Timings(0.0, 0.1, 0.2)
     echoed = [(text, None)] if parameters.get("echo") else []
     pieces = [*echoed, *((word, -0.5) for word in words)]
+    begins = dict(zip(pieces, accumulate((len(piece) for piece, _ in pieces), initial=0), strict=False))
 
-    def choice(index: int, part: list[tuple[str, float | None]], finish: str | None) -> dict[str, Any]:
+    def choice(index: int, part: list[tuple[str, float | None]], finish: FinishReason | None) -> Choice:
         logprobs = None
         if parameters.get("logprobs") is not None:
             logprobs = [
-                {"token_id": 1, "text": piece, "logprob": logprob,
-                 "top": [] if logprob is None else [{"token_id": 2, "text": " z", "logprob": -0.1}]}
+                TokenLogprob(
+                    1,
+                    piece,
+                    logprob,
+                    () if logprob is None else (ScoredToken(2, " z", -0.1),),
+                    begins[piece, logprob],
+                )
                 for piece, logprob in part
-            ]  # fmt: skip
-        return {
-            "index": index,
-            "text": "".join(piece for piece, _ in part),
-            "token_ids": [1] * len(part),
-            "logprobs": logprobs,
-            "finish_reason": finish,
-        }
+            ]
+        return Choice(index, "".join(piece for piece, _ in part), [1] * len(part), logprobs, finish)
 
     if not parameters["stream"]:
-        return [{"choices": [choice(index, pieces, "length") for index in range(count)], **last}]
-    replies: list[dict[str, Any]] = []
+        choices = [choice(index, pieces, FinishReason.LENGTH) for index in range(count)]
+        return [Generated(usage.prompt_tokens, choices, usage, timings)]
+    replies: list[Generated] = []
     for number, piece in enumerate(pieces):
-        finish = "length" if number == len(pieces) - 1 else None
-        choices = [choice(index, [piece], finish) for index in range(count)]
-        replies.append({"choices": choices, "usage": None, "timings": None, **(last if finish else {})})
+        last = number == len(pieces) - 1
+        choices = [choice(index, [piece], FinishReason.LENGTH if last else None) for index in range(count)]
+        replies.append(
+            Generated(usage.prompt_tokens, choices, usage if last else None, timings if last else None)
+        )
     return replies

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import Field
 from pathlib import Path
 
 import pytest
 
-from api.back.cluster.budget import QualityBudget
-from api.config import Settings, SettingsError, load_settings, settings_markdown, settings_rows
+from api.back.cluster.quality_gate import QualityGate
+from api.back.settings import MAX_UNLOAD_WAIT_SECONDS
+from api.config import (
+    ENGINE_SETTINGS,
+    Settings,
+    SettingsError,
+    load_settings,
+    settings_markdown,
+    settings_rows,
+)
+from runtime.config import EngineSettings, number_fields
 from runtime.contract import Device, Variant
 
 
@@ -13,7 +23,8 @@ def test_defaults() -> None:
     settings = load_settings({"PATH": "/bin", "LMAAS_BLOB_URL": ""})
     assert settings == Settings()
     assert (settings.host, settings.port, settings.home) == ("127.0.0.1", 8080, Path("var"))
-    assert settings.back.drain_seconds <= settings.drain_seconds
+    assert settings.back.drain_seconds == settings.drain_seconds
+    assert settings.engine == settings.back.engine == EngineSettings()
 
 
 def test_the_environment_is_read() -> None:
@@ -32,19 +43,34 @@ def test_the_environment_is_read() -> None:
         }
     )
     assert (settings.port, settings.home, settings.max_body_bytes) == (9000, Path("/data"), 2 * 1024**2)
-    assert (settings.back.home, settings.back.num_slots) == (Path("/data"), 8)
-    assert (settings.back.max_kv_tokens, settings.back.step_timeout_seconds) == (4096, 30)
+    assert (settings.back.home, settings.back.engine.num_slots) == (Path("/data"), 8)
+    assert (settings.engine.max_kv_tokens, settings.engine.step_timeout_seconds) == (4096, 30)
     assert settings.back.variants == (Variant.FP32, Variant.INT4)
-    assert settings.back.budget == QualityBudget(0.005, 0.97, 0.9)
+    assert settings.back.budget == QualityGate(0.005, 0.97, 0.9)
     assert settings.back.database_url == "postgresql://u:secret@h/db"
     assert "secret" not in str(settings_rows(settings))
+
+
+def test_names_and_the_port_of_triton_s_http_may_be_missing() -> None:
+    empty = load_settings({"LMAAS_ALLOWED_HOSTS": "", "LMAAS_TRITON_HTTP_PORT": ""})
+    assert (empty.host_names, empty.back.triton_http_port) == ([], None)
+    given = load_settings({"LMAAS_ALLOWED_HOSTS": " lmaas.example, [::7],", "LMAAS_TRITON_HTTP_PORT": "0"})
+    assert (given.host_names, given.back.triton_http_port) == (["lmaas.example", "[::7]"], 0)
+
+
+@pytest.mark.parametrize(
+    "names", ["http://lmaas.example", "lmaas.example:8080", "*", "a b", "lmaas.example/v1"]
+)
+def test_a_name_is_a_name_alone(names: str) -> None:
+    with pytest.raises(SettingsError, match=r"^LMAAS_ALLOWED_HOSTS: .* is no host name: give names alone"):
+        load_settings({"LMAAS_ALLOWED_HOSTS": names})
 
 
 def test_a_gpu_is_chosen_for_all_models() -> None:
     chosen = {"LMAAS_DEVICE": "cuda", "LMAAS_VARIANTS": "fp32,fp16", "LMAAS_HOME": "/data"}
     back = load_settings(chosen).back
-    assert (back.device, back.tensorrt_cache) == (Device.CUDA, "")
-    assert load_settings(chosen | {"LMAAS_TENSORRT": "1"}).back.tensorrt_cache == "/data/triton/tensorrt"
+    assert (back.engine.device, back.engine.tensorrt_cache) == (Device.CUDA, "")
+    assert load_settings(chosen | {"LMAAS_TENSORRT": "1"}).engine.tensorrt_cache == "/data/triton/tensorrt"
 
 
 @pytest.mark.parametrize(
@@ -95,3 +121,34 @@ def test_every_setting_is_described_and_in_the_table() -> None:
         assert f"| `LMAAS_{name.upper()}` |" in table
     assert str(Path.cwd()) not in table
     assert len(settings_rows(Settings())) == len(Settings.model_fields)
+
+
+@pytest.mark.parametrize("item", number_fields(), ids=lambda item: item.name)
+def test_a_setting_of_the_engine_has_the_limits_of_the_engine(item: Field[int]) -> None:
+    setting = ENGINE_SETTINGS.get(item.name, item.name)
+    least, most = item.metadata["least"], item.metadata["most"]
+    for value in (least, most):
+        settings = load_settings({f"LMAAS_{setting.upper()}": str(value)})
+        assert getattr(settings.engine, item.name) == value
+    for value in (least - 1, most + 1):
+        with pytest.raises(SettingsError, match=f"^LMAAS_{setting.upper()}: "):
+            load_settings({f"LMAAS_{setting.upper()}": str(value)})
+    assert getattr(Settings().engine, item.name) == item.default
+
+
+def test_an_undeployment_does_not_wait_as_long_as_a_stop_may() -> None:
+    assert load_settings({"LMAAS_DRAIN_SECONDS": "60"}).back.unload_wait_seconds == MAX_UNLOAD_WAIT_SECONDS
+    assert load_settings({"LMAAS_DRAIN_SECONDS": "1"}).back.unload_wait_seconds == 1
+
+
+def test_origins_are_as_browsers_write_them() -> None:
+    given = " https://App.example:443/ ,http://[::1]:80,http://localhost:3000, https://a.example:8443"
+    assert load_settings({"LMAAS_CORS_ORIGINS": given}).page_origins == [
+        "https://app.example",
+        "http://[::1]",
+        "http://localhost:3000",
+        "https://a.example:8443",
+    ]
+    for bad in ("*", "app.example", "https://app.example/path", "null", "https://*.example", "file://"):
+        with pytest.raises(SettingsError, match=r"LMAAS_CORS_ORIGINS: .* is no origin"):
+            load_settings({"LMAAS_CORS_ORIGINS": bad})

@@ -12,14 +12,7 @@ from tests.api.asgi import events, until
 from tests.api.conftest import Run, serving
 from tests.api.fakes import FakeBack, failing_open
 from tests.api.front.test_streams import Gate
-
-
-async def started(server: Server) -> tuple[asyncio.Task[None], int]:
-    """The server's task, and the port that it took."""
-    task = asyncio.ensure_future(server._serve())  # without the signal handlers, which belong to the process
-    await until(lambda: server.started)
-    port: int = server.servers[0].sockets[0].getsockname()[1]
-    return task, port
+from tests.api.sockets import started
 
 
 async def post(port: int, body: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -27,7 +20,7 @@ async def post(port: int, body: object) -> tuple[asyncio.StreamReader, asyncio.S
     content = json.dumps(body).encode()
     lines = [
         "POST /v1/generate HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         "Content-Type: application/json",
         f"Content-Length: {len(content)}",
     ]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from export.archive import pack_folder
 from export.verification.verify import Verification
 from lmaas import app
-from runtime.contract import Manifest
+from runtime.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 NLI, LM = ROOT / "models" / "mini-nli", ROOT / "models" / "mini-lm"
@@ -43,8 +43,8 @@ def test_ends_with_a_table_of_variants(tmp_path: Path) -> None:
 
 
 def test_elsewhere_than_on_a_terminal_a_stage_is_a_line(tmp_path: Path) -> None:
-    told = lines(export(NLI, tmp_path / "out").stderr)
-    assert [re.sub(r" +\d+\.\d s$", "", line) for line in told] == [*STAGES, "finish"]
+    output = lines(export(NLI, tmp_path / "out").stderr)
+    assert [re.sub(r" +\d+\.\d s$", "", line) for line in output] == [*STAGES, "finish"]
 
 
 def test_on_a_terminal_a_stage_is_a_bar(tmp_path: Path) -> None:
@@ -78,12 +78,17 @@ def read_to_end(terminal: int) -> str:
     return data.decode()
 
 
+def hear_interrupts() -> None:
+    """What runs in the background of a shell is started deaf to SIGINT, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lmaas", "export", str(LM), "-o", str(tmp_path / "out")]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as child:
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=hear_interrupts) as child:
         assert child.stderr is not None
         shown = b""
-        while b"write texts" not in shown:
+        while b"build fp32" not in shown:
             chunk = os.read(child.stderr.fileno(), 4096)
             assert chunk, shown
             shown += chunk
@@ -125,8 +130,8 @@ def test_verify_shows_who_answers_the_same(tmp_path: Path, monkeypatch: pytest.M
     ended = export(NLI, tmp_path / "out", "--variants", "fp32", "--verify")
     assert ended.exit_code == 0, ended.output
     assert re.search(r"an oracle +1\.0e-06 +50/50", ended.stdout)
-    told = Manifest.load(tmp_path / "out").provenance["verified"]
-    assert told == "an oracle: max logit difference 1.0e-06, same answers 50/50"
+    output = Manifest.load(tmp_path / "out").provenance["verified"]
+    assert output == "an oracle: max logit difference 1.0e-06, same answers 50/50"
 
 
 def test_verify_fails_where_one_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

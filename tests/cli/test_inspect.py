@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from export.archive import ArchiveLimits, pack_folder
+from export.archive import pack_folder
+from export.members import ArchiveLimits
 from export.source import export_source
 from lmaas import app
 from runtime.contract import Variant
@@ -23,10 +24,10 @@ def inspect(path: Path | str, *options: str) -> Result:
     return CliRunner().invoke(app, ["inspect", str(path), *options])
 
 
-def told(path: Path | str) -> tuple[str, dict[str, str], str]:
+def report(path: Path | str, status: int = 0) -> tuple[str, dict[str, str], str]:
     """The first line, the facts by their labels, and all of it."""
     ended = inspect(path)
-    assert ended.exit_code == 0, ended.output
+    assert ended.exit_code == status, ended.output
     facts = re.findall(r"^  (\S.*?) {2,}(.*)$", ended.stdout, re.MULTILINE)
     return ended.stdout.splitlines()[0], dict(facts), ended.stdout
 
@@ -46,7 +47,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_language_model() -> None:
-    first, facts, text = told(MODELS / "mini-lm")
+    first, facts, text = report(MODELS / "mini-lm")
     assert first == "mini-lm: a checkpoint of a language model (kind lm)"
     assert facts["architecture"] == "GPT2LMHeadModel, 4 layers, 256 wide, 4 heads"
     assert facts["parameters"] == "5.4 M"
@@ -60,7 +61,7 @@ def test_a_language_model() -> None:
 
 
 def test_a_model_with_heads() -> None:
-    first, facts, text = told(MODELS / "mini-nlu" / "config.json")
+    first, facts, text = report(MODELS / "mini-nlu" / "config.json")
     assert first == "mini-nlu: a checkpoint of a model of intents and slots (kind nlu)"
     assert facts["labels"].startswith("AddToPlaylist, BookRestaurant, ")
     assert facts["slot labels"].endswith("B-facility and 60 more")
@@ -77,7 +78,8 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         "vocab_size": 32000,
     }
     (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
-    first, facts, text = told(tmp_path)
+    first, facts, text = report(tmp_path, status=1)
+    assert inspect(tmp_path, "--json").exit_code == 1
     assert first == f"{tmp_path.name}: a checkpoint"
     assert facts["architecture"] == "LlamaForCausalLM, 2 layers, 8 wide"
     assert facts["vocabulary"] == "32,000 tokens"
@@ -85,7 +87,7 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
 
 
 def test_an_artifact(artifact: Path, tmp_path: Path) -> None:
-    first, facts, text = told(artifact)
+    first, facts, text = report(artifact)
     assert first == "nli: an artifact of a text classifier (kind classifier), named mini-nli"
     assert re.search(r"^ fp32 +11\.0 MB +\d\.\d\d s *\n int8 +3\.2 MB .* labels [0-9.]+ % ", text, re.M)
     assert facts["labels"] == "entailment, neutral, contradiction"
@@ -101,12 +103,12 @@ def test_an_artifact(artifact: Path, tmp_path: Path) -> None:
 def test_a_damaged_artifact(artifact: Path, tmp_path: Path) -> None:
     shutil.copytree(artifact, tmp_path / "damaged")
     (tmp_path / "damaged" / "fp32" / "model.onnx").unlink()
-    _, _, text = told(tmp_path / "damaged")
+    _, _, text = report(tmp_path / "damaged", status=1)
     assert text.endswith("1 of 3 files are not those of the manifest:\n  fp32/model.onnx: missing\n")
 
 
 def test_a_graph(artifact: Path) -> None:
-    first, facts, text = told(artifact / "int8" / "model.onnx")
+    first, facts, text = report(artifact / "int8" / "model.onnx")
     assert first == "model.onnx: an ONNX graph, 3.2 MB, by lmaas"
     assert facts["opsets"] == "ai.onnx 21, com.microsoft 1 (IR 10)"
     assert facts["operators"].startswith("17 of com.microsoft: MatMulIntegerToFloat 8, ")
@@ -126,14 +128,14 @@ def test_inputs_that_differ_in_a_number_are_one_row(tmp_path: Path) -> None:
         [], "g", values, [helper.make_tensor_value_info("\x1b[1m", TensorProto.FLOAT, None)]
     )
     onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
-    _, facts, text = told(tmp_path / "g.onnx")
+    _, facts, text = report(tmp_path / "g.onnx")
     assert facts["weights"] == "none"
     assert re.search(r"^ input +past_key\.0 \.\.\. past_key\.11 \(12\) +FLOAT +\[1\] *$", text, re.MULTILINE)
     assert re.search(r"^ output +\\x1b\[1m +FLOAT +any *$", text, re.MULTILINE)
 
 
 def test_a_file_of_weights() -> None:
-    first, facts, text = told(MODELS / "mini-nli" / "model.safetensors")
+    first, facts, text = report(MODELS / "mini-nli" / "model.safetensors")
     assert first == "model.safetensors: 2.8 M parameters"
     assert facts == {"stored": "29 tensors, 5.5 MB of float16", "metadata": "format pt"}
     assert re.search(r"^ transformer\.wte\.weight +float16 +\[4096, 256\] +2\.1 MB *$", text, re.MULTILINE)

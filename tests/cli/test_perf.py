@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli import perf as commands
-from cli.client import Client
+from client.http import Client
 from lmaas import app
 from perf.deployed import Deployed
 from perf.http.ask import Task
@@ -26,9 +29,7 @@ def perf(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["perf", *arguments])
 
 
-@pytest.mark.parametrize(
-    "command", ["http", "triton", "capacity", "peers", "exports", "recipes", "variants", "gpu"]
-)
+@pytest.mark.parametrize("command", ["http", "triton", "capacity"])
 def test_every_command_is_listed(command: str) -> None:
     assert f" {command} " in perf("--help").output
 
@@ -55,19 +56,19 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], told: str) -> None:
     assert ended.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["exports", "recipes", "variants", "gpu"])
-def test_commands_with_options_of_their_own(command: str) -> None:
-    ended = perf(command, "--help")
-    assert ended.exit_code == 0
-    assert f"lmaas perf {command}" in ended.output
+def test_gpu_is_still_found_here() -> None:
+    command = [sys.executable, "-m", "lmaas", "perf", "gpu", "--help"]
+    variables = {**os.environ, "PYTHONPATH": str(commands.ROOT)}
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "python -m bench gpu" in ended.stdout
 
 
-def test_a_report_tells_the_command_that_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/x/bin/lmaas", "perf", "http", "--rate", "5", "--name", "a b"])
-    monkeypatch.delenv("LMAAS_URL", raising=False)
-    assert commands.command() == "lmaas perf http --rate 5 --name 'a b'"
-    monkeypatch.setenv("LMAAS_URL", "http://h:1")
-    assert commands.command() == "LMAAS_URL=http://h:1 lmaas perf http --rate 5 --name 'a b'"
+def test_gpu_without_the_source_tree_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "ROOT", tmp_path)
+    ended = perf("gpu")
+    assert ended.exit_code == 1
+    assert "which only the source tree has" in ended.stderr
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +77,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         monkeypatch.delitem(sys.modules, name)
     ended = perf("http", "--rate", "5")
     assert ended.exit_code == 1
-    assert "needs httptools: pip install -e '.[perf]'" in ended.stderr
+    assert "`lmaas perf` needs httptools: pip install 'lmaas[perf]'" in ended.stderr
 
 
 def test_a_capacity_goes_to_the_deployment_s_record(monkeypatch: pytest.MonkeyPatch) -> None:

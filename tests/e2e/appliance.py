@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+
+from kernels.library import SWITCH
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180.0
@@ -23,11 +27,27 @@ POLL_SECONDS = 0.1
 MAX_UNPACKED_BYTES = 96 * 2**20
 
 
+# Most networks that have one name it so, without `no_proxy`; whoever asks it gets no answer.
+PROXY = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+
+
+def foreign_variables() -> dict[str, str]:
+    """The environment without this project's own variables, with a proxy that refuses."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name == SWITCH or (not name.startswith("LMAAS_") and name.lower() != "no_proxy")
+    }
+    return kept | PROXY
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that the system does not choose by itself, so that no connection of another test takes it."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class Appliance:
@@ -84,6 +104,16 @@ class Appliance:
         record: dict[str, Any] = self.wait_for(outcome, f"task {task['id']}", seconds)
         return record
 
+    @contextmanager
+    def locked_database(self) -> Iterator[None]:
+        """Another process holds a write transaction."""
+        other = sqlite3.connect(self.home / "lmaas.db", isolation_level=None)
+        try:
+            other.execute("BEGIN EXCLUSIVE")
+            yield
+        finally:
+            other.close()
+
     def processes(self) -> list[psutil.Process]:
         """Every process below `lmaas up`."""
         children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
@@ -97,33 +127,41 @@ class Appliance:
                 return float(line.rsplit(" ", 1)[1])
         raise AssertionError(f"/metrics has no {name} with {wanted}")
 
-    def stop(self) -> float:
+    def stop(self, how: signal.Signals = signal.SIGINT) -> float:
         """Ctrl-C; returns the seconds until the process had ended, which must be within STOP_SECONDS."""
         self.http.close()
         begin = time.monotonic()
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(how)
             self.process.wait(STOP_SECONDS)
         return time.monotonic() - begin
 
 
 @contextmanager
-def running(home: Path, **settings: str) -> Iterator[Appliance]:
-    """Start `lmaas up` with `settings` as LMAAS_ variables; stopped, and killed if need be, at the end."""
+def running(
+    home: Path, python: Path | None = None, key: str | None = None, **settings: str
+) -> Iterator[Appliance]:
+    """Start `lmaas up` with `settings` as LMAAS_ variables; stopped, and killed if need be, at the end.
+
+    `python` is of another environment: then nothing of this project's folder is there. `key` is an API key.
+    """
     port = free_port()
     log = home.parent / f"{home.name}.log"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LMAAS_")}
-    environment |= {"LMAAS_HOME": str(home), "LMAAS_PORT": str(port)}
+    environment = foreign_variables() | {"LMAAS_HOME": str(home), "LMAAS_PORT": str(port)}
     environment |= {f"LMAAS_{name.upper()}": value for name, value in settings.items()}
+    if python is not None:
+        environment.pop("PYTHONPATH", None)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lmaas", "up"],
+            [str(python or sys.executable), "-m", "lmaas", "up"],
             cwd=home.parent,
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     appliance = Appliance(process, f"http://127.0.0.1:{port}", home, log)
+    if key is not None:
+        appliance.http.headers["Authorization"] = f"Bearer {key}"
     try:
         appliance.ready_after = appliance.wait_until_ready()
         yield appliance

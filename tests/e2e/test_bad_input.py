@@ -16,7 +16,8 @@ from tests.e2e.test_lifecycle import upload
 FIELDS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/generate", {}, "prompt"),
     ("/v1/generate", {"prompt": 5}, "prompt"),
-    ("/v1/generate", {"prompt": ""}, "prompt"),
+    ("/v1/generate", {"prompt": [[5], [5, 8192]]}, "prompt.1.1"),
+    ("/v1/generate", {"prompt": [5] * 513}, "prompt"),
     ("/v1/generate", {"prompt": "word " * 2000}, "prompt"),
     ("/v1/generate", {"prompt": "a", "max_tokens": 513}, "max_tokens"),
     ("/v1/generate", {"prompt": "a", "max_tokens": -1}, "max_tokens"),

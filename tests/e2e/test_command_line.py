@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.appliance import ROOT, Appliance
-
-
-def foreign_variables() -> dict[str, str]:
-    """The environment without this project's own variables."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("LMAAS_")}
+from tests.e2e.appliance import ROOT, Appliance, foreign_variables
 
 
 def lmaas(*arguments: str, url: str | None = None, status: int = 0) -> str:
@@ -70,12 +64,22 @@ def test_push_deploy_pull_remove(appliance: Appliance, tmp_path: Path) -> None:
         "models", "push", "cli-nli", str(ROOT / "models" / "mini-nli"), "--deploy", url=appliance.url
     )
     assert "is ready and serves in int8" in pushed
-    lmaas("models", "pull", "cli-nli", "-o", str(tmp_path / "nli.tar.gz"), url=appliance.url)
-    assert (tmp_path / "nli.tar.gz").stat().st_size > 1_000_000
+    archive = tmp_path / "nli.tar"
+    lmaas("models", "pull", "cli-nli", "-o", str(archive), url=appliance.url)
+    assert archive.stat().st_size > 1_000_000
+    assert "cli-copy version 1 is ready" in lmaas(
+        "models", "push", "cli-copy", str(archive), url=appliance.url
+    )
+    lmaas("models", "rm", "cli-copy", url=appliance.url)
     lmaas("undeploy", "cli-nli", url=appliance.url)
     lmaas("deploy", "cli-nli", "--precision", "fp32", url=appliance.url)
-    lmaas("models", "rm", "cli-nli", url=appliance.url)
+    assert "is deployed" in lmaas("models", "rm", "cli-nli", url=appliance.url, status=1)
+    lmaas("models", "rm", "cli-nli", "--force", url=appliance.url)
     assert "cli-nli" in lmaas("models", "show", "cli-nli", url=appliance.url, status=1)
+    history = json.loads(lmaas("models", "history", "cli-nli", "--json", url=appliance.url))["data"]
+    done = [(entry["action"], entry["precision"]) for entry in history]
+    served = [("undeploy", "fp32"), ("deploy", "fp32"), ("undeploy", "int8"), ("deploy", "int8")]
+    assert done == [("delete", None), *served]
 
 
 def test_export_needs_no_server(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def served(
     task = upload(appliance, name, packed(checkpoint), deploy="true", precision="fp32").json()["task"]
     assert appliance.finished_task(task)["state"] == "done"
     yield name, checkpoint
-    appliance.http.delete(f"/v1/models/{name}")
+    appliance.http.delete(f"/v1/models/{name}", params={"force": True})
 
 
 def body(model: str, prompt: str) -> dict[str, object]:

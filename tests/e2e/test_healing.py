@@ -1,4 +1,4 @@
-"""`kill -9` of Triton, or of a backend's stub: healed within 10 s, and honest meanwhile."""
+"""`kill -9` of Triton, or of a backend's stub: it heals by itself, and is honest meanwhile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import pytest
 from tests.e2e.appliance import ROOT, Appliance, running
 from tests.e2e.test_lifecycle import packed, upload
 
-HEAL_SECONDS = 10.0
-SECOND_START_SECONDS = 8.0
+HEAL_SECONDS = 60.0
 DRAIN_SECONDS = 2.0
+PROBE_INTERVAL_SECONDS = 0.5
+PROBE_TIMEOUT_SECONDS = 1.0
 BODY = {"prompt": "Once upon a time", "max_tokens": 4, "temperature": 0}
 
 
@@ -29,7 +30,12 @@ BODY = {"prompt": "Once upon a time", "max_tokens": 4, "temperature": 0}
 def patient(converted_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
     """An appliance of its own, since these tests wound it."""
     home = Path(shutil.copytree(converted_home, tmp_path_factory.mktemp("healing") / "home"))
-    with running(home, drain_seconds=str(DRAIN_SECONDS)) as started:
+    with running(
+        home,
+        drain_seconds=str(DRAIN_SECONDS),
+        probe_interval_seconds=str(PROBE_INTERVAL_SECONDS),
+        probe_timeout_seconds=str(PROBE_TIMEOUT_SECONDS),
+    ) as started:
         yield started
 
 
@@ -48,30 +54,87 @@ def stub_of_mini_lm(appliance: Appliance) -> psutil.Process:
 
 
 @pytest.mark.parametrize("victim", [triton, stub_of_mini_lm])
-def test_heals_within_ten_seconds(patient: Appliance, victim: Callable[[Appliance], psutil.Process]) -> None:
+def test_it_heals(patient: Appliance, victim: Callable[[Appliance], psutil.Process]) -> None:
+    """A request in flight is sent again; another one waits, or is refused with the time to come back."""
     patient.wait_until_ready()
     before = patient.post("/v1/generate", BODY)
-    os.kill(victim(patient).pid, signal.SIGKILL)
-    begin = time.monotonic()
-    refusals = 0
-    said_unready = False
-    while True:
-        answer = patient.http.post("/v1/generate", json=BODY)
-        said_unready = said_unready or not patient.ready()
-        if answer.status_code == 200 and said_unready and patient.ready():
-            break
-        if answer.status_code != 200:
-            refusals += 1
-            assert answer.status_code == 503, answer.text
-            assert float(answer.headers["Retry-After"]) > 0
-            assert answer.headers["content-type"] == "application/problem+json"
-        assert time.monotonic() - begin < HEAL_SECONDS, f"not healed: {patient.log.read_text()[-4000:]}"
-        time.sleep(0.05)
-    assert time.monotonic() - begin < HEAL_SECONDS
-    assert refusals > 0
-    assert answer.json()["choices"] == before["choices"]
+    pid = victim(patient).pid
+    with ThreadPoolExecutor(1) as callers:
+        os.kill(pid, signal.SIGKILL)
+        asked = callers.submit(patient.http.post, "/v1/generate", json=BODY)
+        patient.wait_for(lambda: not patient.ready(), "unready", HEAL_SECONDS)
+        answer = asked.result(HEAL_SECONDS)
+    if answer.status_code != 200:
+        assert answer.status_code == 503, answer.text
+        assert float(answer.headers["Retry-After"]) > 0
+        assert answer.headers["content-type"] == "application/problem+json"
+    patient.wait_for(patient.ready, "healed", HEAL_SECONDS)
+    assert patient.post("/v1/generate", BODY)["choices"] == before["choices"]
     for name, body in [("classify", {"input": "good"}), ("nlu", {"input": "play a song"})]:
         assert patient.post(f"/v1/{name}", body)["results"]
+
+
+def restarts(appliance: Appliance) -> int:
+    (server,) = appliance.http.get("/v1/servers").json()["data"]
+    count: int = server["restarts"]
+    return count
+
+
+# Of control groups version 1 and 2: where a group is made, the file that bounds it, and 0.3 of a core.
+QUOTAS = (
+    (Path("/sys/fs/cgroup/cpu"), "cpu.cfs_quota_us", "30000"),
+    (Path("/sys/fs/cgroup"), "cpu.max", "30000 100000"),
+)
+
+
+@contextmanager
+def slow(appliance: Appliance) -> Iterator[None]:
+    """All of it shares 0.3 of a core. Skips where no quota can be set."""
+    processes = [appliance.process.pid, *(process.pid for process in appliance.processes())]
+    with ExitStack() as stack:
+        for folder, limit, quota in QUOTAS:
+            with suppress(OSError):
+                group = folder / f"lmaas-{appliance.process.pid}"
+                group.mkdir()
+                stack.callback(group.rmdir)
+                (group / limit).write_text(quota)
+                break
+        else:
+            pytest.skip("no quota of processor time can be set here")
+        stack.callback(move, group, folder)
+        for pid in processes:
+            (group / "cgroup.procs").write_text(str(pid))
+        yield
+
+
+def move(group: Path, to: Path) -> None:
+    """All processes of one control group."""
+    for pid in (group / "cgroup.procs").read_text().split():
+        (to / "cgroup.procs").write_text(pid)
+
+
+def test_a_slow_machine_heals_without_a_needless_restart(patient: Appliance) -> None:
+    """What takes some 5 s of processor time takes some 16 s then. No server is restarted for being slow."""
+    patient.wait_until_ready()
+    before = restarts(patient)
+    with slow(patient):
+        os.kill(triton(patient).pid, signal.SIGKILL)
+        patient.wait_for(lambda: not patient.ready(), "unready")
+        assert patient.wait_until_ready() < HEAL_SECONDS
+    assert restarts(patient) == before + 1
+
+
+def test_a_facade_that_did_not_run_restarts_no_server(patient: Appliance) -> None:
+    patient.wait_until_ready()
+    before = restarts(patient), patient.log.read_text().count("is unhealthy")
+    children = {child.pid for child in patient.processes()}
+    patient.process.send_signal(signal.SIGSTOP)
+    time.sleep(PROBE_TIMEOUT_SECONDS + 2 * PROBE_INTERVAL_SECONDS)
+    patient.process.send_signal(signal.SIGCONT)
+    assert patient.post("/v1/generate", BODY)["choices"]
+    patient.wait_until_ready()
+    assert (restarts(patient), patient.log.read_text().count("is unhealthy")) == before
+    assert {child.pid for child in patient.processes()} == children
 
 
 def queue_tasks(appliance: Appliance, count: int) -> list[dict[str, Any]]:
@@ -113,8 +176,15 @@ def last_event(url: str) -> str:
     return name
 
 
+def versions(appliance: Appliance) -> dict[str, list[int]]:
+    """Of the bundled models."""
+    models = appliance.http.get("/v1/models").json()["data"]
+    return {model["id"]: model["versions"] for model in models if model["id"].startswith("mini-")}
+
+
 def test_ctrl_c_amid_work_ends_in_time_and_loses_no_task(patient: Appliance) -> None:
     patient.wait_until_ready()
+    before = versions(patient)
     tasks = queue_tasks(patient, 16)
     children = patient.processes()
     assert any(child.name() == "tritonserver" for child in children)
@@ -124,9 +194,12 @@ def test_ctrl_c_amid_work_ends_in_time_and_loses_no_task(patient: Appliance) -> 
         tasks.append(upload(patient, "amid", packed(ROOT / "models" / "mini-nlu")).json()["task"])
         patient.stop()
         assert stream.result(timeout=5) == "error"
-    assert patient.process.returncode in (0, -signal.SIGINT, 130)
+    assert patient.process.returncode == 0
     assert not [child for child in children if alive(child)]
     with running(patient.home) as again:
-        assert again.ready_after < SECOND_START_SECONDS
+        assert versions(again) == before  # nothing was converted again
         assert again.post("/v1/generate", BODY)["choices"]
         assert {again.finished_task(task)["state"] for task in tasks} == {"done"}
+        with again.locked_database():
+            again.stop(signal.SIGTERM)
+        assert again.process.returncode == 0

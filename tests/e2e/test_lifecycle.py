@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from perf.checkpoints import write_checkpoint
+from bench.checkpoints import write_checkpoint
 from tests.e2e.appliance import ROOT, Appliance
 
 USES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -115,7 +115,7 @@ def test_a_variant_over_the_quality_budget_is_served_only_by_force(
     assert forced["note"].startswith("int8 is over the quality budget")
     answer = appliance.post("/v1/generate", {"model": "rough", "prompt": "The king", "max_tokens": 3})
     assert answer["precision"] == "int8"
-    assert appliance.http.delete("/v1/models/rough").is_success
+    assert appliance.http.delete("/v1/models/rough", params={"force": True}).is_success
 
 
 def test_deleting_everything_leaves_no_bytes(appliance: Appliance) -> None:

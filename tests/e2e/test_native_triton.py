@@ -7,6 +7,7 @@ import queue
 from collections.abc import Iterator
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
@@ -89,6 +90,21 @@ def test_switches_bring_their_outputs(client: triton.InferenceServerClient) -> N
 def test_a_bad_parameter_is_named(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match=r"invalid_argument \[top_p\]"):
         stream(client, generation(False, top_p=3))
+
+
+def test_only_the_facade_controls_it(appliance: Appliance, client: triton.InferenceServerClient) -> None:
+    for control in (client.load_model, client.unload_model):
+        with pytest.raises(InferenceServerException, match="This protocol is restricted"):
+            control("mini-lm")
+    (server,) = appliance.http.get("/v1/servers").json()["data"]
+    assert server["http_address"] is None
+    environment = psutil.Process(server["pid"]).environ()
+    (key,) = {value.rpartition("lmaas-key=")[2] for value in environment.values() if "lmaas-key=" in value}
+    assert len(key) == 64
+    shown = [appliance.http.get(path).text for path in ("/v1/servers", "/metrics", "/health/ready")]
+    shown += [log.read_text() for log in (appliance.log, appliance.home / "logs" / "triton-0.log")]
+    shown += [" ".join(process.cmdline()) for process in appliance.processes()]
+    assert not [text for text in shown if key in text]
 
 
 def test_heads_are_ordinary_batched_models(client: triton.InferenceServerClient) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import openai
 import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import GPT2LMHeadModel
 
 from tests.e2e.appliance import Appliance
 
 PROMPT = "Once upon a time there was a"
+MINI_LM = Path(__file__).resolve().parents[2] / "models" / "mini-lm"
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +91,36 @@ def test_errors_have_openai_s_shape(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as wrong:
         client.completions.create(model="mini-lm", prompt=PROMPT, max_tokens=100_000)
     assert wrong.value.param == "max_tokens"
+
+
+def test_token_ids_score_as_an_evaluation_harness_asks(client: openai.OpenAI) -> None:
+    """As lm-eval's local-completions does: a choice after its context, and a text from its start on."""
+    tokenizer = Tokenizer.from_file(str(MINI_LM / "tokenizer.json"))
+    model = GPT2LMHeadModel.from_pretrained(MINI_LM, dtype=torch.float32).eval()
+    context = tokenizer.encode(PROMPT).ids
+    rows = [
+        [*context, *tokenizer.encode(" little girl named Lily.").ids],
+        [model.config.eos_token_id, *tokenizer.encode(f"{PROMPT} dog. It liked to run, and Ünï.").ids],
+    ]
+    answer = client.completions.create(
+        model="mini-lm", prompt=rows, max_tokens=1, echo=True, logprobs=1, temperature=0, seed=1234
+    )
+    for ids, begin, choice in zip(rows, (len(context), 1), answer.choices, strict=True):
+        assert choice.logprobs is not None
+        assert choice.logprobs.token_logprobs is not None
+        with torch.no_grad():
+            expected = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        told = choice.logprobs.token_logprobs[begin : len(ids)]
+        exact = [float(expected[place - 1, ids[place]]) for place in range(begin, len(ids))]
+        # mini-lm is served in int8, whose quality card allows 0.5 % of perplexity.
+        assert sum(told) / len(told) == pytest.approx(sum(exact) / len(exact), abs=0.05)
+
+
+def test_no_prompt_is_the_start_of_a_text(client: openai.OpenAI) -> None:
+    prompts: list[Any] = ["", [0], openai.omit]
+    answers = [
+        client.completions.create(model="mini-lm", prompt=prompt, max_tokens=8, temperature=0)
+        for prompt in prompts
+    ]
+    assert len({answer.choices[0].text for answer in answers}) == 1
+    assert all(answer.usage and answer.usage.prompt_tokens == 1 for answer in answers)

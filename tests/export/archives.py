@@ -1,4 +1,4 @@
-"""Archives as bytes: sound ones, and those that somebody made who means harm."""
+"""Archives as bytes: sound ones and malicious ones."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def tar_of_headers(count: int) -> bytes:
 
 
 def patched_zip(local: int, central: int, value: int) -> bytes:
-    """A 16-bit field of every member's headers overwritten, at its offset in each."""
+    """Overwrite a 16-bit field in both headers of every member; the arguments are its offsets."""
     data = bytearray(zip_of(SOUND))
     for mark, offset in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
         place = data.find(mark)
@@ -111,7 +111,7 @@ def packed_zip(method: int) -> bytes:
 
 
 def overlapping_zip(names: int = 15) -> bytes:
-    """All names stand for the one member that is there, as in bombs that need no great ratio."""
+    """All names refer to the same member, as in archive bombs without a high ratio."""
     files = {f"m/{number:02}.json": b"" for number in range(names)} | {"m/large": NOISE}
     data = bytearray(zip_of(files))
     large = data.index(b"PK\x03\x04", data.index(b"m/large") - 40)
@@ -140,8 +140,12 @@ def zip_of_no_name() -> bytes:
 def sparse_tar(kind: str) -> bytes:
     if kind == "header":
         return special("m/config.json", tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT) + bytes(1024)
-    info = tarfile.TarInfo("m/config.json")
-    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "m/config.json"}
+    info = tarfile.TarInfo("m/model.safetensors")
+    info.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "m/model.safetensors",
+    }
     numbers = b"100000000\n" + b"0\n" * 255
     info.size = len(numbers)
     return info.tobuf(tarfile.PAX_FORMAT) + numbers.ljust(1024, b"\0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,9 @@ from transformers import (
     GPT2Model,
 )
 
-from runtime.contract import LmGraph, Manifest, Variant
+from kernels.session import open_plain
+from runtime.contract import LmGraph, Variant
+from runtime.manifest import Manifest
 
 VOCABULARY = 300
 CONTEXT = 96
@@ -55,14 +58,17 @@ def tiny_config(**changes: Any) -> GPT2Config:
     return GPT2Config(**(values | changes))
 
 
-def randomize(model: Module, seed: int = 0) -> Module:
-    """Weights large enough that every part of the model shows in the answer; biases and norms included."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+def random_model(make: Callable[..., Module], *arguments: Any, seed: int = 0) -> Module:
+    """`make(*arguments)` with the same weights in every run, whatever was drawn before.
+
+    They are large enough that every part of the model shows in the answer; biases and norms included.
+    """
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = make(*arguments)
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.08)
-    model.eval()
-    return model
+            parameter.add_(torch.randn(parameter.shape) * 0.08)
+    return model.eval()
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -70,21 +76,21 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def save_lm(folder: Path, **changes: Any) -> GPT2LMHeadModel:
-    model = randomize(GPT2LMHeadModel(tiny_config(**changes)))
+    model = random_model(GPT2LMHeadModel, tiny_config(**changes))
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return model
 
 
 def save_classifier(folder: Path, **changes: Any) -> GPT2ForSequenceClassification:
-    model = randomize(GPT2ForSequenceClassification(tiny_config(**({"num_labels": 3} | changes))))
+    model = random_model(GPT2ForSequenceClassification, tiny_config(**({"num_labels": 3} | changes)))
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return model
 
 
 def save_tagger(folder: Path) -> GPT2ForTokenClassification:
-    model = randomize(GPT2ForTokenClassification(tiny_config(num_labels=5)))
+    model = random_model(GPT2ForTokenClassification, tiny_config(num_labels=5))
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return model
@@ -94,10 +100,10 @@ def save_nlu(folder: Path, *, echo: bool) -> None:
     """The joint head is this project's own: a body, and two linear layers beside each other."""
     folder.mkdir(parents=True)
     config = tiny_config()
-    body = randomize(GPT2Model(config))
+    body = random_model(GPT2Model, config)
     tensors = {f"transformer.{name}": value for name, value in body.state_dict().items()}
     for head, labels in (("intent_head", 3), ("slot_head", 5)):
-        linear = randomize(torch.nn.Linear(64, labels), seed=labels)
+        linear = random_model(torch.nn.Linear, 64, labels, seed=labels)
         tensors |= {f"{head}.{name}": value.clone() for name, value in linear.state_dict().items()}
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
     written = config.to_dict() | {
@@ -160,4 +166,4 @@ def open_session(graph: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    return open_plain(graph, options)

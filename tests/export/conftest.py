@@ -12,6 +12,7 @@ from runtime.contract import Variant
 from tests.export import checkpoints
 
 VARIANTS = tuple(Variant)
+MODELS = Path(__file__).resolve().parents[2] / "models"
 _SAVE: dict[str, Callable[[Path], object]] = {
     "lm": checkpoints.save_lm,
     "classifier": checkpoints.save_classifier,
@@ -45,6 +46,20 @@ def artifact(
         if name not in made:
             made[name] = tmp_path_factory.mktemp("artifacts") / name
             export_checkpoint(checkpoint(name), made[name], name=name, variants=VARIANTS)
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """What export makes of a bundled checkpoint: fp32 and int8."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("bundled") / name
+            export_checkpoint(MODELS / name, made[name], name=name, variants=[Variant.FP32, Variant.INT8])
         return made[name]
 
     return make

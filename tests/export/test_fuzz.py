@@ -18,19 +18,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from export.archive import ArchiveLimits, unpack_archive, vet_archive
+from export.archive import unpack_archive, validate_archive
 from export.checkpoint.config import read_config
 from export.checkpoint.tensors import TensorFile, TensorStore
 from export.checkpoint.tokenizer import open_tokenizer
 from export.errors import ArchiveError, ArtifactError, CheckpointError
+from export.members import ArchiveLimits
 from export.reading import MAX_DIGITS
-from export.vetting.artifact import import_artifact
-from export.vetting.dry_run import dry_run
-from export.vetting.graph import MICROSOFT_OPERATORS, STANDARD_OPERATORS, check_graph
-from runtime.contract import Manifest, ManifestError, Variant
+from export.validation.artifact import import_artifact
+from export.validation.dry_run import dry_run
+from export.validation.graph import MICROSOFT_OPERATORS, STANDARD_OPERATORS, check_graph
+from runtime.contract import Kind, Variant
+from runtime.manifest import Manifest, ManifestError
 from tests.export.archives import SOUND, tar_of, zip_of
 from tests.export.checkpoints import VOCABULARY, tiny_tokenizer
-from tests.export.edits import GRAPH, unproven
+from tests.export.edits import GRAPH, with_one_golden
 
 LIMITS = ArchiveLimits(max_members=20, max_unpacked_bytes=100_000, max_depth=4)
 HEADER: dict[str, Any] = {
@@ -211,18 +213,18 @@ def test_any_tokenizer(description: object, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(description), "utf-8")
     with contextlib.suppress(CheckpointError):
-        found: Tokenizer = open_tokenizer(path, VOCABULARY)
+        found: Tokenizer = open_tokenizer(path, VOCABULARY, Kind.LM)
         found.decode(found.encode("ab, and \0 what not").ids)
 
 
 @pytest.fixture(scope="module")
 def small_artifact(artifact: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Only fp32, and without golden prompts: what is sound runs soon."""
+    """Only fp32, and with one golden prompt: what is sound runs soon."""
     folder = tmp_path_factory.mktemp("fuzz") / "artifact"
     shutil.copytree(artifact("lm"), folder)
     data = json.loads((folder / "manifest.json").read_text("utf-8"))
     data["variants"] = {"fp32": data["variants"]["fp32"]}
-    (folder / "manifest.json").write_text(json.dumps(unproven(data)), "utf-8")
+    (folder / "manifest.json").write_text(json.dumps(with_one_golden(data)), "utf-8")
     import_artifact(folder, folder.with_name("sound"))
     return folder
 
@@ -299,7 +301,7 @@ def unpack(data: bytes, folder: Path) -> None:
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     with contextlib.suppress(ArchiveError):
-        vet_archive(path, LIMITS)
+        validate_archive(path, LIMITS)
     with contextlib.suppress(ArchiveError):
         assert unpack_archive(path, into, LIMITS).is_relative_to(into)
     outside = sorted(path.name for path in folder.rglob("*") if into not in path.parents)

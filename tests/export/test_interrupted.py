@@ -1,4 +1,4 @@
-"""Exports that are killed or run out of disk: nobody sees half an artifact, and the next run cleans up."""
+"""Exports that are killed or run out of disk: no incomplete artifact appears, and the next run cleans up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import pytest
 from export.errors import ExportError
 from export.pipeline import export_checkpoint
 from export.progress import Progress
-from runtime.contract import Manifest, Variant
+from runtime.contract import Variant
+from runtime.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = ",".join(variant.value for variant in Variant)
@@ -57,7 +58,7 @@ def test_killed_at_any_stage_it_leaves_nothing_that_looks_whole(
     for place in itertools.count():
         if not kill_at(place, checkpoint("lm"), out):
             break
-        # It may have been quicker than the kill that followed its last report.
+        # The export can end before the kill that follows its last report.
         if out.exists():
             assert whole(out)
             shutil.rmtree(out)
@@ -69,7 +70,7 @@ def test_killed_at_any_stage_it_leaves_nothing_that_looks_whole(
 def test_killed_while_it_replaces_an_artifact_it_leaves_the_old_or_the_new_one(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Killed after ever longer times, the last of which lie between the renames or close to them."""
+    """Killed after longer and longer times; the last ones are between the renames or close to them."""
     out = tmp_path / "out"
     export_checkpoint(checkpoint("lm"), out, name="first", variants=[Variant.FP32])
     begin = time.monotonic()
@@ -82,7 +83,7 @@ def test_killed_while_it_replaces_an_artifact_it_leaves_the_old_or_the_new_one(
                 child.wait(timeout=share * lasts)
             except subprocess.TimeoutExpired:
                 child.kill()
-        # Between the two renames the old one lies aside, and is the one that counts.
+        # Between the two renames the old artifact has another name, and is the valid one.
         assert whole(out if out.exists() else tmp_path / ".out.old")
     export_checkpoint(checkpoint("lm"), out, name="last", variants=[Variant.FP32], overwrite=True)
     assert Manifest.load(out).name == "last"
@@ -93,7 +94,7 @@ def test_killed_while_it_replaces_an_artifact_it_leaves_the_old_or_the_new_one(
 def test_a_full_disk_is_the_machines_fault_and_leaves_nothing(
     limit: int, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """A bound on the size of each file stands for the full disk: writes fail with the same kind of error."""
+    """A limit for the size of files replaces the full disk: writes fail with the same kind of error."""
     command = [sys.executable, "-m", "export", str(checkpoint("lm")), str(tmp_path / "out"), "--name", "x"]
     ended = subprocess.run(
         [*command, "--json-progress"],

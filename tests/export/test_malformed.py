@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from export.archive import ArchiveLimits
 from export.errors import ExportError
+from export.members import ArchiveLimits
 from export.source import export_source
 from runtime.contract import Variant
 from tests.export.malformed.gallery import GALLERY
@@ -35,10 +35,10 @@ from export.__main__ import main
 resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[1]),) * 2)
 for line in sys.stdin:
     source, output = json.loads(line)
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told):
+    report = io.StringIO()
+    with contextlib.redirect_stdout(report):
         status = main([source, output, "--name", "x", "--variants", "fp32,fp16", "--json-progress"])
-    events = [json.loads(event) for event in told.getvalue().splitlines()]
+    events = [json.loads(event) for event in report.getvalue().splitlines()]
     print(json.dumps([status, [event["message"] for event in events if event["event"] == "error"]]))
 status = Path("/proc/self/status").read_text()
 print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))

@@ -1,4 +1,4 @@
-"""A whole export: what lies in the output, that it repeats, and that nobody ever sees half of one."""
+"""A whole export: its output, its repeatability, and that it appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from export.pipeline import export_checkpoint
 from export.progress import Progress
 from export.session import log_softmax
 from export.verification import numpy_gpt2 as oracle
-from runtime.contract import Kind, Manifest, Variant
+from runtime.contract import Kind, Variant
+from runtime.manifest import Manifest
 from tests.export.checkpoints import open_session, save_classifier, save_lm, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +88,7 @@ def test_golden_scores(kind: str, checkpoint: Callable[[str], Path], artifact: C
 def test_exporting_twice_gives_the_same_bytes(
     checkpoint: Callable[[str], Path], artifact: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """All but the day and how long loading took."""
+    """All but the date and the load times."""
     export_checkpoint(checkpoint("lm"), tmp_path / "again", name="lm", variants=tuple(Variant))
     first, second = files(artifact("lm")), files(tmp_path / "again")
     manifests = [Manifest.from_json(found.pop("manifest.json")) for found in (first, second)]

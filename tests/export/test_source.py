@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from export.archive import ArchiveLimits, pack_folder
+from export.archive import pack_folder
 from export.errors import ExportError
+from export.members import ArchiveLimits
 from export.source import Source, export_source, open_source
-from runtime.contract import Manifest, Variant
+from runtime.contract import Variant
+from runtime.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from kernels.library import SCALE_BYTES
 from tests.kernels.sessions import run
 
+pytestmark = pytest.mark.usefixtures("operators")
+
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 RANDOM = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from export.pipeline import export_checkpoint
 from kernels.fusion import DOMAIN, fuse
-from kernels.session import open_graph
+from kernels.session import open_graph, open_plain
 from runtime.contract import HeadGraph, Variant
 from tests.export.checkpoints import save_classifier, save_lm
 
@@ -59,8 +59,7 @@ def test_floats_are_left_alone(variant: Variant, exported: Callable[[str, Varian
 
 
 def plain_and_fused(graph: Path) -> list[onnxruntime.InferenceSession]:
-    plain = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    return [plain, open_graph(graph, onnxruntime.SessionOptions())]
+    return [opened(graph, onnxruntime.SessionOptions()) for opened in (open_plain, open_graph)]
 
 
 def head_logits(
@@ -70,6 +69,7 @@ def head_logits(
     return np.asarray(session.run([HeadGraph.LOGITS], inputs)[0])
 
 
+@pytest.mark.usefixtures("operators")
 def test_a_classifier_says_the_same(exported: Callable[[str, Variant], Path]) -> None:
     plain, fused = plain_and_fused(exported("classifier", Variant.INT8))
     ids = np.random.default_rng(0).integers(1, 290, (6, 20))
@@ -78,6 +78,7 @@ def test_a_classifier_says_the_same(exported: Callable[[str, Variant], Path]) ->
     assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
 
 
+@pytest.mark.usefixtures("operators")
 def test_a_product_of_another_make_stays_as_it_is(
     exported: Callable[[str, Variant], Path], tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_product_of_another_make_stays_as_it_is(
     assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
 
 
+@pytest.mark.usefixtures("operators")
 def test_a_bias_that_is_computed_is_not_lost(
     exported: Callable[[str, Variant], Path], tmp_path: Path
 ) -> None:
@@ -121,6 +123,7 @@ def test_a_bias_that_is_computed_is_not_lost(
     assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
 
 
+@pytest.mark.usefixtures("operators")
 def test_heads_wider_than_ours_stay_with_onnxruntime(tmp_path: Path) -> None:
     save_classifier(tmp_path / "checkpoint", n_embd=264, n_head=1)
     export_checkpoint(tmp_path / "checkpoint", tmp_path / "out", name="x", variants=[Variant.INT8])

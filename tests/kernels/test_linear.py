@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from tests.kernels.sessions import run
 
+pytestmark = pytest.mark.usefixtures("operators")
+
 Floats = NDArray[np.float32]
 RANDOM = np.random.default_rng(0)
 

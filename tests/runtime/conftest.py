@@ -11,23 +11,24 @@ import pytest
 
 from runtime.contract import Variant
 from runtime.engine import Engine
-from tests.runtime.books import Books
+from runtime.load import load_engine
 from tests.runtime.engines import version_folder
+from tests.runtime.invariants import Invariants
 
 OpenEngine = Callable[..., Engine]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def books() -> Iterator[Books]:
-    with Books().recording() as recorded:
+def invariants() -> Iterator[Invariants]:
+    with Invariants().recording() as recorded:
         yield recorded
 
 
 @pytest.fixture(autouse=True)
-def books_agree(books: Books) -> Iterator[None]:
+def invariants_hold(invariants: Invariants) -> Iterator[None]:
     """After every test, in every core and engine of it, and in those that outlive it."""
     yield
-    books.check()
+    invariants.check()
 
 
 @pytest.fixture(scope="session")
@@ -54,20 +55,20 @@ def lm_artifact(lm_checkpoint: Path) -> Path:
 def engine(lm_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Shared by tests that leave nothing behind in it."""
     folder = version_folder(lm_artifact, tmp_path_factory.mktemp("version") / "1", num_slots=8)
-    opened = Engine.load(folder)
+    opened = load_engine(folder)
     yield opened
     opened.close()
 
 
 @pytest.fixture
 def open_engine(lm_artifact: Path, tmp_path: Path) -> Iterator[OpenEngine]:
-    """Opens an engine with settings of its own."""
+    """Opens an engine with the given settings."""
     opened: list[Engine] = []
     numbers = itertools.count()
 
     def open_one(**settings: Any) -> Engine:
         folder = version_folder(lm_artifact, tmp_path / str(next(numbers)), **settings)
-        opened.append(Engine.load(folder))
+        opened.append(load_engine(folder))
         return opened[-1]
 
     yield open_one

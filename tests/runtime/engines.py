@@ -6,13 +6,13 @@ import itertools
 import json
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.answers import Answer, Generated
 from runtime.contract import ENGINE_FILE, Fault, Operation
 from runtime.engine import Engine
+from runtime.messages import Answer, Generated
 from runtime.request import parse_request
 
 TIMEOUT_SECONDS = 30.0
@@ -53,7 +53,7 @@ class Collector:
         """Of a request that is answered once."""
         assert self.fault is None, self.fault
         (answer,) = self.answers
-        return answer.details()
+        return answer.to_json()
 
     @property
     def generated(self) -> Generated:
@@ -77,10 +77,13 @@ def submit(
     stream: bool = False,
     request_id: str | None = None,
     sink: Collector | None = None,
+    token_ids: Iterable[int] | None = None,
 ) -> Collector:
     sink = sink or Collector()
     request_id = request_id or f"test-{next(_numbers)}"
-    engine.submit(parse_request(request_id, text, operation, parameters or {}, stream=stream), sink)
+    ids = None if token_ids is None else tuple(token_ids)
+    request = parse_request(request_id, text, operation, parameters or {}, stream=stream, token_ids=ids)
+    engine.submit(request, sink)
     return sink
 
 

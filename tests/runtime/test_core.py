@@ -16,24 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from runtime.config import EngineConfig
-from runtime.contract import (
-    GRAPH_FILE,
-    TOKENIZER_FILE,
-    Fault,
-    FaultCode,
-    FinishReason,
-    Manifest,
-    Operation,
-    Variant,
-)
-from runtime.core import HEAD_START_SECONDS, EngineCore
+from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, Fault, FaultCode, FinishReason, Operation, Variant
+from runtime.core import EngineCore
 from runtime.errors import RequestFault
+from runtime.input_processor import InputProcessor, QueueLimits
 from runtime.kv_cache import KEEP_SECONDS
-from runtime.live import Event, FaultEvent, LiveRequest, TokenEvent
-from runtime.planning import Planner
-from runtime.queue_places import QueuePlaces
+from runtime.manifest import Manifest
+from runtime.pacing import FIRST_TOKEN_SECONDS, StepPacing
 from runtime.request import parse_request
-from runtime.scheduler import Batch
+from runtime.request_state import Event, FaultEvent, RequestState, TokenEvent
+from runtime.scheduler import Batch, Decode, Prefill
 from runtime.session import LmSession
 from runtime.text import Tokenizer
 from tests.runtime.engines import Collector
@@ -57,22 +49,22 @@ class FailingSession(LmSession):
         return rows
 
 
-class Bench:
+class TinyCore:
     """A core over the tiny model."""
 
     def __init__(self, artifact: Path, **values: Any) -> None:
         manifest = Manifest.load(artifact)
         self.session = FailingSession(artifact / "fp32" / GRAPH_FILE, 1)
-        self.places = QueuePlaces(1000, 100_000)
+        self.queue_limits = QueueLimits(1000, 100_000)
         self.config = EngineConfig(Variant.FP32, **values)
         self.core = EngineCore(
             self.session,
             manifest.architecture,
             self.config,
-            self.places.leave,
+            self.queue_limits.release,
         )
         tokenizer = Tokenizer(artifact / TOKENIZER_FILE, manifest.architecture.eos_token_id)
-        self._planner = Planner(tokenizer, manifest.architecture, self.core.cache.capacity)
+        self._input_processor = InputProcessor(tokenizer, manifest.architecture, self.core.cache.capacity)
 
     def add(
         self,
@@ -82,83 +74,88 @@ class Bench:
         *,
         stream: bool = False,
         **parameters: Any,
-    ) -> LiveRequest:
+    ) -> RequestState:
         request = parse_request(request_id, text, operation, parameters, stream=stream)
-        live = self._planner.plan(request, Collector())
-        self.places.take(live)
-        self.core.add(live)
-        return live
+        state = self._input_processor.process(request, Collector())
+        self.queue_limits.reserve(state)
+        self.core.add(state)
+        return state
 
     def run(self) -> list[Event]:
         events = []
         while self.core.has_work:
             events += self.core.step()
-            self.core.check_integrity()
-        self.places.check_empty()
+            self.core.scheduler.check_integrity()
+        self.queue_limits.check_empty()
         return events
 
 
 @pytest.fixture
-def bench(lm_artifact: Path) -> Bench:
-    return Bench(lm_artifact, num_slots=2, prefill_chunk=4)
+def tiny(lm_artifact: Path) -> TinyCore:
+    return TinyCore(lm_artifact, num_slots=2, prefill_chunk=4)
 
 
 LONG: dict[str, Any] = {"max_tokens": 50, "ignore_eos": True}
 
 
-def test_cancelling_frees_the_slot_before_the_next_step(bench: Bench) -> None:
+def test_cancelling_frees_the_slot_before_the_next_step(tiny: TinyCore) -> None:
     for name in ("a", "b", "c"):
-        bench.add(name, "the cat", **LONG)
+        tiny.add(name, "the cat", **LONG)
     for _ in range(4):
-        bench.core.step()
-    assert bench.core.scheduler.num_running == 2
-    bench.core.abort("a", CANCELLED)
-    assert bench.core.scheduler.num_running == 1
-    events = bench.core.step()
-    assert bench.core.scheduler.num_running == 2, "the waiting request has the slot now"
+        tiny.core.step()
+    assert tiny.core.scheduler.num_running == 2
+    tiny.core.abort("a", CANCELLED)
+    assert tiny.core.scheduler.num_running == 1
+    events = tiny.core.step()
+    assert tiny.core.scheduler.num_running == 2, "the waiting request has the slot now"
     assert [event.fault for event in events if isinstance(event, FaultEvent)] == [CANCELLED]
-    assert {event.live.request.request_id for event in bench.run()} == {"b", "c"}
+    assert {event.state.request.request_id for event in tiny.run()} == {"b", "c"}
 
 
-def test_cancelling_in_the_middle_of_a_prefill(bench: Bench) -> None:
-    bench.add("a", "the little cat sat on the mat and the dog ran home", **LONG)
-    bench.core.step()
-    bench.core.abort("a", CANCELLED)
-    assert bench.core.scheduler.num_running == 0
-    assert [type(event) for event in bench.run()] == [FaultEvent]
+def test_cancelling_in_the_middle_of_a_prefill(tiny: TinyCore) -> None:
+    tiny.add("a", "the little cat sat on the mat and the dog ran home", **LONG)
+    tiny.core.step()
+    tiny.core.abort("a", CANCELLED)
+    assert tiny.core.scheduler.num_running == 0
+    assert [type(event) for event in tiny.run()] == [FaultEvent]
 
 
-def test_a_first_token_gets_a_head_start_where_nobody_else_waits_for_a_step(bench: Bench) -> None:
-    def head_starts(live: LiveRequest) -> list[float]:
+def test_a_step_pauses_after_the_first_token_of_a_stream_that_is_the_only_request(tiny: TinyCore) -> None:
+    pacing = StepPacing(on_host=True)
+
+    def pauses(state: RequestState) -> list[float]:
         """After each step that gave the request a token."""
         found = []
-        while bench.core.has_work:
-            events = bench.core.step()
-            if any(isinstance(event, TokenEvent) and event.live is live for event in events):
-                found.append(bench.core.head_start)
+        while tiny.core.has_work:
+            events = tiny.core.step()
+            if any(isinstance(event, TokenEvent) and event.state is state for event in events):
+                found.append(pacing.pause_after(events, tiny.core.num_requests))
+                assert StepPacing(on_host=False).pause_after(events, tiny.core.num_requests) == 0
         return found
 
-    alone = bench.add("alone", "the cat", stream=True, max_tokens=3, ignore_eos=True)
-    assert head_starts(alone) == [HEAD_START_SECONDS, 0.0, 0.0]
-    bench.add("other", "the bird", stream=True, max_tokens=9, ignore_eos=True)
-    among = bench.add("among", "the dog", stream=True, max_tokens=3, ignore_eos=True)
-    assert head_starts(among) == [0.0, 0.0, 0.0]
+    alone = tiny.add("alone", "the cat", stream=True, max_tokens=3, ignore_eos=True)
+    assert pauses(alone) == [FIRST_TOKEN_SECONDS, 0.0, 0.0]
+    whole = tiny.add("whole", "the cow", max_tokens=3, ignore_eos=True)
+    assert pauses(whole) == [0.0, 0.0, 0.0]
+    tiny.add("other", "the bird", stream=True, max_tokens=9, ignore_eos=True)
+    among = tiny.add("among", "the dog", stream=True, max_tokens=3, ignore_eos=True)
+    assert pauses(among) == [0.0, 0.0, 0.0]
 
 
 def test_a_failing_step_fails_the_requests_in_it_and_no_other(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    tiny: TinyCore, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("a", "b", "c", "d"):
-        bench.add(name, f"the {name}", max_tokens=5, ignore_eos=True)
-    while bench.core.scheduler.num_running < 2:
-        bench.core.step()
-    bench.core.step()
-    bench.session.failures = 1
+        tiny.add(name, f"the {name}", max_tokens=5, ignore_eos=True)
+    while tiny.core.scheduler.num_running < 2:
+        tiny.core.step()
+    tiny.core.step()
+    tiny.session.failures = 1
     with caplog.at_level(logging.ERROR):
-        events = bench.run()
-    failed = {event.live.request.request_id for event in events if isinstance(event, FaultEvent)}
+        events = tiny.run()
+    failed = {event.state.request.request_id for event in events if isinstance(event, FaultEvent)}
     finished = {
-        event.live.request.request_id for event in events if isinstance(event, TokenEvent) and event.reason
+        event.state.request.request_id for event in events if isinstance(event, TokenEvent) and event.reason
     }
     assert failed
     assert failed.isdisjoint(finished)
@@ -171,127 +168,186 @@ def test_a_failing_step_fails_the_requests_in_it_and_no_other(
 @pytest.mark.parametrize("spoiled", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("operation", list(Operation))
 def test_outputs_that_are_no_numbers_fail_the_request(
-    bench: Bench, operation: Operation, spoiled: float
+    tiny: TinyCore, operation: Operation, spoiled: float
 ) -> None:
     parameters: dict[str, Any] = {"continuations": ["the"]} if operation is Operation.SCORE else {}
-    bench.session.spoiled = spoiled
-    bench.add("a", "the cat sat", operation, **parameters)
-    (event,) = bench.run()
+    tiny.session.spoiled = spoiled
+    tiny.add("a", "the cat sat", operation, **parameters)
+    (event,) = tiny.run()
     assert isinstance(event, FaultEvent)
     assert (event.fault.code, "not finite" in event.fault.message) == (FaultCode.INTERNAL, True)
 
 
-def test_after_a_failed_step_answers_are_right(bench: Bench) -> None:
-    good = tokens_of(bench, "x", "the cat sat")
-    bench.add("y", "the cat sat", **LONG)
-    bench.core.step()
-    bench.session.failures = 1
-    bench.run()
-    assert tokens_of(bench, "z", "the cat sat") == good
+def test_after_a_failed_step_answers_are_right(tiny: TinyCore) -> None:
+    good = tokens_of(tiny, "x", "the cat sat")
+    tiny.add("y", "the cat sat", **LONG)
+    tiny.core.step()
+    tiny.session.failures = 1
+    tiny.run()
+    assert tokens_of(tiny, "z", "the cat sat") == good
 
 
-def test_books_found_wrong_are_begun_anew(bench: Bench) -> None:
-    good = tokens_of(bench, "x", "the cat sat")
-    bench.add("y", "the cat sat", **LONG)
-    bench.core.step()
-    bench.core.reset(Fault(FaultCode.INTERNAL, "wrong"))
-    assert [type(event) for event in bench.run()] == [FaultEvent]
-    assert tokens_of(bench, "z", "the cat sat") == good
+def test_after_a_reset_answers_are_right(tiny: TinyCore) -> None:
+    good = tokens_of(tiny, "x", "the cat sat")
+    tiny.add("y", "the cat sat", **LONG)
+    tiny.core.step()
+    tiny.core.reset(Fault(FaultCode.INTERNAL, "wrong"))
+    assert [type(event) for event in tiny.run()] == [FaultEvent]
+    assert tokens_of(tiny, "z", "the cat sat") == good
 
 
-def test_a_late_stop_is_no_error(bench: Bench) -> None:
-    live = bench.add("a", "the cat", max_tokens=1)
-    bench.run()
-    bench.core.stop(live, 0)
-    bench.core.abort("a", CANCELLED)
-    assert not bench.core.has_work
-    assert bench.core.counters.finished[FinishReason.CANCELLED] == 0
+def test_a_late_stop_is_no_error(tiny: TinyCore) -> None:
+    state = tiny.add("a", "the cat", max_tokens=1)
+    tiny.run()
+    tiny.core.stop(state, 0)
+    tiny.core.abort("a", CANCELLED)
+    assert not tiny.core.has_work
+    assert tiny.core.counters.finished[FinishReason.CANCELLED] == 0
 
 
-def test_requests_that_are_over_are_not_kept_for_their_deadline(bench: Bench) -> None:
-    lives = [
-        weakref.ref(bench.add(str(number), "a", max_tokens=1, deadline_ms=60_000)) for number in range(60)
+def test_requests_that_are_over_are_not_kept_for_their_deadline(tiny: TinyCore) -> None:
+    states = [
+        weakref.ref(tiny.add(str(number), "a", max_tokens=1, deadline_ms=60_000)) for number in range(60)
     ]
-    bench.run()
-    bench.add("last", "a", max_tokens=1, deadline_ms=60_000)
+    tiny.run()
+    tiny.add("last", "a", max_tokens=1, deadline_ms=60_000)
     gc.collect()
-    assert [live() for live in lives] == [None] * 60
+    assert [state() for state in states] == [None] * 60
 
 
-def test_a_deadline_that_passed_in_the_queue_takes_no_slot(bench: Bench) -> None:
+def test_a_deadline_that_passed_in_the_queue_takes_no_slot(tiny: TinyCore) -> None:
     for name in ("a", "b"):
-        bench.add(name, "the cat", **LONG)
+        tiny.add(name, "the cat", **LONG)
     for _ in range(4):
-        bench.core.step()
-    late = bench.add("late", "the dog", deadline_ms=60_000, **LONG)
-    bench.core._deadlines[0] = (time.monotonic() - 1, *bench.core._deadlines[0][1:])
-    bench.core.abort("a", CANCELLED)
-    assert bench.core.scheduler.num_running == 1
-    faults = [event.fault for event in bench.core.step() if isinstance(event, FaultEvent)]
+        tiny.core.step()
+    late = tiny.add("late", "the dog", deadline_ms=60_000, **LONG)
+    tiny.core._deadlines[0] = (time.monotonic() - 1, *tiny.core._deadlines[0][1:])
+    tiny.core.abort("a", CANCELLED)
+    assert tiny.core.scheduler.num_running == 1
+    faults = [event.fault for event in tiny.core.step() if isinstance(event, FaultEvent)]
     assert [fault.code for fault in faults] == [FaultCode.CANCELLED, FaultCode.DEADLINE_EXCEEDED]
     assert "(waiting)" in faults[1].message
     assert late.started is None
-    assert len(bench.core.scheduler.queue) == 0
+    assert len(tiny.core.scheduler.queue) == 0
 
 
-def test_siblings_keep_their_places_until_each_has_a_slot(bench: Bench) -> None:
+def test_a_request_counts_in_the_queue_until_each_of_its_sequences_has_a_slot(tiny: TinyCore) -> None:
     """Four of 2 tokens, of which two find a slot."""
-    bench.add("a", "the cat", n=4, **LONG)
-    assert (bench.places.num_taken, bench.places.num_tokens) == (1, 8)
+    tiny.add("a", "the cat", n=4, **LONG)
+    assert (tiny.queue_limits.num_requests, tiny.queue_limits.num_tokens) == (1, 8)
     for _ in range(4):
-        bench.core.step()
-    assert (bench.places.num_taken, bench.places.num_tokens) == (1, 4)
-    bench.core.abort("a", CANCELLED)
-    bench.places.check_empty()
+        tiny.core.step()
+    assert (tiny.queue_limits.num_requests, tiny.queue_limits.num_tokens) == (1, 4)
+    tiny.core.abort("a", CANCELLED)
+    tiny.queue_limits.check_empty()
 
 
-def test_requests_of_one_caller_do_not_hold_up_another_nor_the_urgent_ones(bench: Bench) -> None:
+def test_requests_of_one_caller_do_not_hold_up_another_nor_the_urgent_ones(tiny: TinyCore) -> None:
     for number in range(20):
-        bench.add(f"flood {number}", "the cat", max_tokens=4, ignore_eos=True, caller="flood")
-    bench.core.step()
-    bench.add("single", "the dog", max_tokens=4, ignore_eos=True, caller="single")
-    bench.add("urgent", "it rains", max_tokens=4, ignore_eos=True, caller="flood", priority=-1)
+        tiny.add(f"flood {number}", "the cat", max_tokens=4, ignore_eos=True, caller="flood")
+    tiny.core.step()
+    tiny.add("single", "the dog", max_tokens=4, ignore_eos=True, caller="single")
+    tiny.add("urgent", "it rains", max_tokens=4, ignore_eos=True, caller="flood", priority=-1)
     ends = [
-        event.live.request.request_id
-        for event in bench.run()
+        event.state.request.request_id
+        for event in tiny.run()
         if isinstance(event, TokenEvent) and event.reason
     ]
     assert ends[:2] == ["flood 0", "urgent"]
     assert ends.index("single") <= 3
 
 
+def test_a_deadline_that_cannot_be_met_is_refused_at_once(tiny: TinyCore) -> None:
+    for number in range(6):
+        tiny.add(str(number), "the cat", max_tokens=20, ignore_eos=True)
+    for _ in range(6):
+        tiny.core.step()
+    sequence = tiny.core.cache.owners[0]
+    for _ in range(40):  # as on a slow machine: a second for a step
+        tiny.core.scheduler.note_run(Prefill(sequence, 1000), 1.0)
+        tiny.core.scheduler.note_run(Decode([], []), 1.0)
+    late = tiny.add("late", "the dog", max_tokens=20, ignore_eos=True, deadline_ms=20_000)
+    tiny.add("soon enough", "the dog", max_tokens=20, ignore_eos=True, deadline_ms=200_000)
+    (fault,) = [event.fault for event in tiny.core.step() if isinstance(event, FaultEvent)]
+    assert (late.closed, fault.code, fault.field) == (True, FaultCode.QUEUE_FULL, "deadline_ms")
+    assert "after its deadline of 20000 ms: 2 sequences run and 4 wait" in fault.message
+    assert fault.retry_after == 15.0
+    assert not [event for event in tiny.run() if isinstance(event, FaultEvent)]
+
+
+def test_an_idle_engine_refuses_no_deadline(tiny: TinyCore) -> None:
+    tiny.add("first", "the cat", max_tokens=5)
+    tiny.run()
+    tiny.core.scheduler.note_run(Decode([], []), 1000.0)
+    tiny.add("second", "the cat", max_tokens=5, deadline_ms=60_000)
+    assert not [event for event in tiny.run() if isinstance(event, FaultEvent)]
+
+
+def fair_share(artifact: Path) -> tuple[TinyCore, RequestState, int]:
+    """One caller's two requests fill the slots, and another's short streams come: the steps of the latter."""
+    tiny = TinyCore(artifact, num_slots=32)
+    first = tiny.add("a", "the cat", n=16, max_tokens=40, ignore_eos=True, caller="first", seed=3)
+    tiny.add("b", "the dog ran", n=16, max_tokens=40, ignore_eos=True, caller="first", seed=4)
+    while tiny.core.scheduler.num_running < 32:
+        tiny.core.step()
+    for number in range(8):
+        text = f"it rains {'and rains ' * number}"
+        tiny.add(str(number), text, stream=True, max_tokens=5, ignore_eos=True, caller="second")
+    before = tiny.core.counters.steps
+    open_streams, steps = set(map(str, range(8))), 0
+    while tiny.core.has_work:
+        for event in tiny.core.step():
+            if isinstance(event, TokenEvent) and event.reason is not None:
+                open_streams.discard(event.state.request.request_id)
+        tiny.core.scheduler.check_integrity()
+        steps = steps or (0 if open_streams else tiny.core.counters.steps - before)
+    tiny.queue_limits.check_empty()
+    return tiny, first, steps
+
+
+def test_a_caller_with_all_slots_holds_up_another_for_a_few_steps(lm_artifact: Path) -> None:
+    tiny, first, steps = fair_share(lm_artifact)
+    assert steps <= 8 + 8 + 5, "a prompt and a decode step for each stream, and the tokens of the last one"
+    assert tiny.core.cache.num_preempted == 8
+    assert tiny.core.counters.finished[FinishReason.LENGTH] == 32 + 8
+    alone = TinyCore(lm_artifact, num_slots=32)
+    same = alone.add("a", "the cat", n=16, max_tokens=40, ignore_eos=True, caller="first", seed=3)
+    alone.run()
+    assert [one.tokens for one in first.sequences] == [one.tokens for one in same.sequences]
+
+
 def test_the_cache_holds_no_more_than_it_may(lm_artifact: Path) -> None:
-    bench = Bench(lm_artifact, num_slots=4, max_kv_tokens=40)
+    tiny = TinyCore(lm_artifact, num_slots=4, max_kv_tokens=40)
     for name in ("a", "b", "c"):
-        bench.add(name, "the cat", max_tokens=14, ignore_eos=True)  # 16 each
+        tiny.add(name, "the cat", max_tokens=14, ignore_eos=True)  # 16 each
     most = 0
-    while bench.core.has_work:
-        bench.core.step()
-        bench.core.check_integrity()
-        most = max(most, bench.core.cache.promised)
+    while tiny.core.has_work:
+        tiny.core.step()
+        tiny.core.scheduler.check_integrity()
+        most = max(most, tiny.core.cache.promised)
     assert most == 32
     with pytest.raises(RequestFault) as raised:
-        bench.add("d", "the cat", max_tokens=39)
+        tiny.add("d", "the cat", max_tokens=39)
     expected = "2 prompt tokens + 39 = 41, but max_kv_tokens of this server allows 40"
     assert (raised.value.fault.field, raised.value.fault.message) == ("max_tokens", expected)
     with pytest.raises(RequestFault, match=r"text_input.*41 tokens, but max_kv_tokens of this server"):
-        bench.add("e", "a" * 41, Operation.EMBED)
+        tiny.add("e", "a" * 41, Operation.EMBED)
 
 
-def test_idle_memory_is_given_back_after_a_while(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.add("a", "the cat", **LONG)
-    bench.run()
-    bench.add("b", "it rains", max_tokens=1)
-    bench.run()
-    assert bench.core.cache.resident > 50
-    assert bench.core.rest_seconds is not None, "an idle core comes back to it"
+def test_idle_memory_is_given_back_after_a_while(tiny: TinyCore, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.add("a", "the cat", **LONG)
+    tiny.run()
+    tiny.add("b", "it rains", max_tokens=1)
+    tiny.run()
+    assert tiny.core.cache.resident > 50
+    assert tiny.core.idle_seconds is not None, "an idle core comes back to it"
     later = time.monotonic() + KEEP_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    bench.core.step()
-    assert bench.core.cache.resident < 10, "the rows of the longer one lay beyond those of the latest"
+    tiny.core.step()
+    assert tiny.core.cache.resident < 10, "the rows of the longer one lay beyond those of the latest"
     later += 1
-    bench.core.step()
-    assert bench.core.cache.untidy is False
+    tiny.core.step()
+    assert tiny.core.cache.dirty is False
 
 
 texts = st.sampled_from(["a", "the", "the cat", "the cat sat on the mat", "the dog ran home", "it rains"])
@@ -310,8 +366,8 @@ requests = st.tuples(
 def test_any_history_gives_every_request_one_outcome(
     lm_artifact: Path, history: list[tuple[object, ...]]
 ) -> None:
-    bench = Bench(lm_artifact, num_slots=2, prefill_chunk=3)
-    lives: list[LiveRequest] = []
+    tiny = TinyCore(lm_artifact, num_slots=2, prefill_chunk=3)
+    states: list[RequestState] = []
     events: list[Event] = []
     for action in history:
         match action:
@@ -320,22 +376,22 @@ def test_any_history_gives_every_request_one_outcome(
                     Operation.GENERATE: {"max_tokens": tokens, "n": n, "echo": True, "logprobs": n},
                     Operation.SCORE: {"continuations": [" sat"] * n},
                 }
-                lives.append(bench.add(str(len(lives)), text, operation, **parameters.get(operation, {})))
+                states.append(tiny.add(str(len(states)), text, operation, **parameters.get(operation, {})))
             case ("abort", int() as number):
-                bench.core.abort(str(number), CANCELLED)
+                tiny.core.abort(str(number), CANCELLED)
             case _:
-                events += bench.core.step()
-        bench.core.check_integrity()
-    events += bench.run()
-    for live in lives:
-        assert live.closed
-        assert live.is_done
-        faults = [event for event in events if isinstance(event, FaultEvent) and event.live is live]
-        cancelled = any(s.finish_reason is FinishReason.CANCELLED for s in live.sequences)
+                events += tiny.core.step()
+        tiny.core.scheduler.check_integrity()
+    events += tiny.run()
+    for state in states:
+        assert state.closed
+        assert state.is_done
+        faults = [event for event in events if isinstance(event, FaultEvent) and event.state is state]
+        cancelled = any(s.finish_reason is FinishReason.CANCELLED for s in state.sequences)
         assert len(faults) == cancelled
-    assert bench.core.cache.num_tokens == 0
+    assert tiny.core.cache.num_tokens == 0
 
 
-def tokens_of(bench: Bench, request_id: str, text: str) -> list[int]:
-    bench.add(request_id, text, max_tokens=8, temperature=0, ignore_eos=True)
-    return [event.sampled.token_id for event in bench.run() if isinstance(event, TokenEvent)]
+def tokens_of(tiny: TinyCore, request_id: str, text: str) -> list[int]:
+    tiny.add(request_id, text, max_tokens=8, temperature=0, ignore_eos=True)
+    return [event.sampled.token_id for event in tiny.run() if isinstance(event, TokenEvent)]

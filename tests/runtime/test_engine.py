@@ -11,10 +11,10 @@ import pytest
 
 from export.verification import numpy_gpt2 as oracle
 from kernels.library import missing
-from runtime.answers import Answer
 from runtime.contract import FaultCode, FinishReason, Operation
 from runtime.engine import Engine
 from runtime.errors import ModelError, RequestFault
+from runtime.messages import Answer
 from tests.runtime.conftest import OpenEngine
 from tests.runtime.engines import Collector, ask, submit, token_ids
 
@@ -42,7 +42,7 @@ def test_greedy_is_the_oracles_alone(engine: Engine, expected: list[list[int]]) 
 def test_greedy_is_the_same_in_a_batch(engine: Engine, expected: list[list[int]]) -> None:
     sinks = [submit(engine, text, GREEDY, stream=bool(round_ % 2)) for round_ in range(4) for text in PROMPTS]
     found = [
-        [token for answer in sink.wait().answers for token in answer.details()["choices"][0]["token_ids"]]
+        [token for answer in sink.wait().answers for token in answer.to_json()["choices"][0]["token_ids"]]
         for sink in sinks
     ]
     assert found == expected * 4
@@ -86,7 +86,7 @@ def test_a_stream_joined_is_the_whole_answer(engine: Engine) -> None:
     for index in range(3):
         assert streamed.text(index) == whole.text(index)
     assert len(streamed.answers) > 1
-    assert [answer.details()["usage"] is None for answer in streamed.answers[:-1]] == [True] * (
+    assert [answer.to_json()["usage"] is None for answer in streamed.answers[:-1]] == [True] * (
         len(streamed.answers) - 1
     )
     assert streamed.generated.usage == whole.generated.usage
@@ -136,7 +136,7 @@ def test_score_moves_spaces_and_begins_after_the_end_of_text(engine: Engine, lm_
     joined = ask(engine, "the cat", Operation.SCORE, continuations=[" sat"])["scores"][0]
     assert spaced["logprob"] == pytest.approx(joined["logprob"])
     empty = ask(engine, "", Operation.SCORE, continuations=["the cat"])["scores"][0]
-    ids = [engine.tokenizer.eos_token_id, *engine.tokenizer.encode("the cat")]
+    ids = [engine.manifest.architecture.eos_token_id or 0, *engine.tokenizer.encode("the cat")]
     assert empty["logprob"] == pytest.approx(sum(oracle_logprobs(lm_checkpoint, ids)), abs=1e-2)
 
 
@@ -181,7 +181,6 @@ def test_without_max_tokens_the_room_in_the_context_is_the_limit(engine: Engine)
 @pytest.mark.parametrize(
     ("text", "parameters", "field", "said"),
     [
-        ("", {}, "text_input", "empty"),
         ("a" * 97, {}, "text_input", "97 tokens, but the context holds 96"),
         ("a" * 96, {}, "text_input", "96 tokens, and none can follow: the context holds 96"),
         ("a" * 90, {"max_tokens": 7}, "max_tokens", "90 prompt tokens + 7 = 97, but the context holds 96"),
@@ -195,6 +194,114 @@ def test_what_cannot_be_run_is_refused_with_its_numbers(
     with pytest.raises(RequestFault, match=said.replace("+", r"\+")) as raised:
         submit(engine, text, parameters)
     assert (raised.value.fault.code, raised.value.fault.field) == (FaultCode.INVALID_ARGUMENT, field)
+
+
+@pytest.mark.parametrize(
+    ("operation", "parameters"),
+    [
+        (Operation.GENERATE, {**GREEDY, "echo": True, "logprobs": 2}),
+        (Operation.NEXT, {"top_k": 3}),
+        (Operation.EMBED, {}),
+    ],
+)
+def test_token_ids_are_answered_as_their_text_is(
+    engine: Engine, operation: Operation, parameters: dict[str, Any]
+) -> None:
+    for text in PROMPTS:
+        expected = submit(engine, text, parameters, operation=operation).wait().details
+        ids = engine.tokenizer.encode(text)
+        found = submit(engine, "", parameters, operation=operation, token_ids=ids).wait().details
+        assert rounded({**found, "timings": None}) == rounded({**expected, "timings": None})
+
+
+def rounded(value: Any) -> Any:
+    """Rows of the cache that another prompt left may differ in the last bits."""
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def test_no_text_is_the_start_of_one(engine: Engine, lm_checkpoint: Path) -> None:
+    end_of_text = engine.tokenizer.eos_token_id
+    assert end_of_text is not None
+    details = ask(engine, "", echo=True, logprobs=0, **GREEDY)
+    (choice,) = details["choices"]
+    ids = [end_of_text, *choice["token_ids"]]
+    assert [record["token_id"] for record in choice["logprobs"]] == ids
+    assert choice["logprobs"][0]["text"] == "<|endoftext|>"
+    np.testing.assert_allclose(
+        [record["logprob"] for record in choice["logprobs"][1:]],
+        oracle_logprobs(lm_checkpoint, ids),
+        atol=1e-3,
+    )
+    assert choice["text"] == engine.tokenizer.decode(choice["token_ids"])
+    assert choice["logprobs"][0]["text_offset"] == choice["logprobs"][1]["text_offset"] == 0
+    assert details["usage"]["prompt_tokens"] == 1
+    given = submit(engine, "", GREEDY, token_ids=[end_of_text]).wait().details
+    assert given["choices"][0]["token_ids"] == choice["token_ids"]
+    (first,) = ask(engine, "", Operation.NEXT, top_k=1)["candidates"]
+    assert first["token_id"] == choice["token_ids"][0]
+    with pytest.raises(RequestFault, match=r"\[text_input\]: the text is empty"):
+        submit(engine, "", operation=Operation.EMBED)
+
+
+@pytest.mark.parametrize(
+    ("ids", "operation", "field", "said"),
+    [
+        ([], Operation.GENERATE, "prompt_token_ids", "empty; at least one token id is needed"),
+        (
+            [5, 6, 10_000],
+            Operation.GENERATE,
+            "prompt_token_ids.2",
+            "10000 is no token of this model; its ids",
+        ),
+        ([-1], Operation.NEXT, "prompt_token_ids.0", "-1 is no token of this model; its ids go from 0 to"),
+        ([5] * 97, Operation.EMBED, "prompt_token_ids", "97 tokens, but the context holds 96"),
+        ([5], Operation.SCORE, "prompt_token_ids", "operation score reads text_input alone"),
+    ],
+)
+def test_token_ids_that_are_none_are_refused_by_their_place(
+    engine: Engine, ids: list[int], operation: Operation, field: str, said: str
+) -> None:
+    with pytest.raises(RequestFault, match=said) as raised:
+        submit(engine, "", {}, operation=operation, token_ids=ids)
+    assert (raised.value.fault.code, raised.value.fault.field) == (FaultCode.INVALID_ARGUMENT, field)
+
+
+@pytest.mark.parametrize("prompt", ["Ünï", "🙂🙂", "a Ünï🙂 — 日本語 b", "the cat"])
+@pytest.mark.parametrize("echo", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+def test_text_offsets_count_characters(engine: Engine, prompt: str, echo: bool, stream: bool) -> None:
+    """A random model's answer is hardly ever text; the prompt is."""
+    parameters = {**GREEDY, "echo": echo, "logprobs": 0}
+    collected = submit(engine, prompt, parameters, stream=stream).wait()
+    answers = [answer.to_json()["choices"][0] for answer in collected.answers]
+    records = [record for answer in answers for record in answer["logprobs"]]
+    data, expected, found = b"", [], []
+    for place, record in enumerate(records):
+        if echo and place == len(engine.tokenizer.encode(prompt)):
+            assert data.decode() == prompt
+        piece = engine.tokenizer.token_bytes(record["token_id"])
+        if piece:
+            expected.append(len((data + piece[:1]).decode("utf-8", "replace")) - 1)
+            found.append(record["text_offset"])
+        data += piece
+    assert found == expected
+    assert collected.text() == data.decode("utf-8", "replace")
+
+
+def test_a_space_that_the_tokenizer_puts_in_front_is_no_character_of_the_text(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = engine.tokenizer.encode
+    monkeypatch.setattr(engine.tokenizer, "encode", lambda text: encode(f" {text}"))
+    details = ask(engine, "cat sat", echo=True, logprobs=0, max_tokens=0)
+    records = details["choices"][0]["logprobs"]
+    assert "".join(record["text"] for record in records) == " cat sat"
+    begins = [record["text_offset"] for record in records]
+    assert begins == [max(0, begin - 1) for begin in np.cumsum([0, *(len(r["text"]) for r in records)])[:-1]]
 
 
 def test_a_score_beyond_the_context_is_refused(engine: Engine) -> None:
@@ -215,7 +322,7 @@ def test_a_full_queue_refuses_and_recovers(open_engine: OpenEngine) -> None:
     assert len(sinks) >= 2
     for sink in sinks:
         assert sink.wait().fault is None
-    assert ask(engine, "a", max_tokens=1)["usage"]["completion_tokens"] == 1
+    assert ask(engine, "a", max_tokens=1, ignore_eos=True)["usage"]["completion_tokens"] == 1
 
 
 def test_the_queue_is_bounded_by_tokens_too(open_engine: OpenEngine) -> None:
@@ -271,12 +378,36 @@ def test_a_flood_of_one_caller_holds_up_no_other(open_engine: OpenEngine) -> Non
     assert ends.index("single") < 40
 
 
-def test_a_deadline_fails_running_and_waiting_requests(open_engine: OpenEngine) -> None:
+def test_a_deadline_that_cannot_be_met_is_refused_with_the_time_to_come_back(
+    open_engine: OpenEngine,
+) -> None:
+    engine = open_engine(num_slots=2)
+    parameters = {"max_tokens": 50, "ignore_eos": True}
+    crowd = [
+        submit(engine, "the cat", {**parameters, "n": 8}, request_id=f"crowd {number}")
+        for number in range(100)
+    ]
+    crowd[0].wait()
+    late = submit(engine, "the dog", {**parameters, "deadline_ms": 1}).wait()
+    assert late.fault is not None
+    assert (late.fault.code, late.fault.field) == (FaultCode.QUEUE_FULL, "deadline_ms")
+    assert late.fault.retry_after is not None
+    assert late.fault.retry_after > 0
+    for other in range(100):
+        engine.abort(f"crowd {other}")
+
+
+def test_a_deadline_fails_running_and_waiting_requests(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.core.why_too_late", lambda *_: None)  # as where the speed is not known yet
     engine = open_engine(num_slots=1)
     late = [submit(engine, "a", {"max_tokens": 95, "ignore_eos": True, "deadline_ms": 5}) for _ in range(3)]
     faults = [sink.wait().fault for sink in late[1:]]
     assert [fault and fault.code for fault in faults] == [FaultCode.DEADLINE_EXCEEDED] * 2
-    assert ask(engine, "a", max_tokens=3, deadline_ms=20_000)["usage"]["completion_tokens"] == 3
+    assert (
+        ask(engine, "a", max_tokens=3, ignore_eos=True, deadline_ms=20_000)["usage"]["completion_tokens"] == 3
+    )
 
 
 def test_abort_ends_a_request_and_leaves_the_others(open_engine: OpenEngine) -> None:
@@ -312,7 +443,7 @@ def test_a_broken_sink_harms_nobody_else(open_engine: OpenEngine, caplog: pytest
 
     broken = Collector(burst)
     submit(engine, "a", {"max_tokens": 90, "ignore_eos": True}, stream=True, sink=broken)
-    assert ask(engine, "the cat", max_tokens=5)["usage"]["completion_tokens"] == 5
+    assert ask(engine, "the cat", max_tokens=5, ignore_eos=True)["usage"]["completion_tokens"] == 5
     broken.wait()
     assert engine.drain(30)
     assert "could not be answered" in caplog.text
@@ -376,7 +507,7 @@ def oracle_logprobs(checkpoint: Path, ids: list[int]) -> list[float]:
 @pytest.mark.skipif(bool(missing()), reason="of our operators")
 @pytest.mark.parametrize("more", range(4))
 def test_how_a_prompt_is_cut_changes_no_answer_of_int8(open_engine: OpenEngine, more: int) -> None:
-    """Bit for bit: chunks go by the time that steps take (runtime/pace.py)."""
+    """Bit for bit: the length of chunks follows the time that steps take (`ChunkBudget`)."""
     prompt = "the cat and the dog went to the king " * 4 + "the " * more
     answers = []
     for chunk in (3, 7, 8, 16, 24, 96):

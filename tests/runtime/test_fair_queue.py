@@ -1,4 +1,4 @@
-"""Turns: priorities are strict, callers of one priority share, and nobody is lost, whatever happens."""
+"""Turns: priorities are strict, callers of one priority share, and no entry is lost in any history."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from hypothesis import strategies as st
 from runtime.contract import FinishReason, Operation
 from runtime.errors import IntegrityError
 from runtime.fair_queue import FairQueue
-from runtime.live import LiveRequest
 from runtime.request import Request
+from runtime.request_state import RequestState, Sequence, SequenceStatus
 from runtime.sampling import SamplingParameters
-from runtime.sequence import Sequence, SequenceState
 from tests.runtime.engines import Collector
 
 MAX_NEED = 50
 
 
 @dataclass
-class Desk:
-    """A queue, and who waits and runs by a count of its own."""
+class QueueModel:
+    """A queue, and an independent record of what waits and runs."""
 
-    queue: FairQueue = field(default_factory=FairQueue)
+    queue: FairQueue[Sequence] = field(default_factory=FairQueue)
     waiting: list[Sequence] = field(default_factory=list)
     running: list[Sequence] = field(default_factory=list)
 
     def add(self, caller: str, need: int = 1, priority: int = 0) -> Sequence:
         parameters = SamplingParameters(priority=priority, caller=caller)
-        live = LiveRequest(Request("1", "text", parameters=parameters), Collector(), [0])
-        sequence = Sequence(live, 0, Operation.GENERATE, [0], first_wanted=0, max_new_tokens=need - 1)
+        state = RequestState(Request("1", "text", parameters=parameters), Collector(), [0])
+        sequence = Sequence(state, 0, Operation.GENERATE, [0], first_wanted=0, max_new_tokens=need - 1)
         self.queue.add(sequence)
         self.waiting.append(sequence)
         return sequence
@@ -41,7 +40,7 @@ class Desk:
     def pop(self) -> Sequence:
         assert self.queue.peek() in self.waiting
         sequence = self.queue.pop()
-        sequence.state = SequenceState.RUNNING
+        sequence.status = SequenceStatus.RUNNING
         self.waiting.remove(sequence)
         self.running.append(sequence)
         return sequence
@@ -52,10 +51,10 @@ class Desk:
         sequence.finish_reason = FinishReason.CANCELLED
 
     def end(self, number: int, used: int) -> None:
-        """A running sequence is over after so many of its tokens."""
+        """A running sequence ends after `used` of its tokens."""
         sequence = self.running.pop(number % len(self.running))
         sequence.tokens += [0] * min(used, sequence.need - 1)
-        self.queue.settle(sequence)
+        self.queue.settle(sequence, len(sequence.tokens))
 
     def act(self, action: tuple[object, ...]) -> None:
         match action:
@@ -72,6 +71,7 @@ class Desk:
     def check(self) -> None:
         self.queue.check_integrity(self.running)
         assert len(self.queue) == len(self.waiting)
+        assert set(self.queue) == set(self.waiting)
 
 
 def histories(
@@ -86,27 +86,27 @@ def histories(
 
 @settings(max_examples=300, deadline=None)
 @given(history=histories(st.integers(-2, 2), 60))
-def test_any_history_keeps_books_priorities_and_the_order_of_each_caller(
+def test_any_history_keeps_counts_priorities_and_the_order_of_each_caller(
     history: list[tuple[object, ...]],
 ) -> None:
-    desk = Desk()
+    model = QueueModel()
     for action in history:
-        desk.act(action)
-    while desk.waiting:
+        model.act(action)
+    while model.waiting:
         first: dict[tuple[int, str], Sequence] = {}
-        for sequence in desk.waiting:
+        for sequence in model.waiting:
             first.setdefault((sequence.priority, sequence.caller), sequence)
-        turn = desk.queue.peek()
+        turn = model.queue.peek()
         assert turn is not None
-        assert turn.priority == min(sequence.priority for sequence in desk.waiting)
+        assert turn.priority == min(sequence.priority for sequence in model.waiting)
         assert turn is first[turn.priority, turn.caller]
-        desk.pop()
-        desk.check()
-    assert desk.queue.peek() is None
-    while desk.running:
-        desk.end(0, 0)
-    desk.check()
-    assert not desk.queue._levels, "callers with nothing under way are forgotten"
+        model.pop()
+        model.check()
+    assert model.queue.peek() is None
+    while model.running:
+        model.end(0, 0)
+    model.check()
+    assert not model.queue._levels, "callers with nothing under way are forgotten"
 
 
 @settings(max_examples=300, deadline=None)
@@ -115,29 +115,29 @@ def test_a_newcomer_waits_for_one_turn_of_every_other_caller_at_most(
     before: list[tuple[object, ...]], meanwhile: list[tuple[object, ...]]
 ) -> None:
     """Whatever others did before, and whatever they submit, cancel and finish while it waits."""
-    desk = Desk()
+    model = QueueModel()
     for action in before:
-        desk.act(action)
-    newcomer = desk.add("newcomer", MAX_NEED)
+        model.act(action)
+    newcomer = model.add("newcomer", MAX_NEED)
     turns: Counter[str] = Counter()
     others = [action for action in meanwhile if action[0] != "cancel"]
-    while newcomer in desk.waiting:
+    while newcomer in model.waiting:
         if others:
-            desk.act(others.pop()) if others[-1][0] != "pop" else others.pop()
-        turns[desk.pop().caller] += 1
+            model.act(others.pop()) if others[-1][0] != "pop" else others.pop()
+        turns[model.pop().caller] += 1
     assert max(turns.values()) == 1
 
 
 def test_a_flood_holds_up_another_caller_by_one_turn() -> None:
-    desk = Desk()
+    model = QueueModel()
     for _ in range(200):
-        desk.add("flood", MAX_NEED)
+        model.add("flood", MAX_NEED)
     for _ in range(32):
-        desk.pop()
-    single = desk.add("single", MAX_NEED)
+        model.pop()
+    single = model.add("single", MAX_NEED)
     for _ in range(32):
-        desk.end(0, 3)  # and what ends early gives its caller no right to what others wait for
-    assert single in (desk.pop(), desk.pop())
+        model.end(0, 3)  # and what ends early gives its caller no right to what others wait for
+    assert single in (model.pop(), model.pop())
 
 
 @settings(max_examples=300, deadline=None)
@@ -149,13 +149,13 @@ def test_a_flood_holds_up_another_caller_by_one_turn() -> None:
 def test_callers_who_wait_all_the_time_are_served_the_same_number_of_tokens(
     needs: dict[str, list[int]],
 ) -> None:
-    desk = Desk()
+    model = QueueModel()
     for caller, sizes in needs.items():
         for size in sizes:
-            desk.add(caller, size)
+            model.add(caller, size)
     served: dict[str, int] = defaultdict(int)
-    while len({sequence.caller for sequence in desk.waiting}) == len(needs):
-        sequence = desk.pop()
+    while len({sequence.caller for sequence in model.waiting}) == len(needs):
+        sequence = model.pop()
         served[sequence.caller] += sequence.need
         for one, other in combinations(needs, 2):
             assert abs(served[one] - served[other]) <= max(needs[one]) + max(needs[other])
@@ -163,37 +163,37 @@ def test_callers_who_wait_all_the_time_are_served_the_same_number_of_tokens(
 
 def test_what_was_not_used_is_given_back() -> None:
     """Two callers ask for the most and stop early: the one who stopped earlier is served more often."""
-    desk = Desk()
+    model = QueueModel()
     for _ in range(40):
-        desk.add("brief", MAX_NEED)
-        desk.add("long", MAX_NEED)
+        model.add("brief", MAX_NEED)
+        model.add("long", MAX_NEED)
     turns: Counter[str] = Counter()
     for _ in range(30):
-        caller = desk.pop().caller
+        caller = model.pop().caller
         turns[caller] += 1
-        desk.end(0, 9 if caller == "brief" else MAX_NEED)
+        model.end(0, 9 if caller == "brief" else MAX_NEED)
     assert turns["brief"] >= 4 * turns["long"]
 
 
 def test_thousands_of_cancelled_sequences_leave_no_trace() -> None:
-    desk = Desk()
+    model = QueueModel()
     for number in range(4000):
-        desk.add(f"caller {number % 1000}")
-        desk.cancel(0)
-    desk.add("last")
-    level = desk.queue._levels[0]
+        model.add(f"caller {number % 1000}")
+        model.cancel(0)
+    model.add("last")
+    level = model.queue._levels[0]
     assert (len(level.accounts), len(level.turns)) == (1, 1)
     for _ in range(200):
-        desk.add("again")
-        desk.cancel(1)
+        model.add("again")
+        model.cancel(1)
     assert len(level.turns) < 40
 
 
-def test_books_that_do_not_agree_are_found() -> None:
-    desk = Desk()
-    desk.add("a")
-    with pytest.raises(IntegrityError, match="sequences run"):
-        desk.queue.check_integrity([Desk().add("b")])
-    desk.waiting[0].state = SequenceState.RUNNING
-    with pytest.raises(IntegrityError, match="does not wait"):
-        desk.check()
+def test_violated_invariants_are_found() -> None:
+    model = QueueModel()
+    model.add("a")
+    with pytest.raises(IntegrityError, match="running entries that the queue does not know"):
+        model.queue.check_integrity([QueueModel().add("b")])
+    model.waiting[0].priority = 1
+    with pytest.raises(IntegrityError, match="an entry of another caller"):
+        model.check()

@@ -10,9 +10,10 @@ from typing import Any
 import onnx
 import pytest
 
-from runtime.contract import ENGINE_FILE, MANIFEST_FILE
-from runtime.engine import Engine
+from runtime.contract import ENGINE_FILE
 from runtime.errors import ModelError
+from runtime.load import load_engine
+from runtime.manifest import MANIFEST_FILE
 from tests.runtime.engines import version_folder
 
 
@@ -38,7 +39,7 @@ def unproven(manifest: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
 def test_what_the_exporter_wrote_is_served(lm_artifact: Path, tmp_path: Path, variant: str) -> None:
-    Engine.load(version_folder(lm_artifact, tmp_path / "1", variant, num_slots=1, max_queued=1)).close()
+    load_engine(version_folder(lm_artifact, tmp_path / "1", variant, num_slots=1, max_queued=1)).close()
 
 
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
@@ -49,7 +50,7 @@ def test_every_token_must_be_likely(lm_artifact: Path, tmp_path: Path, variant: 
 
     folder = edited(version_folder(lm_artifact, tmp_path / "1", variant), change)
     with pytest.raises(ModelError, match=rf"tiny-lm: {variant}: golden prompt .* token 8 of 8"):
-        Engine.load(folder)
+        load_engine(folder)
 
 
 @pytest.mark.parametrize(("variant", "allowed"), [("fp32", 0.01), ("int8", 0.1)])
@@ -63,11 +64,11 @@ def test_every_token_must_be_as_likely_as_it_was(
         return edit
 
     folder = edited(version_folder(lm_artifact, tmp_path / "1", variant), change(allowed / 2))
-    Engine.load(folder).close()
+    load_engine(folder).close()
     with pytest.raises(
-        ModelError, match=r"token 1 of 8 has the log-probability -[\d.]+, but the exporter saw"
+        ModelError, match=r"token 1 of 8 has the log-probability -[\d.]+, but the manifest says"
     ):
-        Engine.load(edited(folder, change(allowed)))
+        load_engine(edited(folder, change(allowed)))
 
 
 def test_weights_that_changed_on_the_way_are_not_served(lm_artifact: Path, tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_weights_that_changed_on_the_way_are_not_served(lm_artifact: Path, tmp_p
     path.unlink()
     onnx.save(model, path)
     with pytest.raises(ModelError, match="int8: golden prompt"):
-        Engine.load(folder)
+        load_engine(folder)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_a_manifest_that_does_not_fit_is_refused(
     lm_artifact: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], object], said: str
 ) -> None:
     with pytest.raises(ModelError, match=said):
-        Engine.load(edited(version_folder(lm_artifact, tmp_path / "1"), edit))
+        load_engine(edited(version_folder(lm_artifact, tmp_path / "1"), edit))
 
 
 @pytest.mark.parametrize("missing", [MANIFEST_FILE, ENGINE_FILE, "tokenizer.json", "fp32/model.onnx"])
@@ -106,11 +107,11 @@ def test_a_missing_file_is_named(lm_artifact: Path, tmp_path: Path, missing: str
     folder = version_folder(lm_artifact, tmp_path / "1")
     (folder / missing).unlink()
     with pytest.raises(ModelError, match=Path(missing).name):
-        Engine.load(folder)
+        load_engine(folder)
 
 
 def test_a_file_that_is_no_graph_is_refused(lm_artifact: Path, tmp_path: Path) -> None:
     folder = version_folder(lm_artifact, tmp_path / "1")
     (folder / "fp32/model.onnx").write_bytes(b"not a graph")
     with pytest.raises(ModelError, match=r"model\.onnx"):
-        Engine.load(folder)
+        load_engine(folder)

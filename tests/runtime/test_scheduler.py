@@ -1,13 +1,14 @@
 """Scheduler and KV cache together, over random histories and without a graph.
 
 The test plays the graph: a run writes into row p of a slot a number that stands for all tokens up to p.
-Whatever is copied, moved, taken over or given back, the rows of a sequence must stand for its own tokens.
+After every copy, move, reuse and release of rows, the rows of a sequence must stand for its own tokens.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,12 +18,11 @@ from hypothesis import strategies as st
 
 from runtime.contract import FinishReason, Operation
 from runtime.errors import IntegrityError
-from runtime.kv_cache import RESIDUE_SHARE, CacheLayout, KvCache
-from runtime.live import LiveRequest
+from runtime.kv_cache import RESIDUE_SHARE, SAVED_SHARE, CacheLayout, KvCache
 from runtime.request import Request
+from runtime.request_state import RequestState, Sequence, SequenceStatus
 from runtime.sampling import SamplingParameters
 from runtime.scheduler import Batch, Decode, Prefill, Scheduler
-from runtime.sequence import Sequence, SequenceState
 from tests.runtime.engines import Collector
 
 CONTEXT = 24
@@ -36,7 +36,7 @@ def mark(tokens: list[int]) -> float:
 
 
 @dataclass
-class Played:
+class SchedulerModel:
     """A scheduler and what happened to its sequences."""
 
     num_slots: int
@@ -53,7 +53,7 @@ class Played:
 
     def _left_queue(self, sequence: Sequence) -> None:
         if not self._removing:
-            waiting = [one for one in self.added if one.state is SequenceState.WAITING]
+            waiting = [one for one in self.added if one.status is SequenceStatus.WAITING]
             assert sequence.priority == min(one.priority for one in waiting)
             self.started.append(sequence)
 
@@ -66,9 +66,9 @@ class Played:
         caller: str = "",
     ) -> None:
         parameters = SamplingParameters(priority=priority, caller=caller)
-        live = LiveRequest(Request("1", "text", parameters=parameters), Collector(), tokens)
+        state = RequestState(Request("1", "text", parameters=parameters), Collector(), tokens)
         wanted = 0 if operation is Operation.EMBED else len(tokens) - 1
-        sequence = Sequence(live, 0, operation, list(tokens), first_wanted=wanted, max_new_tokens=new_tokens)
+        sequence = Sequence(state, 0, operation, list(tokens), first_wanted=wanted, max_new_tokens=new_tokens)
         self.added.append(sequence)
         self.scheduler.add([sequence])
 
@@ -121,7 +121,7 @@ class Played:
     def check(self) -> None:
         self.scheduler.check_integrity()
         for sequence in self.added:
-            if sequence.state is SequenceState.RUNNING:
+            if sequence.status is SequenceStatus.RUNNING:
                 rows = self.cache.buffers[0, sequence.slot, 0, : sequence.computed, 0]
                 expected = [mark(sequence.tokens[: row + 1]) for row in range(sequence.computed)]
                 assert rows.tolist() == expected
@@ -129,7 +129,7 @@ class Played:
             rows = self.cache.buffers[1, slot, 0, : len(residue), -1]
             assert rows.tolist() == [mark(residue[: row + 1]) for row in range(len(residue))]
             beyond = self.cache.buffers[1, slot, 0, self.cache._touched[slot] :]
-            assert self.cache._owners[slot] is not None or not beyond.any(), "rows that nobody counts"
+            assert self.cache._owners[slot] is not None or not beyond.any(), "rows that are not counted"
 
 
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=14)
@@ -144,7 +144,7 @@ actions = st.lists(
             st.sampled_from("abc"),
         ),
         st.tuples(st.just("abort"), st.integers(0, 30)),
-        st.tuples(st.just("tidy")),
+        st.tuples(st.just("reclaim")),
         st.tuples(st.just("step")),
         st.tuples(st.just("step")),
     ),
@@ -157,7 +157,7 @@ actions = st.lists(
 def test_any_history_keeps_rows_slots_and_outcomes(
     num_slots: int, max_tokens: int | None, history: list[tuple[object, ...]]
 ) -> None:
-    played = Played(num_slots, max_tokens)
+    model = SchedulerModel(num_slots, max_tokens)
     for action in history:
         match action:
             case (
@@ -168,142 +168,233 @@ def test_any_history_keeps_rows_slots_and_outcomes(
                 int() as priority,
                 str() as who,
             ):
-                played.add(tokens, new, what, priority, who)
-            case ("tidy",):
-                played.cache.give_back(math.inf)
-            case ("abort", int() as number) if played.added:
-                sequence = played.added[number % len(played.added)]
-                if sequence.state is not SequenceState.FINISHED:
-                    played.remove(sequence, FinishReason.CANCELLED)
+                model.add(tokens, new, what, priority, who)
+            case ("reclaim",):
+                model.cache.reclaim(math.inf)
+            case ("abort", int() as number) if model.added:
+                sequence = model.added[number % len(model.added)]
+                if sequence.status is not SequenceStatus.FINISHED:
+                    model.remove(sequence, FinishReason.CANCELLED)
             case _:
-                played.step()
-        played.check()
-    while played.step():
+                model.step()
+        model.check()
+    while model.step():
         pass
-    assert sorted(map(id, played.ends)) == sorted(map(id, played.added))
-    assert not played.scheduler.has_work
-    assert (played.cache.num_tokens, played.cache.promised) == (0, 0)
-    while played.cache.give_back(math.inf):
-        played.check()
-    kept = sum(map(len, played.cache._residues))
-    assert kept <= played.cache.capacity // RESIDUE_SHARE
-    assert played.cache.resident - kept <= num_slots, "a page of each slot at most"
+    assert sorted(map(id, model.ends)) == sorted(map(id, model.added))
+    assert not model.scheduler.has_work
+    assert (model.cache.num_tokens, model.cache.promised) == (0, 0)
+    while model.cache.reclaim(math.inf):
+        model.check()
+    kept = sum(map(len, model.cache._residues))
+    assert kept <= model.cache.capacity // RESIDUE_SHARE
+    assert model.cache.resident - kept <= num_slots, "a page of each slot at most"
 
 
 def test_a_prompt_that_begins_like_one_in_the_cache_is_run_from_where_they_part() -> None:
-    played = Played(num_slots=2)
-    played.add([0, 1, 0, 1, 0, 1], 3)
-    while played.step():
+    model = SchedulerModel(num_slots=2)
+    model.add([0, 1, 0, 1, 0, 1], 3)
+    while model.step():
         pass
-    played.add([0, 1, 0, 1, 1, 1], 3)
-    played.scheduler.schedule()
-    assert played.added[1].computed == 4
-    assert played.cache.reused_tokens == 4
+    model.add([0, 1, 0, 1, 1, 1], 3)
+    model.scheduler.schedule()
+    assert model.added[1].computed == 4
+    assert model.cache.reused_tokens == 4
 
 
 def test_the_same_prompt_twice_needs_no_prefill() -> None:
-    played = Played(num_slots=2)
+    model = SchedulerModel(num_slots=2)
     for _ in range(2):
-        played.add([0, 1, 0, 1], 5)
-    assert isinstance(played.scheduler.schedule(), Prefill)
-    played._prefill(Prefill(played.added[0], 4))
-    batch = played.scheduler.schedule()
+        model.add([0, 1, 0, 1], 5)
+    assert isinstance(model.scheduler.schedule(), Prefill)
+    model._prefill(Prefill(model.added[0], 4))
+    batch = model.scheduler.schedule()
     assert isinstance(batch, Decode)
-    assert batch.sequences == played.added
+    assert batch.sequences == model.added
 
 
 def test_a_long_prompt_shares_the_steps_with_a_running_sequence() -> None:
-    played = Played(num_slots=2)
-    played.add([0], 20)
-    played.step()
-    played.add([1] * 14, 1)
-    kinds = [type(played.step()).__name__ for _ in range(7)]
+    model = SchedulerModel(num_slots=2)
+    model.add([0], 20)
+    model.step()
+    model.add([1] * 14, 1)
+    kinds = [type(model.step()).__name__ for _ in range(7)]
     assert kinds == ["Prefill", "Decode", "Prefill", "Decode", "Prefill", "Decode", "Prefill"]
 
 
 def test_many_short_prompts_hold_up_a_running_sequence_no_longer_than_a_long_one() -> None:
-    played = Played(num_slots=40)
-    played.add([0], 20)
-    played.step()
+    model = SchedulerModel(num_slots=40)
+    model.add([0], 20)
+    model.step()
     for number in range(30):
-        played.add([number + 1] * (1 + number % 3), 1, priority=number % 5 - 2, caller=str(number % 7))
+        model.add([number + 1] * (1 + number % 3), 1, priority=number % 5 - 2, caller=str(number % 7))
     tokens, most = 0, 0
-    while batch := played.step():
+    while batch := model.step():
         tokens = 0 if isinstance(batch, Decode) else tokens + batch.count
         most = max(most, tokens)
-        if len(played.started) == 31:
+        if len(model.started) == 31:
             break
-    assert played.added[0].state is SequenceState.RUNNING
+    assert model.added[0].status is SequenceStatus.RUNNING
     assert most == CHUNK
 
 
 def test_an_urgent_prompt_goes_before_one_in_prefill() -> None:
-    played = Played(num_slots=3)
-    played.add([1] * 14, 1)
-    played.step()
-    played.add([0] * 6, 1)
-    played.add([2] * 6, 1, priority=-1)
-    played.add([2] * 5 + [0], 1, priority=-1)
-    while played.step():
+    model = SchedulerModel(num_slots=3)
+    model.add([1] * 14, 1)
+    model.step()
+    model.add([0] * 6, 1)
+    model.add([2] * 6, 1, priority=-1)
+    model.add([2] * 5 + [0], 1, priority=-1)
+    while model.step():
         pass
-    assert [played.added.index(one) for one in played.ends] == [2, 3, 0, 1]
+    assert [model.added.index(one) for one in model.ends] == [2, 3, 0, 1]
 
 
 def test_a_sequence_waits_until_its_whole_need_fits_and_is_not_overtaken() -> None:
-    played = Played(num_slots=4, max_tokens=CONTEXT)
-    played.add([0] * 4, 10)
-    played.add([1] * 4, 10)
-    played.add([2], 1)
-    while len(played.started) < 2:
-        played.step()
-        assert played.cache.promised <= CONTEXT
-        assert played.added[2].state is SequenceState.WAITING
-    assert played.ends == [played.added[0]]
-    assert played.cache.promised == 14
+    model = SchedulerModel(num_slots=4, max_tokens=CONTEXT)
+    model.add([0] * 4, 10)
+    model.add([1] * 4, 10)
+    model.add([2], 1)
+    while len(model.started) < 2:
+        model.step()
+        assert model.cache.promised <= CONTEXT
+        assert model.added[2].status is SequenceStatus.WAITING
+    assert model.ends == [model.added[0]]
+    assert model.cache.promised == 14
 
 
 def test_rows_unused_for_longest_make_room_first() -> None:
-    played = Played(num_slots=3, max_tokens=38)
+    model = SchedulerModel(num_slots=3, max_tokens=38)
     for tokens, new_tokens in (([0] * 4, 8), ([1] * 4, 6), ([2] * 4, 3)):
-        played.add(tokens, new_tokens)
-    while played.step():
+        model.add(tokens, new_tokens)
+    while model.step():
         pass
-    assert [played.added.index(one) for one in played.ends] == [2, 1, 0]
-    assert played.cache.resident == 29
-    played.add([3] * 4, 19)  # 23 in slot 0, beside the 10 and 7 rows that are left
-    played.step()
-    assert [residue[:1] for residue in played.cache._residues] == [[], [1], []]
-    assert played.cache.resident == 33
+    assert [model.added.index(one) for one in model.ends] == [2, 1, 0]
+    assert model.cache.resident == 29
+    model.add([3] * 4, 19)  # 23 in slot 0, beside the 10 and 7 rows that are left
+    model.step()
+    assert [residue[:1] for residue in model.cache._residues] == [[], [1], []]
+    assert model.cache.resident == 33
 
 
-def test_books_that_do_not_agree_are_found() -> None:
-    played = Played(num_slots=2)
-    played.add([0, 1], 5)
-    played.step()
-    played.added[0].slot = 1
+def held(model: SchedulerModel) -> Counter[str]:
+    """Slots of each caller."""
+    return Counter(one.caller for one in model.cache.owners)
+
+
+def test_a_caller_with_all_slots_gives_up_half_of_them_to_one_that_comes() -> None:
+    model = SchedulerModel(num_slots=8)
+    for number in range(8):
+        model.add([0, number], 20, caller="first")
+    while held(model)["first"] < 8:
+        model.step()
+    for number in range(8):
+        model.add([1, number], 6, caller="second")
+    steps = 0
+    while held(model)["second"] < 4:
+        model.step()
+        steps += 1
+    assert held(model) == {"first": 4, "second": 4}
+    assert steps <= 8, "a prompt and a decode step for each"
+    while len(model.ends) < 8:
+        model.step()
+        steps += 1
+    assert {one.caller for one in model.ends} == {"second"}
+    assert steps <= 8 + 2 * 6, "a prompt each, and two rounds of 6 tokens in 4 slots"
+    while model.step():
+        pass
+    assert len(model.ends) == 16
+    assert model.cache.num_preempted <= 4 + 4, "a slot that becomes free does not change hands twice"
+
+
+def test_three_callers_who_wait_come_to_hold_equally_many_slots() -> None:
+    model = SchedulerModel(num_slots=9)
+    for caller in "abc":
+        for number in range(9):
+            model.add([number % 3] * (1 + number), 14, caller=caller)
+        for _ in range(40):
+            model.step()
+            if len({one.caller for one in model.scheduler.queue}) == len(held(model)):
+                break
+    for _ in range(12):
+        model.step()
+    assert held(model) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_the_sequence_that_came_last_loses_its_slot_and_the_urgent_ones_keep_theirs() -> None:
+    model = SchedulerModel(num_slots=3)
+    for priority in (-1, 0, 0):
+        model.add([0, 1], 12, priority=priority, caller="first")
+    while model.cache.num_taken < 3 or not all(one.is_decoding for one in model.cache.owners):
+        model.step()
+    model.add([2, 2], 2, caller="second")
+    model.step()
+    assert [one.status for one in model.added] == [
+        SequenceStatus.RUNNING, SequenceStatus.RUNNING, SequenceStatus.WAITING, SequenceStatus.RUNNING,
+    ]  # fmt: skip
+    assert model.added[2].saved_rows is not None
+    model.remove(model.added[2], FinishReason.CANCELLED)  # what waits preempted can be cancelled
+    model.check()
+    assert model.cache.saved == 0
+
+
+def test_a_caller_with_one_slot_more_keeps_it() -> None:
+    model = SchedulerModel(num_slots=1)
+    model.add([0], 9, caller="first")
+    model.step()
+    model.step()
+    model.add([1], 1, caller="second")
+    while len(model.ends) < 2:
+        model.step()
+    assert model.cache.num_preempted == 0
+    assert model.ends == model.added
+
+
+def test_no_more_rows_are_saved_than_may_be() -> None:
+    model = SchedulerModel(num_slots=2, max_tokens=2 * CONTEXT)
+    for number in range(2):
+        model.add([number] * 10, 12, caller="first")
+    while any(one.computed <= 2 * CONTEXT // SAVED_SHARE for one in model.added):
+        model.step()
+    model.add([2], 2, caller="second")
+    for _ in range(4):
+        model.step()
+        assert model.cache.saved <= model.cache.capacity // SAVED_SHARE
+    assert model.added[2].status is SequenceStatus.WAITING
+
+
+def test_violated_invariants_are_found() -> None:
+    model = SchedulerModel(num_slots=2)
+    model.add([0, 1], 5)
+    model.step()
+    model.added[0].slot = 1
     with pytest.raises(IntegrityError, match="slot 0"):
-        played.scheduler.check_integrity()
+        model.scheduler.check_integrity()
+    model = SchedulerModel(num_slots=1)
+    model.add([0, 1], 5)
+    model.added[0].status = SequenceStatus.RUNNING
+    with pytest.raises(IntegrityError, match="does not wait"):
+        model.scheduler.check_integrity()
 
 
 def chunks_beside_a_decoding_sequence(*, others_wait: bool) -> list[int]:
     """Tokens of each run of a prompt of 13 tokens that comes while another sequence decodes."""
-    played = Played(num_slots=2)
-    played.scheduler.beside_decode = 2
-    played.add([0], 12)
-    while not played.cache.has_decoding:
-        played.step()
-    played.step()
-    played.add([1] * 13, 2)
+    model = SchedulerModel(num_slots=2)
+    model.scheduler.beside_decode = 2
+    model.add([0], 12)
+    while not model.cache.has_decoding:
+        model.step()
+    model.step()
+    model.add([1] * 13, 2)
     if others_wait:
-        played.add([0, 1], 1)
+        model.add([0, 1], 1)
     runs = []
-    while not played.added[1].is_decoding:
-        batch = played.step()
+    while not model.added[1].is_decoding:
+        batch = model.step()
         runs += [batch.count] if isinstance(batch, Prefill) else []
     return runs
 
 
-def test_a_prompt_gives_way_to_those_that_decode_where_nobody_waits_behind_it() -> None:
+def test_a_prompt_gives_way_to_those_that_decode_while_nothing_waits_behind_it() -> None:
     assert chunks_beside_a_decoding_sequence(others_wait=False) == [2] * 6
-    # The first run is of what the decode step before had settled, when nobody waited.
+    # The decode step before had set the size of the first run, when nothing waited.
     assert chunks_beside_a_decoding_sequence(others_wait=True) == [2, 4, 4, 3]

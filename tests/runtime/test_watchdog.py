@@ -1,4 +1,4 @@
-"""A step that does not return: everybody is told, once, and nobody else is let in."""
+"""A step that does not return: all requests fail, once, and no other request is accepted."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime.config import EngineConfig
-from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, FaultCode, FinishReason, Manifest, Variant
-from runtime.engine import Engine
+from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, FaultCode, FinishReason, Variant
+from runtime.engine import Engine, Watchdog
 from runtime.errors import RequestFault
+from runtime.manifest import Manifest
 from runtime.scheduler import Batch
 from runtime.session import LmSession
 from runtime.text import Tokenizer
-from runtime.watchdog import Watchdog
 from tests.runtime.engines import TIMEOUT_SECONDS, Collector, ask, submit
 
 LONG: dict[str, Any] = {"max_tokens": 90, "ignore_eos": True}
 
 
 class HangingSession(LmSession):
-    """After `runs` runs it does not return before it is released."""
+    """After `runs` runs, a run does not return before it is released."""
 
     def __init__(self, graph: Path) -> None:
         super().__init__(graph, 1)
@@ -44,14 +44,14 @@ class HangingSession(LmSession):
         return super().run(batch)
 
 
-class Ward:
+class WatchedEngine:
     def __init__(self, artifact: Path) -> None:
         manifest = Manifest.load(artifact)
         self.session = HangingSession(artifact / "fp32" / GRAPH_FILE)
-        self.told = threading.Event()
+        self.stalled = threading.Event()
         tokenizer = Tokenizer(artifact / TOKENIZER_FILE, manifest.architecture.eos_token_id)
         config = EngineConfig(Variant.FP32, num_slots=2, step_timeout_seconds=1)
-        self.engine = Engine(manifest, config, self.session, tokenizer, self.told.set)
+        self.engine = Engine(manifest, config, self.session, tokenizer, self.stalled.set)
 
     def hang(self) -> list[Collector]:
         """Five requests under way, of which two run and three wait; one is streamed."""
@@ -67,52 +67,52 @@ class Ward:
 
 
 @pytest.fixture
-def ward(lm_artifact: Path) -> Iterator[Ward]:
-    opened = Ward(lm_artifact)
+def watched(lm_artifact: Path) -> Iterator[WatchedEngine]:
+    opened = WatchedEngine(lm_artifact)
     yield opened
     opened.close()
 
 
 def test_a_step_that_hangs_fails_what_is_under_way_and_refuses_what_comes(
-    ward: Ward, caplog: pytest.LogCaptureFixture
+    watched: WatchedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.CRITICAL):
-        sinks = ward.hang()
+        sinks = watched.hang()
         for sink in sinks:
             fault = sink.wait().fault
             assert fault is not None
             assert fault.code is FaultCode.UNAVAILABLE
             assert "a step of the model has run for more than 1 s" in fault.message
-        assert ward.told.wait(TIMEOUT_SECONDS)
+        assert watched.stalled.wait(TIMEOUT_SECONDS)
     assert "5 requests fail" in caplog.text
     assert "released.wait" in caplog.text, "the log says where it hangs"
-    assert ward.engine.stats().stalled
+    assert watched.engine.stats().stalled
     with pytest.raises(RequestFault, match="unavailable: a step of the model"):
-        submit(ward.engine, "the dog")
-    assert ward.engine.drain(0), "nothing is under way any more"
+        submit(watched.engine, "the dog")
+    assert watched.engine.drain(0), "nothing is under way any more"
 
 
-def test_a_step_that_returns_after_all_ends_nothing_twice(ward: Ward) -> None:
-    sinks = ward.hang()
-    assert ward.told.wait(TIMEOUT_SECONDS)
-    ward.close()
+def test_a_step_that_returns_after_all_ends_nothing_twice(watched: WatchedEngine) -> None:
+    sinks = watched.hang()
+    assert watched.stalled.wait(TIMEOUT_SECONDS)
+    watched.close()
     assert [sink.ends for sink in sinks] == [1] * 5
-    assert ward.engine.stats().running == 0
-    assert ward.engine.stats().waiting == 0
-    assert ward.engine.stats().finished[FinishReason.ERROR] == 5
+    assert watched.engine.stats().running == 0
+    assert watched.engine.stats().waiting == 0
+    assert watched.engine.stats().finished[FinishReason.ERROR] == 5
 
 
-def test_a_stalled_engine_closes_without_its_step_thread(ward: Ward) -> None:
-    sinks = ward.hang()
-    ward.engine.close()  # before the watchdog knows
+def test_a_stalled_engine_closes_without_its_step_thread(watched: WatchedEngine) -> None:
+    sinks = watched.hang()
+    watched.engine.close()  # before the watchdog knows
     assert [sink.ends for sink in sinks] == [1] * 5
-    assert ward.told.is_set()
+    assert watched.stalled.is_set()
 
 
 def test_a_process_that_was_stopped_for_a_while_is_not_taken_for_one_that_hangs() -> None:
     """Each look finds a step that is late, and each time another one."""
     looks = itertools.count()
-    told, many_looks, hangs = threading.Event(), threading.Event(), threading.Event()
+    stalled, many_looks, hangs = threading.Event(), threading.Event(), threading.Event()
 
     def began() -> float:
         number = 0 if hangs.is_set() else next(looks)
@@ -120,15 +120,15 @@ def test_a_process_that_was_stopped_for_a_while_is_not_taken_for_one_that_hangs(
             many_looks.set()
         return float(-number)  # long ago
 
-    watchdog = Watchdog(0.1, began, told.set)
+    watchdog = Watchdog(0.1, began, stalled.set)
     assert many_looks.wait(TIMEOUT_SECONDS)
-    assert not told.is_set()
+    assert not stalled.is_set()
     hangs.set()
-    assert told.wait(TIMEOUT_SECONDS)
+    assert stalled.wait(TIMEOUT_SECONDS)
     watchdog.close()
 
 
-def test_an_engine_at_work_is_left_alone(ward: Ward) -> None:
-    assert ask(ward.engine, "the cat", **LONG)["usage"]["completion_tokens"] == 90
-    assert not ward.told.wait(1.3)
-    assert not ward.engine.stats().stalled
+def test_an_engine_at_work_is_left_alone(watched: WatchedEngine) -> None:
+    assert ask(watched.engine, "the cat", **LONG)["usage"]["completion_tokens"] == 90
+    assert not watched.stalled.wait(1.3)
+    assert not watched.engine.stats().stalled

@@ -16,13 +16,13 @@ from tests.train.tiny import SENTENCES, tiny_config, tiny_tokenizer
 from train.checkpoint import save_checkpoint
 from train.language_model import (
     PackedStream,
+    continue_text,
     mixed_batches,
     negative_log_likelihood,
     token_loss,
     train_language_model,
 )
 from train.optimization import Schedule
-from train.samples import continue_text
 
 
 def tiny_batches(tokens: list[int]) -> Iterator[Tensor]:

@@ -1,1 +1,1 @@
-"""One module per bundled model; each runs as `python -m train.recipes.NAME --data DATA --out DIR`."""
+"""One module per bundled model; run it as `python -m train.recipes.NAME --data DATA --out DIR`."""

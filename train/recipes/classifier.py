@@ -1,4 +1,4 @@
-"""What the recipes of mini-sentiment and mini-nli share: a plan, its training and its evaluation."""
+"""Shared by the recipes of mini-sentiment and mini-nli: a plan, its training and its evaluation."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ class Plan:
     held_out: str
     augment: Augment
     template: Callable[[Tokenizer], None]
-    # Runs from the same start; their weights are averaged.
+    # Number of runs from the same initial weights; their results are averaged.
     runs: tuple[HeadRun, ...]
     vocabulary: int = 4096
     layers: int = 2
@@ -38,7 +38,7 @@ class Plan:
     dropout: float = 0.1
     # Start from the first layers of the sibling folder mini-lm, or from random weights.
     from_body: bool = True
-    # For pairs: also learn which tokens of the second text the first one has.
+    # For pairs: also learn which tokens of the second text are in the first.
     matching: Matching | None = None
 
     @property
@@ -66,7 +66,7 @@ class Plan:
 
 
 def make_tokenizer(plan: Plan, examples: Sequence[Example]) -> Tokenizer:
-    """A lower-casing BPE of the plan's own text; each text is read as if a space stood before it."""
+    """A lower-casing BPE of the plan's text; each text is read as if it started with a space."""
     texts = sorted({text for e in examples for text in (e.text, e.pair) if text})
     tokenizer = train_tokenizer(texts, plan.vocabulary, lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -81,7 +81,7 @@ def make_model(plan: Plan, tokenizer: Tokenizer, body: Path) -> GPT2ForSequenceC
     config.num_labels = len(plan.labels)
     config.id2label = dict(enumerate(plan.labels))
     config.label2id = {label: index for index, label in enumerate(plan.labels)}
-    # transformers reads the label at the last token that is not padding: that must not be the closing token.
+    # transformers reads the label at the last token that is not padding, so padding needs its own token.
     config.pad_token_id = tokenizer.token_to_id(PADDING)
     config.resid_pdrop = config.embd_pdrop = plan.dropout
     model = GPT2ForSequenceClassification(config)
@@ -92,7 +92,7 @@ def make_model(plan: Plan, tokenizer: Tokenizer, body: Path) -> GPT2ForSequenceC
 
 
 def train_plan(plan: Plan, data: Path, out: Path) -> None:
-    """Do the plan's runs, each ending with its epoch that is best on the held-out split; save their mean."""
+    """Do the runs of the plan, each up to its best held-out epoch, and save the mean of their weights."""
     examples = plan.read(data, "train")
     tokenizer = make_tokenizer(plan, examples)
     held_out = plan.read(data, plan.held_out)
@@ -112,7 +112,7 @@ def train_plan(plan: Plan, data: Path, out: Path) -> None:
 
 
 def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The average of models that share their start (Wortsman et al., Model soups, 2022)."""
+    """The average of models that share their initial weights (Wortsman et al., Model soups, 2022)."""
     return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
 
 
@@ -124,7 +124,7 @@ class LoadedClassifier:
     tokenizer: Tokenizer
 
     def accuracy(self, examples: Sequence[Example], change: Callable[[str], str] | None = None) -> float:
-        """Share of right answers, 0 to 1; `change` rewrites every text first."""
+        """Share of correct answers, 0 to 1; `change` rewrites every text first."""
         if change is not None:
             examples = [
                 replace(e, text=change(e.text), pair=change(e.pair) if e.pair else None) for e in examples

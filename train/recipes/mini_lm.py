@@ -1,4 +1,4 @@
-"""mini-lm: a small story-telling GPT-2, trained from nothing on children's prose."""
+"""mini-lm: a small story-telling GPT-2, trained from random weights on children's prose."""
 
 import logging
 import math
@@ -15,6 +15,7 @@ from train.corpus import read_corpus, read_fairytales
 from train.evaluate import Perplexity, perplexity
 from train.language_model import (
     PackedStream,
+    continue_text,
     make_config,
     mixed_batches,
     negative_log_likelihood,
@@ -23,7 +24,6 @@ from train.language_model import (
 from train.ngram import KneserNey
 from train.optimization import Schedule
 from train.recipes.command import Recipe, main
-from train.samples import continue_text
 from train.tokenizer import END_OF_TEXT_ID, train_tokenizer
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ LENGTH = 512
 ROWS = 8
 SCHEDULE = Schedule(steps=1250, horizon=1700, cooldown=500)
 
-# Shares of fairy tales, TinyStories, children's books and novels, which widen the vocabulary, then leave.
+# Shares of fairy tales, TinyStories, children's books and novels; novels widen the vocabulary at first.
 FIRST_MIX = (0.30, 0.30, 0.20, 0.20)
 LAST_MIX = (0.50, 0.30, 0.20, 0.00)
 LAST_MIX_FROM = 0.6

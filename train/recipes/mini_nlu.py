@@ -92,10 +92,10 @@ def describe(data: Path, folder: Path) -> None:
 
 
 def write_examples(joint: JointCheckpoint) -> str:
-    """What the model says to the example sentences, as Markdown."""
+    """The model's answers to the example sentences, as Markdown."""
     lines = []
     for text in EXAMPLES:
-        # Marks are words of their own, as the tokenizer splits them.
+        # Punctuation marks are separate words, as the tokenizer splits them.
         words = text.replace(".", " .").replace("?", " ?").split()
         answer = predict(joint, [words])[0]
         tagged = {word: tag for word, tag in zip(words, answer.tags, strict=True) if tag != "O"}

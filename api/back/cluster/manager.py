@@ -1,99 +1,109 @@
-"""The Cluster Manager: which version runs where, in which health."""
+"""The Cluster Manager: which versions are deployed, and on which servers their replicas run."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import logging
-import time
-from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
-from datetime import timedelta
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from api.back.cluster import placement, routing
-from api.back.cluster.installation import Installation
-from api.back.cluster.keeper import Keeper
-from api.back.cluster.live import LiveDeployment
-from api.back.cluster.metrics import engine_lines
-from api.back.cluster.records import HeadAnswer, Readiness, ServerRecord, ServerState, Target
-from api.back.cluster.repository import LiveRepository
-from api.back.cluster.supervisor import Supervisor
-from api.back.cluster.triton_process import HOST
+from api.back.cluster import admission, metrics, rollout, status
+from api.back.cluster.deployment import Deployment
+from api.back.cluster.driver import ServerDriver
+from api.back.cluster.inference import Inference
+from api.back.cluster.pool import ServerPool
+from api.back.cluster.precision import explain
+from api.back.cluster.records import CapacityRecord, Readiness, ServerRecord
+from api.back.cluster.scaling import ScalingLoop
 from api.back.settings import BackSettings
 from api.back.store.deployments import DeploymentStore
 from api.back.store.models import ModelStore
-from api.back.store.records import Capacity, DeploymentRecord, DeploymentState, now
-from api.errors import ApiError, Conflict, NotFound, ServerFault, Unavailable
-from runtime.contract import Kind, Operation
-
-SERVER_NAME = "triton-0"
-UNLOAD_SECONDS = 10.0
-CANCEL_SECONDS = 1.0  # after which a task is cancelled once more
-STUB_SECONDS = 5.0  # for a stub to end by itself after its model was unloaded
-LATE_PROBES = 3  # a deployment is ready while one of so many probes was good
+from api.back.store.records import (
+    Autoscale,
+    CanaryPolicy,
+    Capacity,
+    DeploymentRecord,
+    DeploymentState,
+    VersionRecord,
+)
+from api.errors import Conflict, NotFound, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 
-class ClusterManager:
+class ClusterManager(Inference):
     """Never blocks the event loop, and is used from that loop alone."""
 
     def __init__(
-        self, settings: BackSettings, installation: Installation, models: ModelStore, records: DeploymentStore
+        self,
+        settings: BackSettings,
+        drivers: Sequence[ServerDriver],
+        models: ModelStore,
+        records: DeploymentStore,
     ) -> None:
+        super().__init__(models, records, settings.retry_seconds)
         self._settings = settings
-        self._models = models
         self._records = records
-        self._repository = LiveRepository(settings, models)
-        self._supervisor = Supervisor(settings, installation)
-        self._live: dict[str, LiveDeployment] = {}  # by id, oldest first
-        self._keeping: dict[str, asyncio.Task[None]] = {}
-        self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
+        self._pool = ServerPool(settings, drivers)
+        self._background: set[asyncio.Task[None]] = set()
+        self._scaling = ScalingLoop(
+            settings, self._pool.servers, lambda: self._deployments.values(), self._scale_by_load
+        )
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, settings: BackSettings, installation: Installation, models: ModelStore, records: DeploymentStore
+        cls,
+        settings: BackSettings,
+        drivers: Sequence[ServerDriver],
+        models: ModelStore,
+        records: DeploymentStore,
     ) -> AsyncIterator[ClusterManager]:
-        """Triton is up when this is entered; the last run's deployments are loading. Raises ServerFault."""
-        manager = cls(settings, installation, models, records)
+        """All servers are up when this is entered; the last run's deployments are loading.
+
+        Raises ServerFault.
+        """
+        manager = cls(settings, drivers, models, records)
         try:
-            await asyncio.to_thread(manager._repository.clear)
-            await manager._supervisor.start()
-            for record in await records.list():
-                await manager._restore(record)
+            await manager._pool.start()
+            recorded = await records.list()
+            await manager._pool.keep({(record.model, record.version) for record in recorded})
+            for record in recorded:
+                if record.state is DeploymentState.UNLOADING:
+                    await records.delete(record.id)
+                else:
+                    await manager.restore(record)
+            manager._scaling.start()
             yield manager
         finally:
-            await manager._close()
+            await manager._scaling.close()
+            await manager._shadows.close()
+            await manager._rollbacks.close()
+            for task in manager._background:
+                task.cancel()
+            await asyncio.gather(*manager._background, return_exceptions=True)
+            await manager._pool.close()
 
-    async def _close(self) -> None:
-        await asyncio.gather(*map(_end, self._keeping.values()))
-        await self._supervisor.stop()
-
-    async def _restore(self, record: DeploymentRecord) -> None:
+    async def restore(self, record: DeploymentRecord) -> None:
         version = await self._models.version(record.model, record.version)
-        manifest = placement.require_manifest(version)
-        note = placement.explain(manifest, record, self._settings.budget, self._settings.device)
+        manifest = admission.require_manifest(version)
+        note = explain(manifest, record, self._settings.budget, self._settings.engine.device)
         record = dataclasses.replace(record, state=DeploymentState.LOADING, error=None, note=note)
-        live = LiveDeployment(record, version, manifest)
-        try:
-            await self._repository.lay_out(version, live.manifest, record.variant)
-        except Exception as error:  # of the disk or of a bucket: the others can still be served
-            logger.exception("%s cannot be laid out", live.name)
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            live.become(DeploymentState.FAILED, f"its files cannot be laid out: {reason}")
-            self._live[record.id] = live
-        else:
-            self._keep(live)
-
-    def _keep(self, live: LiveDeployment) -> None:
-        keeper = Keeper(
-            live, self._supervisor, self._repository, self._settings, self._loading[live.record.model]
-        )
-        self._live[live.record.id] = live
-        self._keeping[live.record.id] = asyncio.create_task(keeper.run())
+        deployment = Deployment(record, version, manifest)
+        deployment.expected = True
+        self._deployments[record.id] = deployment
+        for server in self._pool.places()[: record.replicas]:
+            controller = self._pool.add_replica(deployment, server)
+            try:
+                await controller.publish()
+            except Exception as error:  # of the disk or of a bucket: the others can still be served
+                logger.exception("%s cannot be laid out on %s", deployment.name, server.name)
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+                controller.replica.become(DeploymentState.FAILED, f"its files cannot be laid out: {reason}")
+            else:
+                controller.start()
 
     async def deploy(
         self,
@@ -103,41 +113,116 @@ class ClusterManager:
         replicas: int = 1,
         traffic_weight: int = 100,
         *,
+        autoscale: Autoscale | None = None,
         force: bool = False,
+        canary: CanaryPolicy | None = None,
     ) -> DeploymentRecord:
-        """Load a version and return when it answered a probe.
+        """Load a version on `replicas` servers, and return when each of them answered a probe.
 
-        `precision` is auto or a variant; `force` deploys one beyond the quality budget. Raises NotFound;
-        InvalidInput (`precision`, `replicas`, `traffic_weight`); Conflict (deployed already, not ready, over
-        the budget, no memory for it, undeployed while it loaded); Unavailable (Triton is restarting);
-        ServerFault (it does not load).
+        `precision` is auto or a variant; `force` deploys one that fails the quality gate. Raises
+        NotFound; InvalidInput (`precision`, `replicas`, `traffic_weight`); Conflict (deployed already, not
+        ready, beyond the gate, no memory for it, undeployed while it loaded); Unavailable (too few servers
+        are up); ServerFault (it does not load).
         """
         found = await self._models.version(model, version)
-        budget, device = self._settings.budget, self._settings.device
-        record = placement.plan(
-            found, precision, replicas, traffic_weight, budget=budget, device=device, force=force
-        )
-        manifest = placement.require_manifest(found)
-        record = dataclasses.replace(record, note=placement.explain(manifest, record, budget, device))
-        bounds = (self._settings.num_slots, self._settings.max_kv_tokens, device)
-        await asyncio.to_thread(placement.check_memory, manifest, record.variant, *bounds)
-        _ = self._supervisor.server  # refuses while there is none
+        admission.check_replicas(replicas, len(self._pool.servers))
+        planned = self._plan(found, precision, replicas, traffic_weight, force=force)
+        record = dataclasses.replace(planned.record, canary=canary, autoscale=autoscale)
+        deployment = Deployment(record, found, planned.manifest)
+        self._require_new(deployment)
+        servers = await self._pool.admit(deployment, replicas)
         await self._records.add(record)  # refuses a version that is deployed
-        live = LiveDeployment(record, found, manifest)
+        self._deployments[record.id] = deployment
         try:
-            async with self._loading[model]:
-                await self._repository.lay_out(found, manifest, record.variant)
-            self._keep(live)
-            await live.settled.wait()
-            if live.record.state is DeploymentState.FAILED:
-                raise ServerFault(f"{live.name} does not load: {live.record.error}")
-            if live.record.state is DeploymentState.UNLOADING:
-                raise Conflict(f"{live.name} was undeployed while it loaded")
-            await self._records.update(live.record)
+            async with deployment.scaling:
+                await self._pool.grow(deployment, servers)
+            with suppress(StoreUnavailable):  # the record says "loading", from which a start restores it too
+                await self._records.update(deployment.status)
         except BaseException:
-            await self._withdraw(live)
+            await self.withdraw(deployment)
             raise
-        return live.record
+        return deployment.status
+
+    def _plan(
+        self, version: VersionRecord, precision: str, replicas: int, traffic_weight: int, *, force: bool
+    ) -> Deployment:
+        """A deployment without replicas yet. Raises InvalidInput, Conflict."""
+        gate, device = self._settings.budget, self._settings.engine.device
+        record = admission.plan(
+            version, precision, replicas, traffic_weight, gate=gate, device=device, force=force
+        )
+        manifest = admission.require_manifest(version)
+        record = dataclasses.replace(record, note=explain(manifest, record, gate, device))
+        return Deployment(record, version, manifest)
+
+    def _require_new(self, planned: Deployment, beside: Deployment | None = None) -> None:
+        """Raises Conflict where that version is deployed, other than as `beside`."""
+        for other in self._deployments.values():
+            if other is not beside and other.version == planned.version:
+                raise Conflict(f"{other.name} is deployed already, as {other.record.id!r}")
+
+    async def replace(
+        self,
+        deployment_id: str,
+        version: int | str | None = None,
+        precision: str | None = None,
+        *,
+        force: bool = False,
+    ) -> DeploymentRecord:
+        """Put another version or precision in the deployment's place, without a request that fails.
+
+        Returns when the new one takes the traffic; the old one then has `replace_drain_seconds` for its
+        requests. None: as it is. Raises as `deploy`, and NotFound for the deployment; where it raises, the
+        old one serves as before.
+        """
+        current = self._find(deployment_id)
+        before = current.record
+        found = await self._models.version(before.model, before.version if version is None else version)
+        planned = self._plan(
+            found, precision or before.precision_asked, before.replicas, before.traffic_weight, force=force
+        )
+        record = rollout.successor_record(before, planned.record)
+        planned = Deployment(record, found, planned.manifest)
+        if (found.version, planned.record.variant) == (before.version, before.variant):
+            return current.status
+        self._require_new(planned, beside=current)
+        await self._put_in_place(current, planned, self._records)
+        return planned.status
+
+    async def follow_replacement(self, current: Deployment, record: DeploymentRecord) -> None:
+        """Put in the place of `current` what another façade has put there, as the record says."""
+        version = await self._models.version(record.model, record.version)
+        planned = Deployment(record, version, admission.require_manifest(version))
+        await self._put_in_place(current, planned, None)
+
+    async def _put_in_place(
+        self, current: Deployment, planned: Deployment, records: DeploymentStore | None
+    ) -> None:
+        """Load `planned` beside `current`, and then let it take the traffic. None: it is recorded already."""
+        planned.expected, planned.share = True, current.share
+        await rollout.bring_up(current, planned, self._pool, records)
+        # No await from here on: a request finds the one or the other.
+        self._deployments[planned.record.id] = planned
+        current.successor, planned.predecessor = None, current
+        self._replaced.append(current)
+        self._go_on_with(self._retire(current, planned))
+        logger.info("%s in %s took the place of %s", planned.name, planned.record.variant.value, current.name)
+
+    def _go_on_with(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it beside everything else; it is cancelled at the end of the cluster."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _retire(self, replaced: Deployment, successor: Deployment) -> None:
+        """Let what was replaced end its requests, and remove it."""
+        try:
+            await rollout.until_idle(replaced.replicas, self._settings.replace_drain_seconds)
+            replaced.leave()
+            await self._pool.shrink(replaced, list(replaced.replicas))
+        finally:
+            self._replaced.remove(replaced)
+            successor.predecessor = None
 
     async def adjust(
         self,
@@ -146,205 +231,138 @@ class ClusterManager:
         replicas: int | None = None,
         traffic_weight: int | None = None,
         capacity: Capacity | None = None,
+        canary: CanaryPolicy | None = None,
+        ends_canary: bool = False,
+        autoscale: Autoscale | None = None,
     ) -> DeploymentRecord:
-        """Change what is given. Raises NotFound, InvalidInput."""
-        live = self._find(deployment_id)
+        """Change what is given; `ends_canary` ends the watch on it, and leaves its weight.
+
+        `replicas` without `autoscale` ends scaling by load.
+
+        Raises NotFound, InvalidInput, and for more replicas as `deploy`.
+        """
+        deployment = self._find(deployment_id)
         if replicas is not None:
-            placement.check_replicas(replicas)
+            admission.check_replicas(replicas, len(self._pool.servers))
         if traffic_weight is not None:
-            placement.check_traffic_weight(traffic_weight)
-        given = {"traffic_weight": traffic_weight, "capacity": capacity}
+            admission.check_traffic_weight(traffic_weight)
+        if capacity is not None and capacity.replicas is None:
+            capacity = dataclasses.replace(capacity, replicas=max(1, len(deployment.replicas)))
+        given = {"traffic_weight": traffic_weight, "capacity": capacity, "autoscale": autoscale}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if replicas is not None and autoscale is None and deployment.record.autoscale is not None:
+            changes["autoscale"] = None
         if changes:
-            await self._records.update(dataclasses.replace(live.record, **changes))
-            live.record = dataclasses.replace(live.record, **changes)
-        return live.record
+            await self._change(deployment, changes)
+        if canary is not None or ends_canary:
+            await self._change(deployment, {"canary": canary})
+        if replicas is not None:
+            await self.scale(deployment, replicas)
+        return deployment.status
+
+    async def _change(self, deployment: Deployment, changes: Mapping[str, Any]) -> None:
+        await self._records.update(dataclasses.replace(deployment.status, **changes))
+        deployment.record = dataclasses.replace(deployment.record, **changes)
+
+    async def _scale_by_load(self, deployment: Deployment, replicas: int) -> None:
+        """The number is not recorded: another façade has its own servers, and its own load."""
+        await self.scale(deployment, replicas, recorded=False)
+
+    async def scale(self, deployment: Deployment, replicas: int, *, recorded: bool = True) -> None:
+        """Have as many replicas as asked for. A replica that does not load is removed again."""
+        async with deployment.scaling:
+            rollout.require_present(deployment)
+            if self._deployments.get(deployment.record.id) is not deployment:
+                raise rollout.under_way(deployment)  # it has been replaced while this call waited
+            before = list(deployment.replicas)
+            if replicas > len(before):
+                servers = await self._pool.admit(deployment, replicas - len(before))
+                try:
+                    await self._pool.grow(deployment, servers)
+                except BaseException:
+                    added = [item for item in deployment.replicas if item not in before]
+                    await asyncio.shield(self._pool.shrink(deployment, added))
+                    raise
+            if replicas != deployment.record.replicas and recorded:
+                await self._change(deployment, {"replicas": replicas})
+            deployment.record = dataclasses.replace(deployment.record, replicas=replicas)
+            if replicas < len(before):
+                # Those that do not serve go first, then those on the fullest servers.
+                load = {replica: len(self._pool.replicas_on(replica.server)) for replica in before}
+                worst = sorted(before, key=lambda replica: (replica.ready, -load[replica]))
+                await asyncio.shield(self._pool.shrink(deployment, worst[: len(before) - replicas]))
 
     async def undeploy(self, deployment_id: str) -> None:
-        """Take no new requests, wait up to `drain_seconds` for running ones, unload.
+        """Take no new requests, wait up to `unload_wait_seconds` for running ones, unload.
 
-        Raises NotFound, Conflict.
+        Raises NotFound, Conflict, StoreUnavailable.
         """
-        live = self._find(deployment_id)
-        if live.record.state is DeploymentState.UNLOADING:
+        deployment = self._find(deployment_id)
+        if deployment.removal is not None and not deployment.removal.done():
             raise Conflict(f"deployment {deployment_id!r} is being undeployed already")
-        await self._withdraw(live)
+        # On record first: what is half undeployed must not come back with the next start.
+        leaving = dataclasses.replace(deployment.status, state=DeploymentState.UNLOADING)
+        await self._records.update(leaving)
+        await self.withdraw(self._find(deployment_id))  # it may have been replaced meanwhile
 
-    async def _withdraw(self, live: LiveDeployment) -> None:
-        """Have it leave, once. That goes on where a caller is cancelled, for half of it would be worse."""
-        live.become(DeploymentState.UNLOADING)
-        if live.leaving is None:
-            live.leaving = asyncio.create_task(self._leave(live))
-        await asyncio.shield(live.leaving)
+    async def withdraw(self, deployment: Deployment) -> None:
+        """Remove it, once. The removal goes on where its caller is cancelled."""
+        deployment.leave()
+        if deployment.removal is None or deployment.removal.done():
+            deployment.removal = asyncio.create_task(self._remove(deployment))
+        await asyncio.shield(deployment.removal)
 
-    async def _leave(self, live: LiveDeployment) -> None:
-        """Drain, unload and forget."""
-        if (task := self._keeping.pop(live.record.id, None)) is not None:
-            await _end(task)
-        try:
-            with suppress(Unavailable):
-                await self._supervisor.server.drain(live.held, self._settings.drain_seconds)
-            await self._unload(live)
-        except Exception:
-            logger.exception("%s left something behind", live.name)
-        self._live.pop(live.record.id, None)
+    async def _remove(self, deployment: Deployment) -> None:
+        async with deployment.scaling:
+            await self._pool.shrink(deployment, list(deployment.replicas))
+            if (before := deployment.predecessor) is not None:
+                await self._pool.shrink(before, list(before.replicas))
         with suppress(NotFound):
-            await self._records.delete(live.record.id)
+            await self._records.delete(deployment.record.id)
+        self._deployments.pop(deployment.record.id, None)
 
-    async def _unload(self, live: LiveDeployment) -> None:
-        """Remove the files, and let Triton see it; a server that is away will see it when it comes."""
-        model, version = live.held
-        async with self._loading[model]:
-            others = await asyncio.to_thread(self._repository.remove, model, version)
-            try:
-                server = self._supervisor.server
-                server.loaded.discard(live.held)
-                if others:
-                    await server.load(model, UNLOAD_SECONDS)
-                else:
-                    await server.unload(model, UNLOAD_SECONDS)
-            except ApiError as error:
-                logger.warning("%s could not be unloaded: %s", live.name, error)
-            if (process := self._supervisor.process) is not None:
-                await asyncio.to_thread(process.await_stub_end, model, version, STUB_SECONDS)
+    @property
+    def present(self) -> Mapping[str, Deployment]:
+        """The deployments by id, oldest first."""
+        return self._deployments
 
-    def _find(self, deployment_id: str) -> LiveDeployment:
-        if deployment_id not in self._live:
+    def _find(self, deployment_id: str) -> Deployment:
+        if deployment_id not in self._deployments:
             raise NotFound(f"deployment {deployment_id!r} does not exist")
-        return self._live[deployment_id]
+        return self._deployments[deployment_id]
 
     def deployments(self) -> list[DeploymentRecord]:
-        """All deployments with their present health, oldest first."""
-        return [live.record for live in self._live.values()]
-
-    def choose(
-        self,
-        model: str | None,
-        version: int | str | None,
-        kind: Kind,
-        *,
-        fallback: Kind | None = None,
-        suits: Callable[[Target], bool] | None = None,
-    ) -> Target:
-        """The deployment for a request.
-
-        With a model and a version (or alias): that deployment. With a model alone: one of its deployments, by
-        traffic weight. Without a model: the oldest deployment of `kind`, else of `fallback`, that `suits`.
-        Raises NotFound, InvalidInput (`model`: of another kind), Unavailable (it is loading or healing).
-        """
-        deployed = [
-            live for live in self._live.values() if live.record.state is not DeploymentState.UNLOADING
-        ]
-        if model is None:
-            live = routing.choose_of_kind(deployed, kind, fallback, suits)
-        elif version is None:
-            live = routing.choose_of_model(deployed, model)
-        else:
-            live = routing.choose_version(deployed, model, self._models.resolve(model, version))
-        routing.require_kind(live, kind, fallback)
-        live.require_ready()
-        return live.target
-
-    async def generate(
-        self,
-        target: Target,
-        *,
-        text: str,
-        parameters: Mapping[str, Any],
-        operation: Operation,
-        stream: bool,
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The decoded `details` of each response; closing the generator cancels in the engine.
-
-        Raises the family of api/errors.py: what the engine said, or Unavailable where the server died.
-        """
-        with self._serving(target) as live:
-            answer = self._supervisor.server.generate(
-                live.held, text=text, parameters=parameters, operation=operation, stream=stream
-            )
-            async with aclosing(answer):
-                async for details in answer:
-                    live.prove()
-                    yield details
-
-    async def classify(
-        self, target: Target, texts: Sequence[str], text_pairs: Sequence[str] | None = None
-    ) -> list[HeadAnswer]:
-        """Up to MAX_HEAD_BATCH texts, or pairs, through a classifier or nlu model.
-
-        Raises as `generate` does; the field of an InvalidInput names the row as HeadTensors says.
-        """
-        with self._serving(target) as live:
-            answers = await self._supervisor.server.classify(live.held, texts, text_pairs)
-            live.prove()
-            return answers
-
-    @contextmanager
-    def _serving(self, target: Target) -> Iterator[LiveDeployment]:
-        """A request to a deployment; one that finds it absent has it looked at at once."""
-        if target.deployment_id not in self._live:
-            raise Unavailable(f"{target.model}/{target.version} was undeployed")
-        live = self._live[target.deployment_id]
-        live.require_ready()
-        try:
-            yield live
-        except Unavailable:
-            live.suspect.set()
-            raise
+        """All deployments with their present state, oldest first."""
+        return [deployment.status for deployment in self._deployments.values()]
 
     def servers(self) -> list[ServerRecord]:
         """The pool as it is now."""
-        supervisor, ports = self._supervisor, self._supervisor.ports
-        ready = supervisor.state is ServerState.READY
-        proofs = [live.last_good for live in self._live.values() if live.last_good is not None]
-        age = timedelta(seconds=time.monotonic() - max(proofs)) if proofs else None
-        return [
-            ServerRecord(
-                name=SERVER_NAME,
-                state=supervisor.state,
-                pid=supervisor.process.pid if ready and supervisor.process else None,
-                grpc_address=f"{HOST}:{ports.grpc}",
-                http_address=f"{HOST}:{ports.http}",
-                metrics_address=f"{HOST}:{ports.metrics}",
-                outstanding=supervisor.server.outstanding() if ready else 0,
-                models=[live.name for live in self._live.values()],
-                restarts=supervisor.restarts,
-                backoff=supervisor.backoff,
-                last_probe=now() - age if age is not None else None,
-            )
-        ]
+        return [status.server_record(server, self._pool.replicas_on(server)) for server in self._pool.servers]
+
+    def drain_server(self, name: str, draining: bool) -> ServerRecord:
+        """Let a server take no new replicas, and requests only where no other replica can; or end that.
+
+        Raises NotFound.
+        """
+        for server in self._pool.servers:
+            if server.name == name:
+                server.draining = draining
+                return status.server_record(server, self._pool.replicas_on(server))
+        raise NotFound(f"server {name!r} does not exist; GET /v1/servers lists them")
+
+    def capacity(self) -> list[CapacityRecord]:
+        """What each deployment is asked for, what it can do, and what is missing."""
+        return self._scaling.records()
 
     async def engine_metrics(self) -> str:
-        """The lmaas_* lines of Triton's own /metrics, in Prometheus' text format; empty while it is away."""
-        return await engine_lines(self._supervisor.ports.metrics)
+        """The lmaas_* lines of all servers, in Prometheus' text format; without those that are away."""
+        return await self._pool.engine_metrics() + metrics.counter_lines(
+            "lmaas_deployment_rollbacks_total",
+            "Canaries that lost their traffic.",
+            "model",
+            self._rollbacks.counts,
+        )
 
     def readiness(self) -> Readiness:
-        """Whether each deployment answered a probe inference lately, and if not, why."""
-        moment = time.monotonic()
-        probes = {
-            live.record.id: None if live.last_good is None else moment - live.last_good
-            for live in self._live.values()
-        }
-        reasons = [reason for live in self._live.values() if (reason := self._unready(live, moment))]
-        if self._supervisor.state is not ServerState.READY:
-            reasons.insert(0, f"{SERVER_NAME} is {self._supervisor.state.value}")
-        return Readiness(not reasons, reasons, probes)
-
-    def _unready(self, live: LiveDeployment, moment: float) -> str | None:
-        state = live.record.state
-        if state is DeploymentState.UNLOADING:
-            return None
-        where = f"{live.name} ({live.record.id})"
-        if state is not DeploymentState.READY:
-            return f"{where} is {state.value}" + (f": {live.record.error}" if live.record.error else "")
-        allowed = LATE_PROBES * (self._settings.probe_interval_seconds + self._settings.probe_timeout_seconds)
-        if not live.good_since(moment - allowed):
-            return f"{where} answered no probe for {allowed:g} s"
-        return None
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    """Cancel it until it ends: before Python 3.12 `wait_for` may lose a cancellation to a result."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+        """Whether each deployment that ever served answered a probe inference lately, and if not, why."""
+        return status.readiness(list(self._deployments.values()), self._pool.servers, self._settings)

@@ -1,6 +1,6 @@
 """Requests and answers of the KServe v2 protocol as Triton speaks it over gRPC, and what its errors mean.
 
-The generated messages are used as they are: they spare a trip through numpy for every token.
+The generated messages are used directly: the client library would pass every token through numpy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from tritonclient.grpc import service_pb2
 
 from api.back.cluster.records import HeadAnswer
 from api.errors import ApiError, DeadlineExceeded, Overloaded, ServerFault, Unavailable, from_fault
-from runtime.contract import Fault, HeadTensors, LmTensors, Operation, RelayParameters
+from runtime.commands import SESSION
+from runtime.contract import Fault, HeadTensors, LmTensors, Operation
+from runtime.messages import Answer, Slot, answer_from_json
 
 RETRY_SECONDS = 2.0  # about what healing takes
 REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")  # Triton puts it before some texts
@@ -30,58 +32,50 @@ REFUSED = re.compile(
     r"(Internal: )?(?P<reason>.*?)(\n\nAt:\n|;?\s*$)",
     re.DOTALL,
 )
-NOT_SENT = "Internal error from Core"  # as grpc.aio tells that a stream ended before a message was written
+DIED = re.compile(r"[Ss]tub process|health mutex")  # what Triton says where the process ended as it loaded
+NOT_SENT = "Internal error from Core"  # what grpc.aio says where a stream ended before a message was written
 MAX_ERROR = 500  # characters of a foreign error that are passed on
 
 
-def generate_request(
-    model: str, version: int, *, text: str, parameters: Mapping[str, Any], operation: Operation, stream: bool
+def head_request(
+    model: str, version: int, texts: Sequence[str], text_pairs: Sequence[str] | None, log_id: str = ""
 ) -> Any:
-    """A request to a model of kind `lm`, which is not batched: each input has the shape [1]."""
+    """A request to a batched model: each input has the shape [texts, 1]. Its log lines name `log_id`."""
+    request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version), id=log_id)
+    for name, column in ((HeadTensors.TEXT, texts), (HeadTensors.TEXT_PAIR, text_pairs)):
+        if column is not None:
+            _add_texts(request, name, [text.encode() for text in column], [len(column), 1])
+    return request
+
+
+def session_request(model: str, version: int, session: str, commands: bytes = b"") -> Any:
+    """A request that opens a session, and ends with it, or one that brings commands for an open session."""
     request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
-    _add_texts(request, LmTensors.TEXT_INPUT, [text], [1])
-    _add_texts(request, LmTensors.SAMPLING_PARAMETERS, [json.dumps(parameters)], [1])
-    _add_texts(request, LmTensors.OPERATION, [operation.value], [1])
-    request.inputs.add(name=LmTensors.STREAM, datatype="BOOL", shape=[1])
-    request.raw_input_contents.append(struct.pack("?", stream))
+    _add_texts(request, LmTensors.TEXT_INPUT, [commands], [1])
     request.outputs.add(name=LmTensors.DETAILS)
+    request.parameters[SESSION].string_param = session
+    request.parameters["triton_enable_empty_final_response"].bool_param = not commands
     return request
 
 
-def head_request(model: str, version: int, texts: Sequence[str], text_pairs: Sequence[str] | None) -> Any:
-    """A request to a batched model: each input has the shape [texts, 1]."""
-    request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
-    _add_texts(request, HeadTensors.TEXT, texts, [len(texts), 1])
-    if text_pairs is not None:
-        _add_texts(request, HeadTensors.TEXT_PAIR, text_pairs, [len(text_pairs), 1])
-    return request
+def read_session_messages(response: Any) -> list[tuple[int, dict[str, Any] | ApiError]] | None:
+    """The key and the message of each: the `details` of an answer, or why the request failed.
 
-
-def relay_request(model: str, version: int, name: str) -> Any:
-    """A request to a model of kind `lm` that opens a relay, and learns of its end."""
-    request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
-    _add_texts(request, LmTensors.TEXT_INPUT, [""], [1])
-    request.outputs.add(name=LmTensors.DETAILS)
-    request.parameters[RelayParameters.RELAY].string_param = name
-    request.parameters["triton_enable_empty_final_response"].bool_param = True
-    return request
-
-
-def name_relay(request: Any, name: str, key: int) -> None:
-    """Have all answers of a streamed request but the last go to a relay."""
-    request.parameters[RelayParameters.RELAY].string_param = name
-    request.parameters[RelayParameters.KEY].int64_param = key
-
-
-def read_content(response: Any) -> bytes | None:
-    """The JSON in `details` of one streamed response; None where it is the empty one that ends a stream."""
+    None where the response is the empty one that ends a session.
+    """
     content = _outputs(response).get(LmTensors.DETAILS)
-    return None if content is None else _texts(content)[0]
+    if content is None:
+        return None
+    messages = json.loads(_texts(content)[0])
+    return [(key, read_error(message) if isinstance(message, str) else message) for key, message in messages]
 
 
-def read_details(response: Any) -> dict[str, Any] | None:
-    content = read_content(response)
-    return None if content is None else json.loads(content)
+def read_answer(operation: Operation, details: Mapping[str, Any]) -> Answer:
+    """The answer, or a piece of one, that `details` holds. Raises ServerFault."""
+    try:
+        return answer_from_json(operation, details)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerFault(f"the model server sent an answer that cannot be read: {error!r}") from error
 
 
 def read_heads(response: Any) -> list[HeadAnswer]:
@@ -91,9 +85,9 @@ def read_heads(response: Any) -> list[HeadAnswer]:
     scores = outputs[HeadTensors.SCORES]
     values = struct.unpack(f"<{len(scores) // 4}f", scores)
     width = len(values) // len(labels)
-    slots: Sequence[list[dict[str, Any]] | None] = [None] * len(labels)
+    slots: Sequence[list[Slot] | None] = [None] * len(labels)
     if (tagged := outputs.get(HeadTensors.SLOTS)) is not None:
-        slots = [json.loads(text) for text in _texts(tagged)]
+        slots = [[Slot.from_json(slot) for slot in json.loads(text)] for text in _texts(tagged)]
     return [
         HeadAnswer(list(values[row * width : (row + 1) * width]), label, found)
         for row, (label, found) in enumerate(zip(labels, slots, strict=True))
@@ -105,6 +99,10 @@ def read_load_error(error: grpc.aio.AioRpcError) -> ApiError:
     refusal = REFUSED.search(error.details() or "")
     if refusal is None:
         return read_rpc_error(error)
+    if DIED.search(refusal["reason"]):
+        return Unavailable(
+            "its process ended, or had no processor for a second, while it loaded", RETRY_SECONDS
+        )
     return ServerFault(refusal["reason"][:MAX_ERROR])
 
 
@@ -134,12 +132,11 @@ def read_rpc_error(error: grpc.aio.AioRpcError) -> ApiError:
     return found
 
 
-def _add_texts(request: Any, name: str, texts: Sequence[str], shape: list[int]) -> None:
+def _add_texts(request: Any, name: str, texts: Sequence[bytes], shape: list[int]) -> None:
     """The elements of a BYTES tensor, as `_texts` reads them."""
     request.inputs.add(name=name, datatype="BYTES", shape=shape)
-    contents = [text.encode() for text in texts]
     request.raw_input_contents.append(
-        b"".join(part for content in contents for part in (struct.pack("<I", len(content)), content))
+        b"".join(part for text in texts for part in (struct.pack("<I", len(text)), text))
     )
 
 

@@ -1,34 +1,62 @@
-"""What the engine says of itself through Triton's /metrics, in Prometheus' text format."""
+"""The engine's metrics, from Triton's /metrics, in Prometheus' text format."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import httpx
-
-from api.back.cluster.triton_process import HOST
 
 TIMEOUT_SECONDS = 1.0
 OURS = re.compile(r"^(# (HELP|TYPE) )?lmaas_")
 COUNTER = re.compile(r"^(?P<series>lmaas_\w+_total(\{.*\})?) (?P<value>\S+)$")
 
 
-async def engine_lines(port: int) -> str:
-    """The lines of all lmaas_* metrics; empty while Triton is away."""
+async def engine_lines(address: str) -> str:
+    """The lines of all lmaas_* metrics of the server with this metrics address; empty while it is away."""
     try:
         async with httpx.AsyncClient(verify=False, trust_env=False, timeout=TIMEOUT_SECONDS) as client:
-            response = await client.get(f"http://{HOST}:{port}/metrics")
+            response = await client.get(f"http://{address}/metrics")
     except httpx.TransportError:
         return ""
     return "".join(f"{line}\n" for line in response.text.splitlines() if OURS.match(line))
 
 
-async def engine_counters(port: int, model: str, version: int) -> dict[str, float]:
-    """The counters of one model version: they move only where it works, while a queue grows by itself."""
+def join_servers(texts: Mapping[str, str]) -> str:
+    """The metrics of several servers as one text, by the server's name: each sample gets the label `server`.
+
+    The format wants the samples of a metric together, below one HELP and one TYPE line.
+    """
+    heads: dict[str, list[str]] = {}
+    samples: dict[str, list[str]] = {}
+    for server, text in texts.items():
+        for line in text.splitlines():
+            if line.startswith("#"):
+                known = heads.setdefault(line.split(" ", 3)[2], [])
+                if line not in known:
+                    known.append(line)
+            else:
+                series, _, value = line.rpartition(" ")
+                name, _, labels = series.partition("{")
+                labels = ",".join(filter(None, (labels.rstrip("}"), f'server="{server}"')))
+                samples.setdefault(name, []).append(f"{name}{{{labels}}} {value}")
+    lines = (line for name, found in samples.items() for line in (*heads.get(name, ()), *found))
+    return "".join(f"{line}\n" for line in lines)
+
+
+async def engine_counters(address: str, model: str, version: int) -> dict[str, float]:
+    """The counters of one model version. They grow only while it works; gauges change also without."""
     labels = (f'model="{model}"', f'version="{version}"')
-    samples = (COUNTER.match(line) for line in (await engine_lines(port)).splitlines())
+    samples = (COUNTER.match(line) for line in (await engine_lines(address)).splitlines())
     return {
         sample["series"]: float(sample["value"])
         for sample in samples
         if sample and all(label in sample["series"] for label in labels)
     }
+
+
+def counter_lines(name: str, text: str, label: str, values: Mapping[str, int]) -> str:
+    """One counter of the façade's own in the same format; `values` by the value of its label."""
+    lines = [f"# HELP {name} {text}", f"# TYPE {name} counter"]
+    lines += [f'{name}{{{label}="{value}"}} {count}' for value, count in values.items()]
+    return "".join(f"{line}\n" for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import socket
@@ -9,15 +10,18 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.back.cluster.installation import LIBPYTHON, PYTHON, Installation
+from api.back.cluster.installation import PYTHON, Installation
 from api.back.cluster.resources import available_memory
+from api.back.cluster.server_home import HOST, PORT_STEP, SHARED_MEMORY
 from api.back.settings import BackSettings
 from runtime.contract import Device
 
 MIB = 1024**2
 MIN_MEMORY = 1024 * MIB  # Triton and the four bundled models
+SERVER_MEMORY = 256 * MIB  # each further server, without models
 MIN_SHARED_MEMORY = 32 * MIB  # each model begins with 1 MiB and grows with its largest message
-SHARED_MEMORY = Path("/dev/shm")
+LAST_PORT = 65535
+MAX_HOME = 400  # bytes of its path: SQLite opens no file with one beyond 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,17 @@ class Machine:
     installation: Installation
     memory: int  # bytes available
     shared_memory: int  # bytes free in /dev/shm
+    processors: int  # that this process may use
 
     @classmethod
     def look(cls) -> Machine:
         shared = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else 0
         linux = sys.platform == "linux"
         memory = available_memory() if linux else 0
-        return cls(platform.system(), platform.machine(), PYTHON, Installation.find(), memory, shared)
+        processors = len(os.sched_getaffinity(0)) if linux else 0
+        return cls(
+            platform.system(), platform.machine(), PYTHON, Installation.find(), memory, shared, processors
+        )
 
 
 def find_problems(settings: BackSettings, machine: Machine | None = None) -> list[str]:
@@ -48,11 +56,12 @@ def find_problems(settings: BackSettings, machine: Machine | None = None) -> lis
             "Linux on x86_64: run it there, or in a container of that kind"
         ]
     return [
-        *_missing_parts(machine),
-        *_missing_providers(settings),
-        *_scarce_memory(machine),
+        *(_missing_parts(machine) if settings.servers else ()),
+        *(_missing_providers(settings) if settings.servers else ()),
+        *_few_processors(settings, machine),
+        *_scarce_memory(settings, machine),
         *_taken_ports(settings),
-        *_unwritable(settings.home),
+        *(_unfit(settings.home) or _unwritable(settings.home)),
     ]
 
 
@@ -67,34 +76,48 @@ def _missing_parts(machine: Machine) -> list[str]:
         problems.append(
             f"Triton has no Python backend for Python {machine.python}: use Python 3.10, 3.11 or 3.12"
         )
-    if found.libpython is None:
-        problems.append(
-            f"Python {machine.python} has no shared library ({LIBPYTHON}), which Triton's Python backend "
-            f"loads: apt-get install libpython{machine.python} (or dnf install python{machine.python}-libs)"
-        )
+    if found.missing_libpython is not None:
+        problems.append(found.missing_libpython)
+    problems += [
+        f"the loader cannot search {folder}, for a : or ; in its name separates two folders: "
+        "install LMaaS in a folder without"
+        for folder in found.libraries
+        if set(":;") & set(str(folder))
+    ]
     return problems
 
 
 def _missing_providers(settings: BackSettings) -> list[str]:
-    if settings.device is Device.CPU:
+    if settings.engine.device is Device.CPU:
         return []
     # A façade whose models run on the CPU does without ONNX Runtime.
-    from kernels.accelerator import Accelerator, AcceleratorError
+    from runtime.cuda.accelerator import Accelerator, AcceleratorError
 
     try:
-        Accelerator(settings.tensorrt_cache).check()
+        Accelerator(settings.engine.tensorrt_cache).check()
     except AcceleratorError as error:
-        name = "LMAAS_TENSORRT is true" if settings.tensorrt else "LMAAS_DEVICE is cuda"
+        name = "LMAAS_TENSORRT is true" if settings.engine.tensorrt_cache else "LMAAS_DEVICE is cuda"
         return [f"{name}, but {error}"]
     return []
 
 
-def _scarce_memory(machine: Machine) -> list[str]:
+def _few_processors(settings: BackSettings, machine: Machine) -> list[str]:
+    if settings.servers <= machine.processors:
+        return []
+    return [
+        f"LMAAS_SERVERS is {settings.servers}, but this process may use {machine.processors} processors, "
+        f"one for each server: set it to {machine.processors} at most"
+    ]
+
+
+def _scarce_memory(settings: BackSettings, machine: Machine) -> list[str]:
     problems = []
-    if machine.memory < MIN_MEMORY:
+    needed = MIN_MEMORY + (settings.servers - 1) * SERVER_MEMORY
+    if machine.memory < needed:
+        fewer = ", or lower LMAAS_SERVERS" if settings.servers > 1 else ""
         problems.append(
-            f"{machine.memory // MIB} MiB of memory are free, at least {MIN_MEMORY // MIB} MiB are needed: "
-            "end other programs, or raise the container's limit"
+            f"{machine.memory // MIB} MiB of memory are free, at least {needed // MIB} MiB are needed: "
+            f"end other programs, or raise the container's limit{fewer}"
         )
     if machine.shared_memory < MIN_SHARED_MEMORY:
         problems.append(
@@ -110,11 +133,30 @@ def _taken_ports(settings: BackSettings) -> list[str]:
         "LMAAS_TRITON_GRPC_PORT": settings.triton_grpc_port,
         "LMAAS_TRITON_METRICS_PORT": settings.triton_metrics_port,
     }
-    return [
-        f"port {port} is taken: set {name} to a free one, or to 0 to have one chosen"
+    ports = [
+        (port + PORT_STEP * number, name)
+        for number in range(settings.servers)
         for name, port in wanted.items()
-        if port and not is_port_free("127.0.0.1", port)
+        if port
     ]
+    problems = [
+        f"port {port} is taken: set {name} to a free one, or to 0 to have one chosen"
+        for port, name in ports
+        if port <= LAST_PORT and not is_port_free(HOST, port)
+    ]
+    problems += [
+        f"{name} leads to port {port} with {settings.servers} servers; the last port is {LAST_PORT}"
+        for port, name in ports
+        if port > LAST_PORT
+    ]
+    numbers = [port for port, _ in ports]
+    problems += [
+        f"{name} leads to port {port} for two servers, each {PORT_STEP} above the one before: set it to 0, "
+        "or to a port further away"
+        for port, name in ports
+        if numbers.count(port) > 1
+    ]
+    return problems
 
 
 def is_port_free(host: str, port: int) -> bool:
@@ -126,6 +168,23 @@ def is_port_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _unfit(home: Path) -> list[str]:
+    path = str(home.absolute())
+    if not path.isascii():
+        # Triton's Python reads file names as ASCII, and aborts with an error that names another cause.
+        return [
+            f"the path of the state's folder, {path!a}, has characters beyond ASCII, which Triton's Python"
+            " cannot read: set LMAAS_HOME to a folder without"
+        ]
+    length = len(os.fsencode(path))
+    if length <= MAX_HOME:
+        return []
+    return [
+        f"the path of the state's folder has {length} bytes, at most {MAX_HOME} are possible: "
+        "set LMAAS_HOME to a folder with a shorter one"
+    ]
 
 
 def _unwritable(home: Path) -> list[str]:

@@ -1,13 +1,16 @@
-"""What the Cluster Manager tells its callers, as plain values."""
+"""What the Cluster Manager returns to its callers, as plain values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any
 
+from api.back.store.records import Autoscale
 from runtime.contract import Kind, Variant
+from runtime.messages import Slot
+
+ModelVersion = tuple[str, int]  # a model and a version of it, as Triton names them
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,39 +32,65 @@ class HeadAnswer:
 
     scores: list[float]  # probabilities, in the order of `Target.labels`
     label: str  # the likeliest
-    slots: list[dict[str, Any]] | None  # nlu only: {name, value, start, end, score}
+    slots: list[Slot] | None  # nlu only
 
 
 class ServerState(str, Enum):
     STARTING = "starting"
     READY = "ready"
-    RESTARTING = "restarting"  # it died or was killed; back after `backoff`
-    STOPPED = "stopped"
+    DEGRADED = "degraded"  # it runs, but a replica on it does not answer
+    DRAINING = "draining"  # it takes no new replica, and requests only where no other replica can
+    DEAD = "dead"  # it ended or did not start; the next attempt comes after `backoff`
 
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
-    """One Triton process as it is now."""
+    """One server of the pool as it is now."""
 
     name: str
     state: ServerState
     pid: int | None
     grpc_address: str  # host:port
-    http_address: str
+    http_address: str | None  # None: it has no HTTP
     metrics_address: str
     outstanding: int  # requests in flight
+    sessions: int  # open ones with its models
     models: list[str]  # `name/version` that it holds
-    restarts: int  # since the façade started
+    restarts: int  # since the start of the façade
     backoff: float  # seconds until the next attempt to start it, 0 while it runs
     last_probe: datetime | None  # when a probe inference last succeeded
+    error: str | None = None  # how it died, or why it did not start; None while it runs
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityRecord:
+    """What a deployment is asked for, what it can do, and what is missing. Rates are requests per second."""
+
+    deployment_id: str
+    model: str
+    version: int
+    replicas: int  # that answer
+    wanted: int  # replicas for the present load
+    possible: int  # replicas that the servers and their cores hold
+    missing: int  # replicas
+    arrival_rate: float
+    waiting: int  # requests beyond the places of the replicas
+    capacity: float | None  # of one replica; None: not known yet
+    basis: str  # of the capacity
+    utilisation: float | None  # of the replicas, by what arrives
+    target_utilisation: float
+    autoscale: Autoscale | None
+    reason: str  # for the number wanted, in words
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """`ready` holds while every deployment answered a probe inference lately."""
+    """`ready` holds while every deployment answered a probe inference lately, by one replica at least."""
 
     ready: bool
     reasons: list[str]  # why not, each naming its deployment or server
-    probes: dict[
-        str, float | None
-    ]  # deployment id -> seconds since its last good probe, None where there was none
+    # By the deployment's id: seconds since its last good probe; None where there was none.
+    probes: dict[str, float | None]
+    warnings: list[str] = field(
+        default_factory=list
+    )  # servers and replicas that are away although it is ready

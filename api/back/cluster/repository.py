@@ -1,4 +1,4 @@
-"""The live model repository: `<model>/config.pbtxt` and `<model>/<version>/...`, as Triton reads it.
+"""The model repository of one server: `<model>/config.pbtxt` and `<model>/<version>/...`, as Triton reads it.
 
 All methods block and are called in a thread, but for `lay_out`.
 """
@@ -6,88 +6,95 @@ All methods block and are called in a thread, but for `lay_out`.
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
 
+from api.back.cluster.records import ModelVersion
 from api.back.settings import BackSettings
+from api.back.store.failures import translated
 from api.back.store.models import ModelStore
 from api.back.store.records import VersionRecord
-from runtime.contract import BACKEND_NAME, ENGINE_FILE, MANIFEST_FILE, TOKENIZER_FILE, Manifest, Variant
+from runtime.config import EngineConfig
+from runtime.contract import BACKEND_NAME, ENGINE_FILE, TOKENIZER_FILE, Variant
+from runtime.manifest import MANIFEST_FILE, Manifest
 
 CONFIG_FILE = "config.pbtxt"
 # Without the policy Triton would serve the highest version alone, and loading one would end the others.
 CONFIG = f'backend: "{BACKEND_NAME}"\nversion_policy {{ all {{}} }}\n'
 
 
-class LiveRepository:
-    """Version folders appear and vanish whole, for Triton may look at any time."""
+class ModelRepository:
+    """Version folders appear and vanish whole, because Triton may look at any time."""
 
-    def __init__(self, settings: BackSettings, models: ModelStore) -> None:
+    copies = False  # real files, where links to blobs cannot be followed
+
+    def __init__(self, root: Path, settings: BackSettings, models: ModelStore) -> None:
         self._settings = settings
-        self._root = settings.repository.absolute()
+        self._root = root.absolute()
         self._models = models
 
     def clear(self) -> None:
-        """Forget the last run; what is deployed is laid out anew."""
+        """Remove what the last run left; each deployment is laid out again."""
         shutil.rmtree(self._root, ignore_errors=True)
         self._root.mkdir(parents=True)
 
+    def keep(self, versions: set[ModelVersion]) -> None:
+        """Remove every other version; a repository that `clear` has emptied has none."""
+
     async def lay_out(self, version: VersionRecord, manifest: Manifest, variant: Variant) -> None:
-        """Put one variant of a version in place; its files are links to blobs where these are files."""
-        building = self._settings.staging.absolute() / f"live-{uuid.uuid4().hex}"
-        (building / variant.value).mkdir(parents=True)
+        """Put one variant of a version in place; its files are links to blobs where these are files.
+
+        Raises StoreUnavailable.
+        """
+        building = self._aside()
         graph = [file.path for file in manifest.variants[variant].files]
         # ONNX Runtime reads the weights beside a graph only where both really lie in one folder.
         beside = graph if len(graph) > 1 else []
         try:
-            for path in (MANIFEST_FILE, TOKENIZER_FILE, *graph):
-                await self._models.place_file(version.files[path], building / path, plain=path in beside)
-            await asyncio.to_thread(self._move_in, building, version, variant)
+            with translated(self._root):
+                (building / variant.value).mkdir(parents=True)
+                for path in (MANIFEST_FILE, TOKENIZER_FILE, *graph):
+                    plain = self.copies or path in beside
+                    await self._models.place_file(version.files[path], building / path, plain=plain)
+                await asyncio.to_thread(self._move_in, building, version, variant)
         finally:
             await asyncio.to_thread(shutil.rmtree, building, ignore_errors=True)
 
     def _move_in(self, building: Path, version: VersionRecord, variant: Variant) -> None:
-        (building / ENGINE_FILE).write_text(json.dumps(self._engine(variant)))
+        (building / ENGINE_FILE).write_text(self._engine_config(variant))
         model = self._root / version.model
         model.mkdir(exist_ok=True)
         if not (model / CONFIG_FILE).exists():  # writing it again would reload every version
             (model / CONFIG_FILE).write_text(CONFIG)
         building.rename(model / str(version.version))
 
-    def _engine(self, variant: Variant) -> dict[str, Any]:
-        return {
-            "variant": variant.value,
-            "device": self._settings.device.value,
-            "tensorrt_cache": self._settings.tensorrt_cache,
-            "num_slots": self._settings.num_slots,
-            "max_kv_tokens": self._settings.max_kv_tokens,
-            "max_queued": self._settings.max_queued,
-            "max_queued_tokens": self._settings.max_queued_tokens,
-            "prefill_chunk": self._settings.prefill_chunk,
-            "threads": self._settings.engine_threads,
-            "step_timeout_seconds": self._settings.step_timeout_seconds,
-        }
+    def _engine_config(self, variant: Variant) -> str:
+        return EngineConfig.of(self._settings.engine, variant).to_json()
+
+    def _aside(self) -> Path:
+        """A path in the same file system, for what is not whole yet or not any more."""
+        return self._settings.staging.absolute() / f"live-{uuid.uuid4().hex}"
 
     def touch(self, model: str, version: int) -> None:
-        """Make the version look changed, so that the next load takes it, and it alone, anew."""
-        path = self._root / model / str(version) / ENGINE_FILE
-        trial = path.with_suffix(".new")
-        trial.write_text(path.read_text())
-        trial.replace(path)
+        """Make the version look changed, so that the next load reloads it, and no other version."""
+        # A time is all that changes, which needs no space on a full disk.
+        os.utime(self._root / model / str(version) / ENGINE_FILE)
 
     def remove(self, model: str, version: int) -> bool:
-        """Take a version out; the bool says whether the model has others left."""
+        """Remove a version. True where the model has other versions left."""
         folder = self._root / model
-        leaving = self._settings.staging.absolute() / f"live-{uuid.uuid4().hex}"
-        if (folder / str(version)).exists():
-            (folder / str(version)).rename(leaving)
-            shutil.rmtree(leaving, ignore_errors=True)
-        if not folder.exists():  # it was never laid out
+        self._take_away(folder / str(version))
+        if not folder.exists():  # it was not laid out
             return False
         if any(child.is_dir() for child in folder.iterdir()):
             return True
         shutil.rmtree(folder)
         return False
+
+    def _take_away(self, folder: Path) -> None:
+        leaving = self._aside()
+        if folder.exists():
+            folder.rename(leaving)
+            shutil.rmtree(leaving, ignore_errors=True)

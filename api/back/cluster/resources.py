@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a deployment takes. All in bytes."""
+"""How much memory this machine has, and how much one replica of a deployment needs. All in bytes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from pathlib import Path
 
 import psutil
 
-from kernels.library import SCALE_BYTES, missing
-from runtime.contract import Kind, Manifest, Variant
+from kernels.library import SCALE_BYTES
+from runtime.contract import Kind, Variant
+from runtime.manifest import Manifest
 
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS_BYTES = 150 * 1024**2  # a stub with ONNX Runtime loaded, measured without a model
 WEIGHT_FACTOR = 2  # ONNX Runtime holds the file and its rearranged copy for a moment
+SAVED_SHARE = 0.25  # of the KV cache: rows of preempted sequences, beside it (runtime/kv_cache.py)
 # Of a GPU: CUDA, its libraries and what a step works in. An estimate, not measured.
 GPU_PROCESS_BYTES = 1024**3
-IN_EIGHT_BITS = (Variant.INT8, Variant.INT4)  # where our own operators run, so are keys and values
+IN_EIGHT_BITS = (Variant.INT8, Variant.INT4)
 
 
 def available_memory() -> int:
@@ -28,14 +30,20 @@ def available_memory() -> int:
     return available
 
 
-def needed_memory(manifest: Manifest, variant: Variant, num_slots: int, max_kv_tokens: int = 0) -> int:
-    """What a deployment takes at most: process, weights, and for a language model the whole KV cache."""
+def usable_cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def needed_memory(
+    manifest: Manifest, variant: Variant, num_slots: int, max_kv_tokens: int = 0, *, has_kernels: bool
+) -> int:
+    """The most that a replica needs: process, weights, and for a language model the whole KV cache."""
     need = PROCESS_BYTES + WEIGHT_FACTOR * manifest.variants[variant].size
     if manifest.kind is Kind.LM:
-        shape = manifest.architecture
-        per_token = 2 * shape.num_layers * shape.num_heads * _cached_bytes(shape.head_size, variant)
-        tokens = num_slots * shape.context_length
-        need += min(tokens, max_kv_tokens or tokens) * per_token
+        tokens = num_slots * manifest.architecture.context_length
+        rows = min(tokens, max_kv_tokens or tokens) * (1 + SAVED_SHARE)
+        need += int(rows * _bytes_per_token(manifest, variant, has_kernels))
     return need
 
 
@@ -51,17 +59,20 @@ def available_gpu_memory() -> int | None:
 
 
 def needed_gpu_memory(manifest: Manifest, variant: Variant, num_slots: int) -> int:
-    """What a deployment takes of a GPU: weights once, and the whole cache, whatever its budget of tokens."""
+    """What a replica needs of a GPU: weights once, and the whole cache, whatever its limit of tokens."""
     need = GPU_PROCESS_BYTES + manifest.variants[variant].size
     if manifest.kind is Kind.LM:
-        shape = manifest.architecture
-        per_token = 2 * shape.num_layers * shape.num_heads * _cached_bytes(shape.head_size, variant)
-        need += num_slots * shape.context_length * per_token
+        # The operators of `kernels` run on CPUs only.
+        per_token = _bytes_per_token(manifest, variant, has_kernels=False)
+        need += num_slots * manifest.architecture.context_length * per_token
     return need
 
 
-def _cached_bytes(head_size: int, variant: Variant) -> int:
-    """Of one head's key or value."""
-    if variant in IN_EIGHT_BITS and missing() is None:
-        return head_size + SCALE_BYTES
-    return head_size * (2 if variant is Variant.FP16 else 4)
+def _bytes_per_token(manifest: Manifest, variant: Variant, has_kernels: bool) -> int:
+    """Of the KV cache. The operators of `kernels` keep keys and values of IN_EIGHT_BITS with a scale each."""
+    shape = manifest.architecture
+    if variant in IN_EIGHT_BITS and has_kernels:
+        per_head = shape.head_size + SCALE_BYTES
+    else:
+        per_head = shape.head_size * (2 if variant is Variant.FP16 else 4)
+    return 2 * shape.num_layers * shape.num_heads * per_head

@@ -1,123 +1,173 @@
-"""Keeps one Triton alive: starts it, starts it again when it dies, and ends it."""
+"""Keeps one server running, whatever its driver is: starts it, starts it again when it dies, and ends it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
+from contextlib import suppress
 
-from api.back.cluster.installation import Installation
+from api.back.cluster.backoff import STABLE_SECONDS, backoff_seconds
+from api.back.cluster.driver import START_SECONDS, ServerDriver
 from api.back.cluster.messages import RETRY_SECONDS
 from api.back.cluster.records import ServerState
-from api.back.cluster.server import ModelServer
-from api.back.cluster.triton_process import HOST, Ports, TritonProcess
-from api.back.settings import BackSettings
+from api.back.cluster.triton_client import TritonClient
 from api.errors import ServerFault, Unavailable
 
-STABLE_SECONDS = 60.0  # a server that ran as long owes nothing to its predecessor's crash
 MAX_BACKOFF_SECONDS = 30.0
+MAX_START_DOUBLINGS = 4  # a start may take twice as long after each that failed
+# Between two restarts that replicas ask for. Each pause is twice as long as the last one, until the server
+# ran for MAX_RESTART_SECONDS without a request for a restart.
+RESTART_SECONDS = 60.0
+MAX_RESTART_SECONDS = 3600.0
 
 logger = logging.getLogger(__name__)
 
 
-class Supervisor:
-    """Each start gives a new `ModelServer`; who holds an old one finds its `gone` set."""
+class RestartLimit:
+    """How often a server may be restarted because its replicas ask for it. Times are monotonic seconds."""
 
-    def __init__(self, settings: BackSettings, installation: Installation) -> None:
-        self._settings = settings
-        self._installation = installation
-        self._process: TritonProcess | None = None
-        self._server: ModelServer | None = None
-        self._came = asyncio.Condition()
-        self._keeping: asyncio.Task[None] | None = None
-        self._crashes = 0  # in a row, without a stable run between them
-        self.ports = Ports.choose(settings)
+    def __init__(self) -> None:
+        self._last = -math.inf
+        self._pause = RESTART_SECONDS
+
+    def allows(self, now: float) -> bool:
+        """Whether it may be restarted now; if so, this restart is counted."""
+        since = now - self._last
+        if since < self._pause:
+            return False
+        doubled = min(MAX_RESTART_SECONDS, 2 * self._pause)
+        self._pause = RESTART_SECONDS if since > MAX_RESTART_SECONDS else doubled
+        self._last = now
+        return True
+
+
+class Supervisor:
+    """Each start of the server gives a new client; the client of an earlier start has its `gone` set."""
+
+    def __init__(self, driver: ServerDriver) -> None:
+        self.driver = driver
         self.state = ServerState.STARTING
         self.restarts = 0
         self.backoff = 0.0  # seconds until the next attempt to start
+        self.error: str | None = None  # how it died, or why it did not start; None while it runs
+        self.draining = False  # an operator's wish, until the façade ends
+        self._client: TritonClient | None = None
+        self._came = asyncio.Condition()
+        self._keeping: asyncio.Task[None] | None = None
+        self._started = False  # the driver's last start succeeded
+        self._crashes = 0  # in a row, without a stable run between them
+        self._failed_starts = 0  # in a row
+        self._restart_limit = RestartLimit()
+
+    @property
+    def name(self) -> str:
+        return self.driver.name
 
     async def start(self) -> None:
-        """Start Triton, and keep it from then on. Raises ServerFault where it does not come up."""
+        """Start the server, and keep it running from then on.
+
+        Raises ServerFault or OSError where it does not start; `keep` then tries again.
+        """
         await self._start()
+        self.keep()
+
+    def keep(self) -> None:
+        """Start it whenever it is not running, from now until `stop`."""
         self._keeping = asyncio.create_task(self._keep())
 
     @property
-    def process(self) -> TritonProcess | None:
-        return self._process
+    def up(self) -> bool:
+        return self._client is not None
 
     @property
-    def server(self) -> ModelServer:
-        """The server, running. Raises Unavailable while there is none."""
-        if self._server is None:
+    def client(self) -> TritonClient:
+        """The client of the running server. Raises Unavailable while there is none."""
+        if self._client is None:
             raise Unavailable("the model server is restarting", self.backoff + RETRY_SECONDS)
-        return self._server
+        return self._client
 
-    async def running(self) -> ModelServer:
-        """Wait until there is one."""
+    async def running(self) -> TritonClient:
+        """Wait until the server runs; returns its client."""
         async with self._came:
-            while self._server is None:
+            while self._client is None:
                 await self._came.wait()
-            return self._server
+            return self._client
 
-    async def restart(self, server: ModelServer, reason: str) -> None:
-        """End this server, if it is still the current one; a new one comes. Returns when it is gone."""
-        if server is self._server and self._process is not None:
-            logger.warning("restarting Triton: %s", reason)
-            await self._process.kill()
-        await server.gone.wait()
+    async def restart(self, client: TritonClient, reason: str) -> bool:
+        """End this client's server, if it is still the current one. Returns when it is gone.
+
+        False where it was restarted only lately, which did not help: it goes on.
+        """
+        if client is self._client:
+            if not self._restart_limit.allows(time.monotonic()):
+                logger.warning("%s is not restarted again so soon: %s", self.name, reason)
+                return False
+            logger.warning("restarting %s: %s", self.name, reason)
+            await self.driver.kill()
+        await client.gone.wait()
+        return True
 
     async def stop(self) -> None:
-        """End Triton and all its stubs."""
+        """End the server and all processes of its models."""
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait({self._keeping})
-        self.state = ServerState.STOPPED
+        self.state = ServerState.DRAINING
         await self._retire()
-        if self._process is not None:
-            await self._process.stop()
+        await self.driver.stop()
+        self.state = ServerState.DEAD
 
     async def _start(self) -> None:
-        self._process = await TritonProcess.start(self._settings, self._installation, self.ports)
+        seconds = START_SECONDS * 2.0 ** min(self._failed_starts, MAX_START_DOUBLINGS)
+        self._failed_starts += 1
+        self._started = False
+        self.state = ServerState.STARTING
+        try:
+            await self.driver.start(seconds)
+        except (ServerFault, OSError) as error:
+            self.state, self.error = ServerState.DEAD, str(error)
+            logger.error("%s does not start: %s", self.name, error)
+            raise
+        self._started, self.error = True, None
+        self._failed_starts = 0
         async with self._came:
-            self._server = ModelServer(f"{HOST}:{self.ports.grpc}")
+            self._client = TritonClient(self.driver.endpoints.grpc, self.driver.key)
             self.state = ServerState.READY
             self._came.notify_all()
 
     async def _retire(self) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            await server.close()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
 
     async def _keep(self) -> None:
         while True:
             try:
                 await self._follow()
-            except Exception:  # noqa: PERF203 - no disk or descriptors now: Triton has to come back all the same
-                logger.exception("Triton could not be brought back; trying again")
+            except Exception:  # noqa: PERF203 - no disk or descriptors now: it has to come back all the same
+                logger.exception("%s could not be brought back; trying again", self.name)
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow(self) -> None:
-        """Wait for the end of the process, and start the next."""
-        process, began = self._process, time.monotonic()
-        if process is not None:
-            status = await process.wait()
-            self.state = ServerState.RESTARTING
-            logger.error("Triton (process %d) ended with status %d", process.pid, status)
+        """Wait for the end of the server, and start it again."""
+        began = time.monotonic()
+        if self._started:
+            reason = await self.driver.died()
+            self.state, self.error = ServerState.DEAD, reason
+            logger.error("%s died: %s", self.name, reason)
             await self._retire()
-            await process.kill()  # its stubs go with it
+            await self.driver.kill()  # the processes of its models end with it
         self._crashes = 1 if time.monotonic() - began > STABLE_SECONDS else self._crashes + 1
         await self._wait_backoff()
         self.restarts += 1
-        try:
+        with suppress(ServerFault, OSError):  # logged
             await self._start()
-        except (ServerFault, OSError) as error:
-            logger.error("Triton does not start: %s", error)
-            self._process = None
-            self.ports = Ports.choose(self._settings)  # one may have been taken meanwhile
 
     async def _wait_backoff(self) -> None:
         """The first restart comes at once, the next after 1 s, 2 s, 4 s ..."""
         if self._crashes > 1:
-            self.backoff = min(MAX_BACKOFF_SECONDS, 2.0 ** (self._crashes - 2))
+            self.backoff = backoff_seconds(self._crashes - 1, MAX_BACKOFF_SECONDS)
             await asyncio.sleep(self.backoff)
         self.backoff = 0.0

@@ -1,93 +1,100 @@
-"""One tritonserver process with all that it starts: begun, awaited, ended, and never left behind."""
+"""One tritonserver process with all that it starts: begun, awaited, ended, and never left behind.
+
+It runs in the folder `BackSettings.triton`, and gets paths relative to that: Triton starts the process of a
+Python model through a shell, which would interpret a space or a quote in the path of the home folder.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import logging
 import os
-import shutil
-import signal
-import socket
+import secrets
 import sysconfig
-import time
 from asyncio.subprocess import Process
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import httpx
 import psutil
 
-from api.back.cluster.installation import BACKENDS, ROOT, Installation
-from api.back.guard import guarded
+from api.back.cluster.cleanup import (
+    ENVIRONMENTS,
+    POLL_SECONDS,
+    REPOSITORY_OPTION,
+    kill_group,
+    python_backends,
+    remove_environments,
+    remove_shared_memory,
+)
+from api.back.cluster.driver import START_SECONDS
+from api.back.cluster.idle_timeout import IdleTimeout, wait_for
+from api.back.cluster.installation import Installation
+from api.back.cluster.server_home import HOST, Ports, ServerHome
+from api.back.cluster.server_log import ServerLog
+from api.back.guard import HIDDEN, SECRET, guarded
 from api.back.settings import BackSettings
 from api.errors import ServerFault
+from kernels.library import SWITCH
+from runtime.log_format import FORMAT_VARIABLE, LEVEL_VARIABLE
 
-HOST = "127.0.0.1"
-START_SECONDS = 30.0
-POLL_SECONDS = 0.02
 STOP_SECONDS = 1.5  # nothing of value is lost after it: requests were drained, state lies elsewhere
-GONE_SECONDS = 5.0  # how long the kernel may take to end a killed group
+TAKEN = "already in use"  # Triton's words for a port that another program has
 MAX_LOG_BYTES = 20 * 1024**2
 LOG_TAIL_BYTES = 20_000
-SHARED_MEMORY = Path("/dev/shm")
-INHERITED = ("HOME", "LANG", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES")
-STUB_NAME = "triton_python_backend_stub"
+INHERITED = ("HOME", "LANG", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", SWITCH)
+# What runs a caller's own code, reads and writes files, or maps memory. Triton has no names for callers, only
+# a header that opens a group of its routes; by gRPC it puts GRPC_PREFIX before the header's name.
+RESTRICTED = "model-repository,shared-memory,trace,logging"
+KEY_HEADER = "lmaas-key"
+GRPC_PREFIX = "triton-grpc-protocol-"
 
-logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    http: int
-    grpc: int
-    metrics: int
-
-    @classmethod
-    def choose(cls, settings: BackSettings) -> Ports:
-        """The ports of the settings; free ones in place of 0."""
-        with ExitStack() as held:  # all at once, so that none comes twice
-            free = []
-            for _ in range(3):
-                trial = held.enter_context(socket.socket())
-                trial.bind((HOST, 0))
-                free.append(trial.getsockname()[1])
-        return cls(
-            settings.triton_http_port or free[0],
-            settings.triton_grpc_port or free[1],
-            settings.triton_metrics_port or free[2],
-        )
+class PortTaken(ServerFault):
+    """Another program has opened one of the ports since they were chosen."""
 
 
 class TritonProcess:
-    """A Triton that became ready; its models are loaded through its gRPC port."""
+    """A Triton that became ready; a client that has its `key` loads models through its gRPC port."""
 
-    def __init__(self, process: Process, ports: Ports, settings: BackSettings) -> None:
-        self._process = process  # the guard, which leads the group of all
+    def __init__(self, process: Process, home: ServerHome, ports: Ports, key: str) -> None:
+        self._process = process  # the guard, which leads the process group
         self.pid = process.pid  # of tritonserver, once it is ready
         self.ports = ports
-        self._settings = settings
+        self.key = key
+        self._home = home
+        self._log: ServerLog | None = None
 
     @classmethod
-    async def start(cls, settings: BackSettings, installation: Installation, ports: Ports) -> TritonProcess:
-        """Start it and wait until it is ready to load models. Raises ServerFault with what its log says."""
-        log = await asyncio.to_thread(_open_log, settings)
+    async def start(
+        cls,
+        home: ServerHome,
+        installation: Installation,
+        ports: Ports,
+        seconds: float = START_SECONDS,
+        key: str | None = None,
+    ) -> TritonProcess:
+        """Start it and wait, at most `seconds`, until it is ready to load models. Its key is `key`, or new.
+
+        Raises ServerFault with the errors of its log, PortTaken among them.
+        """
+        key = key or secrets.token_hex(32)
+        log = await asyncio.to_thread(_open_log, home.log)
         with log:
             begin = log.tell()
             process = await asyncio.create_subprocess_exec(
-                *guarded(_command(settings, installation, ports)),
+                *guarded(_command(home, installation, ports)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                cwd=ROOT,  # where the stub looks for `runtime`; it does not read PYTHONPATH
-                env=_environment(installation),
+                cwd=home.settings.triton,
+                env={**_environment(home.settings, installation), SECRET: key},
                 start_new_session=True,
             )
-        triton = cls(process, ports, settings)
+        triton = cls(process, home, ports, key)
+        triton._follow_log(begin)
         try:
-            await triton._wait_ready(begin)
+            await triton._wait_ready(begin, seconds)
             triton.pid = await asyncio.to_thread(_only_child, process.pid)
         except BaseException:
             await triton.kill()
@@ -103,7 +110,7 @@ class TritonProcess:
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """Ask it to end, wait `STOP_SECONDS`, then make it."""
+        """Ask it to end, wait `STOP_SECONDS`, then kill it."""
         if self.running:
             self._process.terminate()
             with suppress(asyncio.TimeoutError):
@@ -112,21 +119,29 @@ class TritonProcess:
 
     async def kill(self) -> None:
         """End the server and every stub at once; return when all are gone."""
-        await asyncio.to_thread(_kill_group, self._process.pid)
+        await asyncio.to_thread(kill_group, self._process.pid)
         await self._process.wait()
-        await asyncio.to_thread(_remove_shared_memory, self._settings)
+        if self._log is not None:
+            await self._log.end()
+        await asyncio.to_thread(remove_shared_memory, self._home.shared_memory_prefix)
+        await asyncio.to_thread(lambda: remove_environments(ENVIRONMENTS, python_backends()))
 
-    async def _wait_ready(self, begin: int) -> None:
-        url = f"http://{HOST}:{self.ports.http}/v2/health/ready"
+    def _follow_log(self, begin: int) -> None:
+        """Where lines are JSON objects, all of them go to the façade's log, those of its models too."""
+        if self._home.settings.log_format == "json":
+            self._log = ServerLog(self._home.log, self._home.name, begin)
+
+    async def _wait_ready(self, begin: int, seconds: float) -> None:
+        url = f"http://{HOST}:{self.ports.metrics}/metrics"  # the last port that Triton opens
         try:
             async with httpx.AsyncClient(verify=False, trust_env=False, timeout=1.0) as client:
-                await asyncio.wait_for(self._poll(client, url), START_SECONDS)
+                await wait_for(self._poll(client, url), IdleTimeout(seconds, seconds))
         except asyncio.TimeoutError:
-            raise ServerFault(
-                f"Triton was not ready within {START_SECONDS:g} s; {self._log_hint(begin)}"
-            ) from None
+            raise ServerFault(f"Triton was not ready within {seconds:g} s; {self._log_hint(begin)}") from None
         if not self.running:
-            raise ServerFault(f"Triton ended with status {self._process.returncode}; {self._log_hint(begin)}")
+            hint = self._log_hint(begin)
+            fault = PortTaken if TAKEN in hint else ServerFault
+            raise fault(f"Triton ended with status {self._process.returncode}; {hint}")
 
     async def _poll(self, client: httpx.AsyncClient, url: str) -> None:
         while self.running:
@@ -136,154 +151,70 @@ class TritonProcess:
             await asyncio.sleep(POLL_SECONDS)
 
     def _log_hint(self, begin: int) -> str:
-        """The complaints in its log since `begin`."""
-        with log_path(self._settings).open("rb") as log:
+        """The errors in its log since `begin`, or its last lines."""
+        with self._home.log.open("rb") as log:
             log.seek(begin)
             lines = log.read(LOG_TAIL_BYTES).decode(errors="replace").splitlines()
-        complaints = [line for line in lines if line.startswith(("E1", "E0", "error", "Error", "F"))]
-        return " | ".join((complaints or lines)[-3:]) or "its log is empty"
-
-    def stub_pids(self, model: str, version: int) -> list[int]:
-        """The processes that run this version. Blocking: call it in a thread."""
-        script = str(self._settings.repository.absolute() / model / str(version) / "model.py")
-        pids = []
-        with suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.pid).children():
-                with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                    if child.cmdline()[1:2] == [script]:
-                        pids.append(child.pid)
-        return pids
-
-    def end_stub(self, model: str, version: int) -> None:
-        """Kill the processes that run this version: one that hangs would never end. Blocking."""
-        for pid in self.stub_pids(model, version):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def await_stub_end(self, model: str, version: int, seconds: float) -> None:
-        """Wait for the processes of an unloaded version to give back their memory; end laggards. Blocking."""
-        end = time.monotonic() + seconds
-        while self.stub_pids(model, version):
-            if time.monotonic() > end:
-                self.end_stub(model, version)
-            time.sleep(POLL_SECONDS)
+        errors = [line for line in lines if line.startswith(("E1", "E0", "error", "Error", "F"))]
+        return " | ".join((errors or lines)[-3:]) or "its log is empty"
 
 
-def log_path(settings: BackSettings) -> Path:
-    return settings.logs / "triton.log"
-
-
-def assemble_backends(settings: BackSettings, installation: Installation, source: Path = BACKENDS) -> None:
-    """Lay out the folder that Triton takes its backends from: Python's with its stub, and ours. Blocking."""
-    if installation.python_backend is None or installation.stub is None:
-        raise ServerFault("Triton is not installed: see the preflight")
-    python = settings.backends / "python"
-    shutil.rmtree(settings.backends, ignore_errors=True)
-    shutil.copytree(installation.python_backend, python, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(installation.stub, python / STUB_NAME)
-    shutil.copytree(
-        source, settings.backends, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
-    )
-
-
-def end_leftovers(settings: BackSettings) -> None:
-    """Kill what a killed façade left: processes whose command line names this home. Blocking."""
-    repository = f"--model-repository={settings.repository.absolute()}"
-    stub = str(settings.backends.absolute() / "python" / STUB_NAME)
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            command = process.cmdline()
-            if repository in command or command[:1] == [stub]:
-                logger.warning("ending process %d, left over from an earlier run", process.pid)
-                process.kill()
-                found.append(process)
-    _await_end(found)
-    _remove_shared_memory(settings)
-
-
-def _command(settings: BackSettings, installation: Installation, ports: Ports) -> list[str]:
+def _command(home: ServerHome, installation: Installation, ports: Ports) -> list[str]:
+    settings = home.settings
     return [
         str(installation.server),
-        f"--model-repository={settings.repository.absolute()}",
-        f"--backend-directory={settings.backends.absolute()}",
+        f"{REPOSITORY_OPTION}{home.relative(home.repository)}",
+        f"--backend-directory={home.relative(settings.backends)}",
         "--model-control-mode=explicit",
-        *(f"--{service}-address={HOST}" for service in ("http", "grpc", "metrics")),
-        f"--http-port={ports.http}",
+        "--strict-readiness=false",  # else it is unready while any new model loads
+        *_http(ports),
+        *(f"--{service}-address={HOST}" for service in ("grpc", "metrics")),
         f"--grpc-port={ports.grpc}",
+        f"--grpc-restricted-protocol={RESTRICTED}:{KEY_HEADER}={HIDDEN}",
         f"--metrics-port={ports.metrics}",
-        f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(settings)}",
+        f"--backend-config=python,shm-region-prefix-name={home.shared_memory_prefix}",
         f"--exit-timeout-secs={max(1, round(STOP_SECONDS))}",
         f"--log-info={settings.log_level in ('debug', 'info')}".lower(),
         f"--log-warning={settings.log_level != 'error'}".lower(),
     ]
 
 
-def _environment(installation: Installation) -> dict[str, str]:
+def _http(ports: Ports) -> list[str]:
+    if ports.http is None:
+        return ["--allow-http=false"]
+    return [
+        f"--http-address={HOST}",
+        f"--http-port={ports.http}",
+        f"--http-restricted-api={RESTRICTED}:{KEY_HEADER}={HIDDEN}",
+    ]
+
+
+def _environment(settings: BackSettings, installation: Installation) -> dict[str, str]:
     """Of the caller's environment only what finds programs, GPUs and a place for temporary files."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     scripts = sysconfig.get_path("scripts")
     return {
         **inherited,
+        FORMAT_VARIABLE: settings.log_format,
+        LEVEL_VARIABLE: settings.log_level,
         "PATH": os.pathsep.join([scripts, "/usr/local/bin", "/usr/bin", "/bin"]),
         "PYTHONUNBUFFERED": "1",
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, installation.libraries)),
     }
 
 
-def shared_memory_prefix(settings: BackSettings) -> str:
-    """Distinct for each home, and the same in each run, so that leftovers are found."""
-    return f"lmaas-{hashlib.sha256(str(settings.home.absolute()).encode()).hexdigest()[:12]}-"
-
-
-def _remove_shared_memory(settings: BackSettings) -> None:
-    for path in SHARED_MEMORY.glob(f"{shared_memory_prefix(settings)}*"):
-        path.unlink(missing_ok=True)
-
-
 def _only_child(guard: int) -> int:
-    """Raises ServerFault where it died meanwhile."""
+    """Raises ServerFault where it has died meanwhile."""
     with suppress(psutil.NoSuchProcess):
         for child in psutil.Process(guard).children():
             return int(child.pid)
     raise ServerFault("Triton died as soon as it was ready")
 
 
-def _open_log(settings: BackSettings) -> BinaryIO:
-    settings.logs.mkdir(parents=True, exist_ok=True)
-    path = log_path(settings)
+def _open_log(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
         path.replace(path.with_suffix(".log.1"))
     log = path.open("ab")
     log.seek(0, os.SEEK_END)
     return log
-
-
-def _kill_group(group: int) -> None:
-    members = [process for process in psutil.process_iter() if _group_of(process) == group]
-    with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
-    _await_end(members)
-
-
-def _group_of(process: psutil.Process) -> int | None:
-    with suppress(ProcessLookupError):
-        return os.getpgid(process.pid)
-    return None
-
-
-def _await_end(processes: list[psutil.Process]) -> None:
-    """Wait for processes that were killed; `GONE_SECONDS` at most."""
-    end = time.monotonic() + GONE_SECONDS
-    while left := [process.pid for process in processes if _alive(process)]:
-        if time.monotonic() > end:
-            logger.error("the processes %s outlived SIGKILL by %s s", left, GONE_SECONDS)
-            return
-        time.sleep(POLL_SECONDS)
-
-
-def _alive(process: psutil.Process) -> bool:
-    """A zombie is none of ours any more: in a container there may be no one who reaps it."""
-    with suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False

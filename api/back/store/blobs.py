@@ -1,118 +1,164 @@
-"""Files named by their sha256, so that the same bytes lie there once."""
+"""Files named by their sha256, so that the same bytes are stored once."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import obstore
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore
 
-from api.back.store.records import StoredFile
+from api.back.store.blob_lock import BlobLock
+from api.back.store.failures import translated
+from api.back.store.object_store import open_objects
+from api.errors import ServerFault, StoreUnavailable
 
-CHUNK = 4 * 1024 * 1024  # bytes
+CHUNK = 4 * 1024 * 1024  # bytes that are asked for at once
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """What lies in the store."""
+
+    sha256: str
+    size: int  # bytes
+    modified: datetime
 
 
 class BlobStore:
-    """Who adds a reference holds `exclusive` from before `put` until it is written; so does who deletes one.
+    """Hold `lock.keeping` from before `put` until the reference is written, `lock.deleting` around `delete`.
 
-    Otherwise a blob could go between being found there and being referred to.
-    obstore's own coroutines are left alone: one that ends shortly before the interpreter does can abort it.
+    Otherwise a blob could be deleted after `put` found it and before the new reference is written.
+    obstore's own coroutines are not used: one that ends shortly before the interpreter does can abort it.
+    Every method raises StoreUnavailable (or its subclass StoreFull) where blobs cannot be read or written.
     """
 
-    def __init__(self, store: ObjectStore, folder: Path | None) -> None:
+    def __init__(self, store: ObjectStore, folder: Path | None, where: Path | str, lock: BlobLock) -> None:
         self._store = store
-        self._folder = folder  # where the blobs lie as plain files, if they do
-        self.exclusive = asyncio.Lock()
+        self._folder = folder  # of the blobs where they are plain files; None in a bucket
+        self._where = where
+        self.lock = lock
 
     @classmethod
-    def open(cls, folder: Path, url: str | None) -> BlobStore:
-        """`url` names an object store (`s3://bucket/prefix`); without one the blobs lie in `folder`."""
-        if url is not None:
-            return cls(from_url(url), None)
-        folder.mkdir(parents=True, exist_ok=True)
-        return cls(LocalStore(folder.absolute()), folder.absolute())
-
-    @property
-    def shared(self) -> bool:
-        """Whether other installations may keep blobs here too."""
-        return self._folder is None
+    def open(cls, folder: Path, url: str | None, lock: BlobLock) -> BlobStore:
+        """Raises as `open_objects`. Blocking."""
+        store, place = open_objects(folder, url)
+        return cls(store, place, place or url or folder, lock)
 
     async def put(self, path: Path, sha256: str) -> None:
-        """Copy a file in, unless its bytes are there already."""
-        if not await self.holds(sha256):
-            await asyncio.to_thread(obstore.put, self._store, _key(sha256), path)
+        """Copy a file in, unless its bytes are there already; a blob of another size is replaced."""
+        size = (await asyncio.to_thread(path.stat)).st_size
+        found = await self.find(sha256)
+        if found is not None and found.size == size:
+            return
+        with translated(self._where):
+            try:
+                await asyncio.to_thread(obstore.put, self._store, _key(sha256), path)
+            except FileNotFoundError as error:
+                raise StoreUnavailable(f"the blob store is gone: {self._where}") from error
 
-    async def holds(self, sha256: str) -> bool:
-        try:
-            await asyncio.to_thread(obstore.head, self._store, _key(sha256))
-        except FileNotFoundError:
-            return False
-        return True
+    async def find(self, sha256: str) -> Blob | None:
+        with translated(self._where):
+            try:
+                item = await asyncio.to_thread(obstore.head, self._store, _key(sha256))
+            except FileNotFoundError:
+                return None
+        return Blob(sha256, item["size"], item["last_modified"])
 
     async def read(self, sha256: str, start: int, end: int) -> bytes:
-        """The bytes from `start` up to, not including, `end`."""
+        """The bytes from `start` up to, not including, `end`. Raises ServerFault: it is missing."""
         if start == end:
             return b""
-        content = await asyncio.to_thread(obstore.get_range, self._store, _key(sha256), start=start, end=end)
-        return bytes(content)
+        with translated(self._where):
+            return await asyncio.to_thread(self._range, sha256, start, end)
 
     async def place(self, sha256: str, path: Path, *, plain: bool = False) -> None:
-        """Lay the blob at `path`, a file that nobody may change: a symbolic link where the blob is a file.
+        """Make the blob readable at `path`: as a symbolic link where it is a file. It must not be changed.
 
         A hard link changes the blob's ctime, and Triton takes that for a change of every version that has it.
-        `plain` makes one all the same, for readers that follow no link out of the folder.
+        `plain` makes a hard link nevertheless, for readers that follow no symbolic link out of the folder.
+        What comes from a bucket is compared with its digest. Raises ServerFault: missing, or damaged.
         """
-        if self._folder is None:
-            await asyncio.to_thread(self._download, sha256, path)
-        else:
-            link = _link_or_copy if plain else Path.symlink_to
-            await asyncio.to_thread(link, path, self._folder / _key(sha256))
+        with translated(self._where):
+            if self._folder is None:
+                await asyncio.to_thread(self._download, sha256, path)
+            else:
+                link = _link_or_copy if plain else Path.symlink_to
+                await asyncio.to_thread(link, path, self._folder / _key(sha256))
+
+    async def digest(self, blob: Blob) -> str:
+        """The sha256 of what is there; reads all of it."""
+        total = hashlib.sha256()
+        for start in range(0, blob.size, CHUNK):
+            chunk = await self.read(blob.sha256, start, min(start + CHUNK, blob.size))
+            await asyncio.to_thread(total.update, chunk)
+        return total.hexdigest()
 
     async def delete(self, sha256s: Iterable[str]) -> None:
-        """Those that are gone already are passed over: a crash may have come between blob and records."""
+        """Missing blobs are no error: a crash may have happened between deleting blobs and records."""
         for sha256 in sha256s:
-            with suppress(FileNotFoundError):
+            with translated(self._where), suppress(FileNotFoundError):
                 await asyncio.to_thread(obstore.delete, self._store, _key(sha256))
 
-    async def all(self) -> list[str]:
-        """The sha256 of every blob."""
-        return await asyncio.to_thread(self._all)
+    async def all(self) -> list[Blob]:
+        """Every blob; what has another name is not ours, and left out."""
+        with translated(self._where):
+            return await asyncio.to_thread(self._all)
 
-    def _all(self) -> list[str]:
-        return [item["path"].rpartition("/")[2] for page in obstore.list(self._store) for item in page]
+    def _all(self) -> list[Blob]:
+        found = []
+        for item in (item for page in obstore.list(self._store) for item in page):
+            sha256 = item["path"].rpartition("/")[2]
+            if item["path"] == _key(sha256) and SHA256.fullmatch(sha256):
+                found.append(Blob(sha256, item["size"], item["last_modified"]))
+        return found
+
+    def _range(self, sha256: str, start: int, end: int) -> bytes:
+        try:
+            return bytes(obstore.get_range(self._store, _key(sha256), start=start, end=end))
+        except FileNotFoundError:
+            raise self._missing(sha256) from None
 
     def _download(self, sha256: str, path: Path) -> None:
+        total = hashlib.sha256()
+        try:
+            size = obstore.head(self._store, _key(sha256))["size"]
+        except FileNotFoundError:
+            raise self._missing(sha256) from None
         with path.open("wb") as file:
-            for chunk in obstore.get(self._store, _key(sha256)).stream(min_chunk_size=CHUNK):
+            for start in range(0, size, CHUNK):
+                chunk = self._range(sha256, start, min(start + CHUNK, size))
                 file.write(chunk)
+                total.update(chunk)
+        if total.hexdigest() != sha256:
+            raise ServerFault(
+                f"the blob {sha256} is damaged in {self._where}: `lmaas store fsck` says what uses it"
+            )
+
+    def _missing(self, sha256: str) -> ServerFault:
+        return ServerFault(
+            f"the blob {sha256} is missing from {self._where}: `lmaas store fsck` says what uses it"
+        )
 
 
 def _link_or_copy(path: Path, blob: Path) -> None:
-    """A blob that another version has a link to is copied, so that Triton leaves that version alone."""
+    """Copy a blob that another version links to: a second hard link would make Triton reload that version."""
     try:
         linked = blob.stat().st_nlink == 1
         if linked:
             path.hardlink_to(blob)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one without hard links
         linked = False
     if not linked:
         shutil.copyfile(blob, path)
-
-
-def hash_file(path: Path) -> StoredFile:
-    """Blocking: call it in a thread."""
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return StoredFile(digest.hexdigest(), size)
 
 
 def _key(sha256: str) -> str:

@@ -1,17 +1,38 @@
-"""Rows to records and back: every statement about models that more than one place needs."""
+"""Rows to records and back: the statements about models that several methods share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, insert, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Subquery,
+    and_,
+    delete,
+    func,
+    insert,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.back.store.records import LATEST, ModelRecord, StoredFile, VersionRecord, VersionState
-from api.back.store.tables import aliases, deployments, models, version_counters, version_files, versions
+from api.back.store.tables import (
+    aliases,
+    caller_files,
+    deployments,
+    models,
+    version_counters,
+    version_files,
+    versions,
+)
 from api.errors import NotFound
-from runtime.contract import Kind, Manifest
+from runtime.contract import Kind
+from runtime.manifest import Manifest
 
 
 def no_model(name: str) -> NotFound:
@@ -20,32 +41,67 @@ def no_model(name: str) -> NotFound:
 
 async def read_model(connection: AsyncConnection, name: str) -> ModelRecord:
     """Raises NotFound (`model`)."""
-    row = (await connection.execute(select(models).where(models.c.name == name))).one_or_none()
-    if row is None:
+    found = await read_models(connection, name)
+    if not found:
         raise no_model(name)
+    return found[0]
+
+
+async def read_models(connection: AsyncConnection, name: str | None = None) -> list[ModelRecord]:
+    """All models by name, or only the one named. The queries are the same for any number of models."""
     named = await read_aliases(connection, name)
-    kind = await _kind(connection, name, named.get(LATEST))
-    return ModelRecord(name, kind, row.description, named, row.created)
+    kinds = await _kinds(connection, name)
+    numbers: dict[str, list[int]] = {}
+    query = select(versions.c.model, versions.c.version).order_by(versions.c.version)
+    for row in await connection.execute(_only(query, versions.c.model, name)):
+        numbers.setdefault(row.model, []).append(row.version)
+    rows = await connection.execute(_only(select(models).order_by(models.c.name), models.c.name, name))
+    return [
+        ModelRecord(
+            name=row.name,
+            kind=kinds.get(row.name),
+            description=row.description,
+            aliases=named.get(row.name, {}),
+            created=row.created,
+            versions=tuple(numbers.get(row.name, ())),
+        )
+        for row in rows
+    ]
 
 
-async def read_aliases(connection: AsyncConnection, name: str) -> dict[str, int]:
-    """Alias -> version of one model, `latest` among them where a version is ready."""
-    rows = await connection.execute(select(aliases.c.alias, aliases.c.version).where(aliases.c.model == name))
-    named: dict[str, int] = {row.alias: row.version for row in rows}
+async def read_aliases(connection: AsyncConnection, name: str | None = None) -> dict[str, dict[str, int]]:
+    """Model -> alias -> version, of all models or of one; `latest` is among them where a version is ready.
+
+    A model without aliases is absent.
+    """
+    latest = _latest_ready()
+    found: dict[str, dict[str, int]] = {}
+    for row in await connection.execute(_only(select(latest), latest.c.model, name)):
+        found[row.model] = {LATEST: row.version}
+    for row in await connection.execute(_only(select(aliases), aliases.c.model, name)):
+        found.setdefault(row.model, {})[row.alias] = row.version
+    return found
+
+
+async def _kinds(connection: AsyncConnection, name: str | None) -> dict[str, Kind]:
+    """Model -> the kind of its latest version that is ready."""
+    latest = _latest_ready()
+    same = and_(versions.c.model == latest.c.model, versions.c.version == latest.c.version)
+    query = select(versions.c.model, versions.c.manifest).join(latest, same)
+    rows = await connection.execute(_only(query, versions.c.model, name))
+    return {row.model: Manifest.from_json(row.manifest).kind for row in rows if row.manifest}
+
+
+def _latest_ready() -> Subquery:
+    """Each model's highest version that is ready: columns `model` and `version`."""
     ready = versions.c.state == VersionState.READY.value
-    latest = await connection.scalar(
-        select(func.max(versions.c.version)).where(versions.c.model == name, ready)
-    )
-    return named if latest is None else {LATEST: latest, **named}
+    highest = func.max(versions.c.version).label("version")
+    return select(versions.c.model, highest).where(ready).group_by(versions.c.model).subquery()
 
 
-async def _kind(connection: AsyncConnection, name: str, version: int | None) -> Kind | None:
-    if version is None:
-        return None
-    text = await connection.scalar(
-        select(versions.c.manifest).where(versions.c.model == name, versions.c.version == version)
-    )
-    return Manifest.from_json(text).kind if text else None
+def _only(query: Select[Any], column: ColumnElement[Any], name: str | None) -> Select[Any]:
+    """Restricted to the rows of one model; of all models where `name` is None."""
+    return query if name is None else query.where(column == name)
 
 
 async def read_versions(
@@ -87,7 +143,7 @@ async def find_upload(connection: AsyncConnection, name: str, sha256: str) -> Ve
 
 
 async def next_version(connection: AsyncConnection, name: str) -> int:
-    """Count on: the number was never given before under this name, deleted versions included."""
+    """The next number: never used before under this name, not even by a version that was deleted."""
     last = await connection.scalar(select(version_counters.c.last).where(version_counters.c.model == name))
     if last is None:
         await connection.execute(insert(version_counters).values(model=name, last=1))
@@ -107,7 +163,7 @@ async def write_state(
     manifest: Manifest | None = None,
     files: Mapping[str, StoredFile] | None = None,
 ) -> None:
-    """Move a version on. Raises NotFound where it was deleted meanwhile."""
+    """Record a version's new state. Raises NotFound where it was deleted meanwhile."""
     here = (versions.c.model == record.model, versions.c.version == record.version)
     text = manifest.to_json() if manifest else None
     result = await connection.execute(
@@ -129,17 +185,19 @@ async def deployed_versions(connection: AsyncConnection, name: str) -> set[int]:
 
 
 async def set_alias(connection: AsyncConnection, name: str, alias: str, version: int | None) -> None:
-    """Point `alias` at a version, or drop it."""
+    """Point `alias` at a version; None removes the alias."""
     await connection.execute(delete(aliases).where(aliases.c.model == name, aliases.c.alias == alias))
     if version is not None:
         await connection.execute(insert(aliases).values(model=name, alias=alias, version=version))
 
 
 async def referenced(connection: AsyncConnection, among: Iterable[str] | None = None) -> set[str]:
-    """The sha256 of the blobs that a version refers to, of all or of those in `among`."""
-    archives, files = select(versions.c.archive_sha256), select(version_files.c.sha256)
+    """The sha256 of the blobs that a version or a caller's file refers to, of all or of those in `among`."""
+    queries = [
+        select(column)
+        for column in (versions.c.archive_sha256, version_files.c.sha256, caller_files.c.sha256)
+    ]
     if among is not None:
         wanted = list(among)
-        archives = archives.where(versions.c.archive_sha256.in_(wanted))
-        files = files.where(version_files.c.sha256.in_(wanted))
-    return set((await connection.execute(union_all(archives, files))).scalars())
+        queries = [query.where(query.selected_columns[0].in_(wanted)) for query in queries]
+    return set((await connection.execute(union_all(*queries))).scalars())

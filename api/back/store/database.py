@@ -3,64 +3,165 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, insert, inspect, select
-from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+import anyio
+from sqlalchemy import event, make_url, update
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from api.back.store import tables
-from api.errors import ServerFault
+from api.back.store import failures, tables
+from api.back.store.changes import Changes
+from api.back.store.migrations import migrate
+from api.errors import ServerFault, StoreUnavailable
 
-BUSY_MILLISECONDS = 10_000  # how long SQLite waits for another process that writes
+# A caller hears within 3 s that the database cannot be used: the turn, then the lock.
+BUSY_MILLISECONDS = 1000  # how long SQLite waits for another process that writes
+TURN_SECONDS = 1.5  # how long a write waits for those before it, longer than the first of them fails
+CONNECTION_SECONDS = 1.0  # how long a read waits for one of the connections
+# Parameters of a connection. A façade that hangs in a transaction loses it, and with it the locks.
+POSTGRESQL = {
+    "connect_timeout": "2",  # seconds; libpq takes no less
+    "tcp_user_timeout": "2000",  # milliseconds until a server that is cut off counts as gone
+    "keepalives_idle": "5",
+    "keepalives_interval": "1",
+    "options": f"-c lock_timeout={BUSY_MILLISECONDS} -c idle_in_transaction_session_timeout=60000",
+    "application_name": "lmaas",
+}
 
 
 class Database:
-    """Many readers beside one writer: SQLite allows no more, and with PostgreSQL it is no bottleneck here."""
+    """Many readers beside one writer: SQLite allows no more, and one for each façade is enough.
+
+    Both raise StoreUnavailable, StoreFull among them, within 3 seconds where the database cannot be used.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._where = location(engine)
         self._writing = asyncio.Lock()
+        self._opened = False
+        self.changes = Changes()
+        self.failure: StoreUnavailable | None = None  # why the last write failed, if it did
+        self._failed = 0.0  # when
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str) -> AsyncIterator[Database]:
-        """Connect and create what is missing. Raises ServerFault: a bad URL, another LMaaS's database."""
-        try:
-            engine = create_async_engine(url)
-        except (ArgumentError, NoSuchModuleError, ImportError) as error:
-            raise ServerFault(f"database_url: {error}") from None
+    async def open(cls, url: str | URL) -> AsyncIterator[Database]:
+        """Connect and create what is missing.
+
+        Raises ServerFault: a bad URL, another LMaaS's database; StoreUnavailable: it is damaged, or locked.
+        """
+        engine = engine_of(url)
         if engine.dialect.name == "sqlite":
             _require_folder(engine)
             _prepare_sqlite(engine)
         database = cls(engine)
         try:
-            try:
-                async with database.write() as connection:
-                    await connection.run_sync(_create_schema)
-            except (OperationalError, OSError) as error:
-                where = make_url(url).render_as_string(hide_password=True)
-                raise ServerFault(f"the database {where} cannot be opened: {error}") from error
-            yield database
+            async with database.write(migrates=True) as connection:
+                await connection.run_sync(migrate, database._where)
+            await engine.dispose()  # the next connections check references
+            database._opened = True
+            async with Changes.open(engine) as database.changes:
+                yield database
         finally:
             await engine.dispose()
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.connect() as connection:
-            yield connection
+    @property
+    def is_sqlite(self) -> bool:
+        return self._engine.dialect.name == "sqlite"
+
+    @property
+    def file(self) -> Path | None:
+        """Of SQLite."""
+        name = self._engine.url.database
+        return Path(name) if self.is_sqlite and name else None
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction: durable when the block ends, undone when it raises."""
-        async with self._writing, self._engine.connect() as connection:
-            await connection.execution_options(lmaas_writes=True)
-            async with connection.begin():
+    async def read(self, *, isolated: bool = False) -> AsyncIterator[AsyncConnection]:
+        """`isolated`: all statements see one moment, as SQLite's do in any case."""
+        with failures.translated(self._where):
+            async with self._engine.connect() as connection:
+                if isolated and not self.is_sqlite:
+                    await connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
+
+    @asynccontextmanager
+    async def write(self, *, migrates: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A transaction: durable when the block ends, undone when it raises."""
+        async with self._turn():
+            try:
+                with failures.translated(self._where, logged=self._opened):
+                    async with self._engine.connect() as connection:
+                        await connection.execution_options(lmaas_writes=True, lmaas_migrates=migrates)
+                        async with connection.begin():
+                            yield connection
+            except StoreUnavailable as error:
+                self.failure, self._failed = error, time.monotonic()
+                raise
+            if self.failure is not None:
+                failures.logger.warning("the database can be written again: %s", self._where)
+                self.failure = None
+
+    async def check_writable(self) -> None:
+        """Write something that changes nothing. Raises StoreUnavailable."""
+        async with self.write() as connection:
+            await connection.execute(update(tables.schema).values(version=tables.schema.c.version))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Those who wait while a write fails fail with it; otherwise the last would wait for all of them."""
+        begin = time.monotonic()
+        try:
+            with anyio.fail_after(TURN_SECONDS):
+                await self._writing.acquire()
+        except TimeoutError:
+            if self.failure is not None:
+                raise copy.copy(self.failure) from None
+            raise StoreUnavailable(
+                f"the writes before this one did not end within {TURN_SECONDS:g} s: {self._where}"
+            ) from None
+        try:
+            if self.failure is not None and self._failed > begin:
+                raise copy.copy(self.failure)
+            yield
+        finally:
+            self._writing.release()
+
+
+def engine_of(url: str | URL) -> AsyncEngine:
+    """Not connected yet. Raises ServerFault: a bad URL."""
+    try:
+        return _engine(make_url(url))
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise ServerFault(f"database_url: {error}") from None
+    except ImportError as error:
+        raise ServerFault(f"database_url: {error}: pip install 'lmaas[postgres]'") from None
+
+
+def _engine(url: URL) -> AsyncEngine:
+    """Raises ArgumentError, NoSuchModuleError, ImportError."""
+    if not url.drivername.startswith("postgresql"):
+        return create_async_engine(url, pool_timeout=CONNECTION_SECONDS)
+    if url.drivername == "postgresql":  # alone, as most tools write it
+        url = url.set(drivername="postgresql+psycopg")
+    # What the URL says goes before what is said here.
+    url = url.set(query={**POSTGRESQL, **url.query})
+    # A connection may be of before a restart of the server.
+    return create_async_engine(url, pool_timeout=CONNECTION_SECONDS, pool_pre_ping=True)
+
+
+def location(engine: AsyncEngine) -> str:
+    """The file of an SQLite database; of another the URL, without its password."""
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        return engine.url.database
+    return engine.url.render_as_string(hide_password=True)
 
 
 def _require_folder(engine: AsyncEngine) -> None:
@@ -75,28 +176,18 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver would begin late; `begin` below does it in time
         cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")  # first: the others may have to wait
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")  # an accepted task outlives a power cut
         cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
         # A reader that turns writer fails at once when another process wrote meanwhile; so say it beforehand.
-        writes = connection.get_execution_options().get("lmaas_writes", False)
+        options = connection.get_execution_options()
+        if options.get("lmaas_migrates", False):
+            # A table may be changed by copying it; to drop the first one would delete what refers to it.
+            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+        writes = options.get("lmaas_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _create_schema(connection: Connection) -> None:
-    if inspect(connection).has_table(tables.schema.name):
-        version = connection.execute(select(tables.schema.c.version)).scalar_one()
-        if version != tables.SCHEMA_VERSION:
-            age = "a newer" if version > tables.SCHEMA_VERSION else "an older"
-            raise ServerFault(
-                f"the database has schema {version}, this LMaaS reads {tables.SCHEMA_VERSION}: "
-                f"it was written by {age} LMaaS; run that one, or use another LMAAS_HOME"
-            )
-        return
-    tables.metadata.create_all(connection)
-    connection.execute(insert(tables.schema).values(version=tables.SCHEMA_VERSION))

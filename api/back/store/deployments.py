@@ -9,7 +9,14 @@ from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from api.back.store.database import Database
-from api.back.store.records import Capacity, DeploymentRecord, DeploymentState
+from api.back.store.records import (
+    Autoscale,
+    CanaryPolicy,
+    Capacity,
+    DeploymentEvent,
+    DeploymentRecord,
+    DeploymentState,
+)
 from api.back.store.tables import deployments
 from api.errors import Conflict, NotFound
 from runtime.contract import Variant
@@ -29,26 +36,18 @@ class DeploymentStore:
             async with self._database.write() as connection:
                 await connection.execute(insert(deployments).values(_row(record)))
         except IntegrityError:
-            raise Conflict(
-                f"model {record.model!r} version {record.version} is deployed already, or was deleted"
-            ) from None
+            raise _taken(record) from None
 
     async def update(self, record: DeploymentRecord) -> None:
-        """Raises NotFound."""
-        async with self._database.write() as connection:
-            here = deployments.c.id == record.id
-            result = await connection.execute(update(deployments).where(here).values(_row(record)))
+        """Raises NotFound; Conflict as `add`, where the version changes."""
+        here = deployments.c.id == record.id
+        try:
+            async with self._database.write() as connection:
+                result = await connection.execute(update(deployments).where(here).values(_row(record)))
+        except IntegrityError:
+            raise _taken(record) from None
         if result.rowcount == 0:
             raise _missing(record.id)
-
-    async def get(self, deployment_id: str) -> DeploymentRecord:
-        """Raises NotFound."""
-        async with self._database.read() as connection:
-            query = select(deployments).where(deployments.c.id == deployment_id)
-            row = (await connection.execute(query)).one_or_none()
-        if row is None:
-            raise _missing(deployment_id)
-        return _record(row)
 
     async def list(self, model: str | None = None) -> Deployments:
         """Oldest first."""
@@ -64,6 +63,10 @@ class DeploymentStore:
             result = await connection.execute(delete(deployments).where(deployments.c.id == deployment_id))
         if result.rowcount == 0:
             raise _missing(deployment_id)
+
+
+def _taken(record: DeploymentRecord) -> Conflict:
+    return Conflict(f"model {record.model!r} version {record.version} is deployed already, or was deleted")
 
 
 def _missing(deployment_id: str) -> NotFound:
@@ -83,6 +86,9 @@ def _row(record: DeploymentRecord) -> dict[str, Any]:
         "created": record.created,
         "error": record.error,
         "capacity": None if record.capacity is None else dataclasses.asdict(record.capacity),
+        "canary": None if record.canary is None else dataclasses.asdict(record.canary),
+        "events": [dataclasses.asdict(event) for event in record.events],
+        "autoscale": None if record.autoscale is None else dataclasses.asdict(record.autoscale),
     }
 
 
@@ -91,4 +97,7 @@ def _record(row: Row[Any]) -> DeploymentRecord:
     fields["variant"] = Variant(row.variant)
     fields["state"] = DeploymentState(row.state)
     fields["capacity"] = None if row.capacity is None else Capacity(**row.capacity)
+    fields["canary"] = None if row.canary is None else CanaryPolicy(**row.canary)
+    fields["events"] = tuple(DeploymentEvent(**event) for event in row.events or ())
+    fields["autoscale"] = None if row.autoscale is None else Autoscale(**row.autoscale)
     return DeploymentRecord(**fields)

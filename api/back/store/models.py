@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.back.store import catalog
+from api.back.store import catalog, garbage
 from api.back.store.archives import ArchiveDownload
-from api.back.store.blobs import BlobStore, hash_file
+from api.back.store.blobs import BlobStore
 from api.back.store.database import Database
 from api.back.store.records import LATEST, ModelRecord, StoredFile, VersionRecord, VersionState, now
 from api.back.store.tables import models, versions
-from api.errors import Conflict, InvalidInput, NotFound, TooLarge
-from export.archive import ArchiveLimits, vet_archive
+from api.errors import Conflict, InvalidInput, NotFound, ServerFault, TooLarge
+from export.archive import validate_archive
 from export.errors import ArchiveError
-from runtime.contract import Manifest
+from export.files import hash_file
+from export.members import ArchiveLimits
+from runtime.manifest import MANIFEST_FILE, Manifest
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 NUMBER = re.compile(r"[0-9]{1,9}")
@@ -30,46 +33,52 @@ Versions = list[VersionRecord]
 
 
 class ModelStore:
-    """Names match `NAME`; versions count from 1, and no number comes twice under one name."""
+    """Names match `NAME`; versions count from 1, and a number is never used again under the same name."""
 
     def __init__(
-        self, database: Database, blobs: BlobStore, *, max_archive_bytes: int, limits: ArchiveLimits
+        self,
+        database: Database,
+        blobs: BlobStore,
+        staging: Path,
+        *,
+        max_archive_bytes: int,
+        limits: ArchiveLimits,
     ) -> None:
         self._database = database
         self._blobs = blobs
+        self._staging = staging
         self._max_archive_bytes = max_archive_bytes
         self._limits = limits
         self._aliases: dict[str, dict[str, int]] = {}  # model -> alias -> version, `latest` among them
 
     async def recover(self) -> None:
-        """After a start: conversions that were cut off begin anew, blobs that nobody refers to go."""
+        """After a start: let interrupted conversions start again."""
         async with self._database.write() as connection:
             cut_off = versions.c.state == VersionState.CONVERTING.value
             await connection.execute(
                 update(versions).where(cut_off).values(state=VersionState.UPLOADED.value)
             )
-            names = (await connection.execute(select(models.c.name))).scalars().all()
-            self._aliases = {name: await catalog.read_aliases(connection, name) for name in names}
-            in_use = await catalog.referenced(connection)
-        if not self._blobs.shared:
-            await self._blobs.delete(set(await self._blobs.all()) - in_use)
+            await self._read_all_aliases(connection)
+
+    async def refresh(self) -> None:
+        """See the aliases of other façades that write to the same database."""
+        async with self._database.read() as connection:
+            await self._read_all_aliases(connection)
+
+    async def _read_all_aliases(self, connection: AsyncConnection) -> None:
+        names = (await connection.execute(select(models.c.name))).scalars().all()
+        named = await catalog.read_aliases(connection)
+        self._aliases = {name: named.get(name, {}) for name in names}
 
     async def list(self) -> Models:
         """All models, by name."""
         async with self._database.read() as connection:
-            names = (await connection.execute(select(models.c.name).order_by(models.c.name))).scalars().all()
-            return [await catalog.read_model(connection, name) for name in names]
+            return await catalog.read_models(connection)
 
     async def get(self, name: str) -> ModelRecord:
         """Raises NotFound."""
         async with self._database.read() as connection:
             return await catalog.read_model(connection, name)
-
-    async def versions(self, name: str) -> Versions:
-        """All versions, lowest first. Raises NotFound where the model is not there."""
-        async with self._database.read() as connection:
-            await catalog.read_model(connection, name)
-            return await catalog.read_versions(connection, name)
 
     async def version(self, name: str, version: int | str) -> VersionRecord:
         """One version by its number, or by an alias, `latest` among them.
@@ -105,7 +114,7 @@ class ModelStore:
     async def update(
         self, name: str, *, description: str | None = None, aliases: Mapping[str, int | None] | None = None
     ) -> ModelRecord:
-        """Set what is given; an alias set to None goes. Raises NotFound, InvalidInput (`aliases.NAME`)."""
+        """Set what is given; an alias of None is removed. Raises NotFound, InvalidInput (`aliases.NAME`)."""
         if description is not None and len(description) > MAX_DESCRIPTION:
             raise InvalidInput.of("description", f"{len(description)} characters, at most {MAX_DESCRIPTION}")
         async with self._database.write() as connection:
@@ -132,37 +141,59 @@ class ModelStore:
             raise InvalidInput.of(field, f"model {name!r} has no version {version}")
         await catalog.set_alias(connection, name, alias, version)
 
-    async def add_upload(self, name: str, archive: Path, filename: str) -> tuple[VersionRecord, bool]:
-        """Vet the archive and take it in; the file `archive` is gone afterwards, however it ends.
+    async def add_upload(
+        self, name: str, archive: Path, filename: str, sha256: str | None = None
+    ) -> tuple[VersionRecord, bool]:
+        """Validate the archive and store it; the file `archive` is removed, also after an error.
 
         The bool says whether the version is new: the same bytes under the same name give the version that
-        they already made. `filename` is for messages. Raises InvalidInput (fields `name`, `file`), TooLarge.
+        they already made. `filename` is for messages. A caller that hashed the archive while it was received
+        gives its `sha256`. Raises InvalidInput (fields `name`, `file`), TooLarge.
         """
         try:
-            if not NAME.fullmatch(name):
-                raise InvalidInput.of("name", f"{name!r} does not match {NAME.pattern}")
-            file = await asyncio.to_thread(self._vet, archive, filename)
-            return await self._add_vetted(name, archive, file)
+            _check_name(name)
+            await asyncio.to_thread(self._validate, archive, filename, "file")
+            if sha256 is None:
+                sha256 = (await asyncio.to_thread(hash_file, archive))[1]
+            return await self._add_validated(name, archive, sha256)
         finally:
             await asyncio.to_thread(archive.unlink, missing_ok=True)
 
-    def _vet(self, archive: Path, filename: str) -> StoredFile:
+    async def add_blob(self, name: str, sha256: str) -> tuple[VersionRecord, bool]:
+        """As `add_upload`, of an archive that is stored already.
+
+        Raises NotFound (`blob`), InvalidInput (fields `name`, `blob`), TooLarge, StoreUnavailable.
+        """
+        _check_name(name)
+        missing = NotFound(f"sha256:{sha256} is not stored: send it with PUT /v1/blobs first", "blob")
+        if await self._blobs.find(sha256) is None:
+            raise missing
+        archive = self._staging.absolute() / f"blob-{uuid.uuid4().hex}"
+        try:
+            await self._blobs.place(sha256, archive)
+            await asyncio.to_thread(self._validate, archive, f"sha256:{sha256}", "blob")
+            return await self._add_validated(name, archive, sha256)
+        except FileNotFoundError:  # it was unused for so long that it was deleted at this moment
+            raise missing from None
+        finally:
+            await asyncio.to_thread(archive.unlink, missing_ok=True)
+
+    def _validate(self, archive: Path, filename: str, field: str) -> None:
         size = archive.stat().st_size
         if size > self._max_archive_bytes:
             raise TooLarge(
-                f"file: {filename!r} has {size} bytes, at most {self._max_archive_bytes} are taken"
+                f"{field}: {filename!r} has {size} bytes, at most {self._max_archive_bytes} are taken"
             )
         try:
-            vet_archive(archive, self._limits)
+            validate_archive(archive, self._limits)
         except ArchiveError as error:
-            raise InvalidInput.of("file", f"{filename!r}: {error.message}") from None
-        return hash_file(archive)
+            raise InvalidInput.of(field, f"{filename!r}: {error.message}") from None
 
-    async def _add_vetted(self, name: str, archive: Path, file: StoredFile) -> tuple[VersionRecord, bool]:
-        async with self._blobs.exclusive:
-            await self._blobs.put(archive, file.sha256)
+    async def _add_validated(self, name: str, archive: Path, sha256: str) -> tuple[VersionRecord, bool]:
+        async with self._blobs.lock.keeping():
+            await self._blobs.put(archive, sha256)
             async with self._database.write() as connection:
-                known = await catalog.find_upload(connection, name, file.sha256)
+                known = await catalog.find_upload(connection, name, sha256)
                 if known is not None:
                     return known, False
                 if await connection.scalar(select(models.c.name).where(models.c.name == name)) is None:
@@ -172,7 +203,7 @@ class ModelStore:
                     version=await catalog.next_version(connection, name),
                     state=VersionState.UPLOADED,
                     kind=None,
-                    archive_sha256=file.sha256,
+                    archive_sha256=sha256,
                     files={},
                     manifest=None,
                     error=None,
@@ -183,7 +214,7 @@ class ModelStore:
                         model=name,
                         version=version.version,
                         state=version.state.value,
-                        archive_sha256=file.sha256,
+                        archive_sha256=sha256,
                         created=version.created,
                     )
                 )
@@ -191,25 +222,28 @@ class ModelStore:
         return version, True
 
     async def place_archive(self, version: VersionRecord, path: Path) -> None:
-        """Lay the uploaded archive at `path`, not to be changed there."""
+        """Make the uploaded archive readable at `path`; it must not be changed there."""
         await self._blobs.place(version.archive_sha256, path)
 
     async def place_file(self, file: StoredFile, path: Path, *, plain: bool = False) -> None:
-        """Lay one of an artifact's files at `path`, not to be changed there; `plain`: as no symbolic link."""
+        """Make an artifact's file readable at `path`; it must not be changed. `plain`: no symbolic link."""
         await self._blobs.place(file.sha256, path, plain=plain)
 
     async def set_state(
         self, version: VersionRecord, state: VersionState, error: str | None = None
     ) -> VersionRecord:
-        """Record how the conversion stands; `finish` records its success. Raises NotFound."""
+        """Record the state of the conversion; `finish` records its success. Raises NotFound."""
         async with self._database.write() as connection:
             await catalog.write_state(connection, version, state, error=error)
             return (await catalog.read_versions(connection, version.model, version.version))[0]
 
     async def finish(self, version: VersionRecord, manifest: Manifest, folder: Path) -> VersionRecord:
-        """Take in the artifact in `folder`; the version is ready. Raises NotFound, InvalidInput (kind)."""
-        files = await asyncio.to_thread(_hash_folder, folder)
-        async with self._blobs.exclusive:
+        """Store the artifact in `folder`, which our exporter wrote; the version is ready.
+
+        Raises NotFound, InvalidInput (kind), ServerFault (a file is not as the manifest says).
+        """
+        files = await asyncio.to_thread(_stored_files, manifest, folder)
+        async with self._blobs.lock.keeping():
             for path, file in files.items():
                 await self._blobs.put(folder / path, file.sha256)
             async with self._database.write() as connection:
@@ -223,11 +257,14 @@ class ModelStore:
                 await catalog.write_state(
                     connection, version, VersionState.READY, manifest=manifest, files=files
                 )
-                self._aliases[version.model] = await catalog.read_aliases(connection, version.model)
+                self._aliases[version.model] = await self._read_aliases(connection, version.model)
                 return (await catalog.read_versions(connection, version.model, version.version))[0]
 
+    async def _read_aliases(self, connection: AsyncConnection, name: str) -> dict[str, int]:
+        return (await catalog.read_aliases(connection, name)).get(name, {})
+
     async def delete_version(self, name: str, version: int | str) -> None:
-        """Remove it with its aliases and the blobs only it used. Raises NotFound; Conflict while deployed."""
+        """Remove it with its aliases and its unshared blobs. Raises NotFound; Conflict while deployed."""
         record = await self.version(name, version)
         await self._delete(name, [record.version])
 
@@ -237,27 +274,25 @@ class ModelStore:
 
     async def _delete(self, name: str, numbers: Iterable[int] | None) -> None:
         """Remove the versions in `numbers`; without it all of them, and the model itself."""
-        async with self._blobs.exclusive:
-            async with self._database.write() as connection:
-                await catalog.read_model(connection, name)
-                doomed = [
-                    version
-                    for version in await catalog.read_versions(connection, name)
-                    if numbers is None or version.version in numbers
-                ]
-                await self._refuse_deployed(connection, name, doomed)
-                for version in doomed:
-                    here = (versions.c.model == name, versions.c.version == version.version)
-                    await connection.execute(delete(versions).where(*here))
-                if numbers is None:
-                    await connection.execute(delete(models).where(models.c.name == name))
-                    self._aliases.pop(name, None)
-                else:
-                    self._aliases[name] = await catalog.read_aliases(connection, name)
-                blobs = {version.archive_sha256 for version in doomed}
-                blobs |= {file.sha256 for version in doomed for file in version.files.values()}
-                unused = blobs - await catalog.referenced(connection, blobs)
-            await self._blobs.delete(unused)
+        async with self._database.write() as connection:
+            await catalog.read_model(connection, name)
+            doomed = [
+                version
+                for version in await catalog.read_versions(connection, name)
+                if numbers is None or version.version in numbers
+            ]
+            await self._refuse_deployed(connection, name, doomed)
+            for version in doomed:
+                here = (versions.c.model == name, versions.c.version == version.version)
+                await connection.execute(delete(versions).where(*here))
+            if numbers is None:
+                await connection.execute(delete(models).where(models.c.name == name))
+                self._aliases.pop(name, None)
+            else:
+                self._aliases[name] = await self._read_aliases(connection, name)
+        blobs = {version.archive_sha256 for version in doomed}
+        blobs |= {file.sha256 for version in doomed for file in version.files.values()}
+        await garbage.delete_unreferenced(self._database, self._blobs, blobs)
 
     async def _refuse_deployed(self, connection: AsyncConnection, name: str, doomed: Versions) -> None:
         deployed = await catalog.deployed_versions(connection, name)
@@ -266,13 +301,31 @@ class ModelStore:
                 raise Conflict(f"model {name!r} version {version.version} is deployed: undeploy it first")
 
     async def archive(self, name: str, version: int | str) -> ArchiveDownload:
-        """The artifact as a .tar.gz. Raises NotFound; Conflict while the version is not ready."""
+        """The artifact as a .tar. Raises NotFound; Conflict while the version is not ready."""
         record = await self.version(name, version)
         if record.state is not VersionState.READY:
             raise Conflict(f"model {name!r} version {record.version} is {record.state.value}, not ready")
         return ArchiveDownload(record, self._blobs)
 
 
-def _hash_folder(folder: Path) -> dict[str, StoredFile]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): hash_file(path) for path in sorted(paths)}
+def _check_name(name: str) -> None:
+    """Raises InvalidInput."""
+    if not NAME.fullmatch(name):
+        raise InvalidInput.of("name", f"{name!r} does not match {NAME.pattern}")
+
+
+def _stored_files(manifest: Manifest, folder: Path) -> dict[str, StoredFile]:
+    """The files of an artifact by their paths. Only the manifest is hashed here.
+
+    The exporter hashed every other file when it wrote it. It is our own process, with the rights of this one,
+    so its manifest is trusted. A different size means that the disk has lost bytes since then.
+    """
+    size, sha256 = hash_file(folder / MANIFEST_FILE)
+    files = {MANIFEST_FILE: StoredFile(sha256, size)}
+    for entry in manifest.files:
+        path = folder / entry.path
+        found = path.stat().st_size if path.is_file() else 0
+        if found != entry.size:
+            raise ServerFault(f"the exporter wrote {entry.size} bytes of {entry.path}, but {found} are there")
+        files[entry.path] = StoredFile(entry.sha256, entry.size)
+    return files

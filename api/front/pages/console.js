@@ -1,4 +1,3 @@
-"use strict";
 const REFRESH_MS = 3000;
 const byId = (id) => document.getElementById(id);
 
@@ -10,7 +9,7 @@ function element(name, text, attributes = {}) {
 
 async function call(path, body, signal) {
   const request = body && { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
-  const answer = await fetch(path, { ...request, signal });
+  const answer = await ask(path, { ...request, signal });
   if (!answer.ok) throw new Error((await answer.json()).detail || `${answer.status} ${answer.statusText}`);
   return answer;
 }
@@ -143,20 +142,32 @@ function offerModels(models) {
   }
 }
 
+// The items of a listing; none where the key lacks the scope.
+async function items(path) {
+  const answer = await ask(path);
+  if (answer.status === 403) return [];
+  return answer.ok ? (await answer.json()).data : Promise.reject(new Error((await answer.json()).detail));
+}
+
 async function refresh() {
   const health = byId("health");
   try {
-    const ready = await (await fetch("/health/ready")).json();
+    const answer = await ask("/health/ready");
+    const ready = await answer.json();
+    if (answer.status === 401) {
+      health.className = "health bad";
+      health.textContent = "waiting for a key";
+      return;
+    }
     health.className = `health ${ready.status === "ready" ? "good" : "bad"}`;
-    health.textContent = ready.status === "ready" ? "ready" : ready.reasons.join("; ");
-    const [models, servers, tasks] = await Promise.all(
-      ["/v1/models", "/v1/servers", "/v1/tasks?limit=8"].map(async (path) => (await (await call(path)).json()).data));
+    health.textContent = ready.status === "ready" ? "ready" : (ready.reasons ?? [ready.detail]).join("; ");
+    const [models, servers, tasks] = await Promise.all(["/v1/models", "/v1/servers", "/v1/tasks?limit=8"].map(items));
     offerModels(models);
     table(byId("deployments"), ["model", "kind", "version", "state"],
       models.flatMap((model) => model.deployments.map((item) => [item.model, model.kind, `${item.version} ${item.precision}`, item.state])),
       "Nothing is deployed yet.");
     table(byId("servers"), ["server", "state", "in flight", "restarts"],
-      servers.map((item) => [item.name, item.state, item.outstanding, item.restarts]), "No servers.");
+      servers.map((item) => [item.name, item.state, item.outstanding, item.restarts]), "None, or none that this key may see.");
     table(byId("tasks"), ["type", "state", "model", "began"],
       tasks.map((item) => [item.type, item.state, item.model ?? "default", new Date(item.created).toLocaleTimeString()]), "No tasks yet.");
   } catch (error) {
@@ -167,7 +178,8 @@ async function refresh() {
 }
 
 async function keepFresh() {
-  if (!document.hidden) await refresh();
+  if (!document.hidden && keyForm.hidden) await refresh();
   setTimeout(keepFresh, REFRESH_MS);
 }
+document.addEventListener("key", refresh);
 keepFresh();

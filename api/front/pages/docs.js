@@ -1,4 +1,3 @@
-"use strict";
 // Sends a try-it form and shows the answer as it arrives, so that streams are seen streaming.
 for (const form of document.querySelectorAll(".try form")) {
   form.addEventListener("submit", async (event) => {
@@ -10,7 +9,7 @@ for (const form of document.querySelectorAll(".try form")) {
     const request = { method: form.dataset.method };
     if (body) Object.assign(request, { body: body.value, headers: { "Content-Type": "application/json" } });
     try {
-      const answer = await fetch(form.querySelector("input").value, request);
+      const answer = await ask(form.querySelector("input").value, request);
       output.textContent = `${answer.status} ${answer.statusText}\n`;
       const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from api.front.endpoint import Endpoint
-from api.front.routes import deployments, inference, models, openai, operations, pages, tasks, uploads
+from api.front.routes import (
+    access,
+    batches,
+    blobs,
+    deployments,
+    files,
+    inference,
+    models,
+    openai,
+    operations,
+    pages,
+    tasks,
+    uploads,
+)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *inference.ENDPOINTS,
     *openai.ENDPOINTS,
     *models.ENDPOINTS,
     *uploads.ENDPOINTS,
+    *blobs.ENDPOINTS,
     *deployments.ENDPOINTS,
     *tasks.ENDPOINTS,
+    *files.ENDPOINTS,
+    *access.ENDPOINTS,
+    *batches.ENDPOINTS,
     *operations.ENDPOINTS,
     *pages.ENDPOINTS,
 )

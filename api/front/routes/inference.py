@@ -8,11 +8,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.caller import Scope
 from api.errors import ApiError, ServerFault
+from api.front.background import prefers_async, submitted_as_preferred
 from api.front.body import with_deadline
-from api.front.calls import account, answer_of, caller, json_answer, service
+from api.front.calls import answer_of, caller, json_answer, service
 from api.front.endpoint import Endpoint
 from api.front.problems import problem_json
+from api.front.schemas.tasks import TaskView
 from api.front.sse import JobStream, first_event, sse
 from api.middle.handlers import (
     ClassifyHandler,
@@ -25,7 +28,7 @@ from api.middle.handlers import (
 from api.middle.handlers.base import Handler
 from api.middle.job import Event, Job
 from api.middle.schemas.base import TaskParameters
-from api.middle.schemas.generate import GenerateAnswer, GenerateParameters
+from api.middle.schemas.generate import GenerateAnswer, GenerateParameters, GenerateQuery
 
 TAG = "Tasks"
 SUMMARIES: dict[type[Handler[Any, Any]], str] = {
@@ -38,9 +41,9 @@ SUMMARIES: dict[type[Handler[Any, Any]], str] = {
 
 
 def submit(request: Request, task_type: str, parameters: TaskParameters) -> Job:
-    """Start the task under the caller's address, share and deadline."""
+    """Start the task, under the nearer of its own deadline and that of the header."""
     parameters = with_deadline(request, parameters)
-    return service(request).submit(task_type, parameters, caller(request), account(request))
+    return service(request).dispatcher.submit(task_type, parameters, caller(request))
 
 
 class GenerateStream:
@@ -64,16 +67,19 @@ def outcome_error(job: Job) -> ApiError:
 
 
 async def generate(request: Request, parameters: GenerateParameters) -> Response:
+    if request.method == "POST" and prefers_async(request):
+        return await submitted_as_preferred(request, GenerateHandler.task_type, parameters)
     job = submit(request, GenerateHandler.task_type, parameters)
     if not parameters.stream:
         return json_answer(await answer_of(request, job))
     await first_event(request, job)
-    ping_seconds = request.app.state.settings.stream_ping_seconds
-    return JobStream(job, GenerateStream(request), ping_seconds=ping_seconds, owned=True)
+    return JobStream(job, GenerateStream(request), request.app.state.settings, owned=True)
 
 
 def _simple(handler: type[Handler[Any, Any]]) -> Callable[[Request, TaskParameters], Awaitable[Response]]:
     async def call(request: Request, parameters: TaskParameters) -> Response:
+        if prefers_async(request):
+            return await submitted_as_preferred(request, handler.task_type, parameters)
         return json_answer(await answer_of(request, submit(request, handler.task_type, parameters)))
 
     return call
@@ -83,17 +89,26 @@ _GENERATE: dict[str, Any] = {
     "path": "/v1/generate",
     "call": generate,
     "tag": TAG,
-    "answers": {200: GenerateAnswer},
+    "scope": Scope.INFER,
     "events": GenerateAnswer,
 }
 
 ENDPOINTS = (
-    Endpoint("POST", summary="Continue a text", body=GenerateParameters, **_GENERATE),
+    Endpoint(
+        "POST",
+        summary="Continue a text",
+        body=GenerateParameters,
+        answers={200: GenerateAnswer, 202: TaskView},
+        queueable=True,
+        **_GENERATE,
+    ),
     Endpoint(
         "GET",
         summary="Continue a text, asked in the URL",
-        query=GenerateParameters,
+        query=GenerateQuery,
+        answers={200: GenerateAnswer},
         headed=False,
+        computes=True,
         **_GENERATE,
     ),
     *(
@@ -103,8 +118,10 @@ ENDPOINTS = (
             _simple(handler),
             summary,
             TAG,
+            scope=Scope.INFER,
             body=handler.parameters,
-            answers={200: handler.answer},
+            answers={200: handler.answer, 202: TaskView},
+            queueable=True,
         )
         for handler, summary in SUMMARIES.items()
     ),

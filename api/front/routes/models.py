@@ -7,10 +7,22 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.front.archive_response import archive_response
-from api.front.calls import json_answer, service
+from api.back.store.archives import MEDIA_TYPE
+from api.back.store.records import ModelRecord
+from api.caller import Scope
+from api.front.calls import caller, json_answer, service
+from api.front.download import download_response
 from api.front.endpoint import Endpoint
-from api.front.schemas.models import ModelChange, Models, ModelView, VersionView
+from api.front.schemas.models import (
+    DeleteQuery,
+    History,
+    HistoryEntry,
+    HistoryFilter,
+    ModelChange,
+    Models,
+    ModelView,
+    VersionView,
+)
 
 TAG = "Models"
 ARCHIVE = "/v1/models/{name}/versions/{version}/archive"
@@ -22,74 +34,134 @@ def version_of(request: Request) -> int | str:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
 
 
-async def view(request: Request, name: str) -> ModelView:
-    backend = service(request).backend
-    record = await backend.models.get(name)
-    return ModelView.of(record, await backend.models.versions(name), backend.cluster.deployments())
+def view(request: Request, record: ModelRecord) -> ModelView:
+    return ModelView.of(record, service(request).models.deployments(record.name))
 
 
 async def list_models(request: Request, _: Any) -> Response:
-    records = await service(request).backend.models.list()
-    return json_answer(Models(data=[await view(request, record.name) for record in records]))
+    records = await service(request).models.list_models()
+    return json_answer(Models(data=[view(request, record) for record in records]))
 
 
 async def show_model(request: Request, _: Any) -> Response:
-    return json_answer(await view(request, request.path_params["name"]))
+    record = await service(request).models.get(request.path_params["name"])
+    return json_answer(view(request, record))
 
 
 async def change_model(request: Request, change: ModelChange) -> Response:
+    models = service(request).models
     name = request.path_params["name"]
-    await service(request).backend.models.update(name, description=change.description, aliases=change.aliases)
-    return json_answer(await view(request, name))
+    record = await models.update(
+        caller(request), name, description=change.description, aliases=change.aliases
+    )
+    return json_answer(view(request, record))
 
 
-async def delete_model(request: Request, _: Any) -> Response:
-    await service(request).delete_model(request.path_params["name"])
+async def delete_model(request: Request, asked: DeleteQuery) -> Response:
+    models = service(request).models
+    await models.delete(request.path_params["name"], caller(request), force=asked.force)
     return Response(status_code=204)
 
 
+async def history(request: Request, asked: HistoryFilter) -> Response:
+    name, limit = request.path_params["name"], asked.limit
+    rows = await service(request).models.history(name, limit=limit + 1, before=asked.before)
+    page = [HistoryEntry.of(row) for row in rows[:limit]]
+    return json_answer(History(data=page, has_more=len(rows) > limit))
+
+
 async def show_version(request: Request, _: Any) -> Response:
-    models = service(request).backend.models
+    models = service(request).models
     return json_answer(VersionView.of(await models.version(request.path_params["name"], version_of(request))))
 
 
-async def delete_version(request: Request, _: Any) -> Response:
-    await service(request).delete_version(request.path_params["name"], version_of(request))
+async def delete_version(request: Request, asked: DeleteQuery) -> Response:
+    models = service(request).models
+    name = request.path_params["name"]
+    await models.delete_version(name, version_of(request), caller(request), force=asked.force)
     return Response(status_code=204)
 
 
 async def download(request: Request, _: Any) -> Response:
-    models = service(request).backend.models
-    return archive_response(request, await models.archive(request.path_params["name"], version_of(request)))
+    models = service(request).models
+    archive = await models.archive(request.path_params["name"], version_of(request))
+    return await download_response(request, archive)
 
 
 MODEL = "/v1/models/{name}"
+HISTORY = "/v1/models/{name}/history"
 VERSION = "/v1/models/{name}/versions/{version}"
 
 ENDPOINTS = (
-    Endpoint("GET", "/v1/models", list_models, "List the models", TAG, answers={200: Models}),
-    Endpoint("GET", MODEL, show_model, "Show a model", TAG, answers={200: ModelView}),
+    Endpoint(
+        "GET",
+        "/v1/models",
+        list_models,
+        "List the models",
+        TAG,
+        scope=Scope.MODELS_READ,
+        answers={200: Models},
+    ),
+    Endpoint(
+        "GET", MODEL, show_model, "Show a model", TAG, scope=Scope.MODELS_READ, answers={200: ModelView}
+    ),
     Endpoint(
         "PATCH",
         MODEL,
         change_model,
         "Change description and aliases",
         TAG,
+        scope=Scope.MODELS_WRITE,
         body=ModelChange,
         answers={200: ModelView},
     ),
-    Endpoint("DELETE", MODEL, delete_model, "Undeploy and delete a model", TAG, answers={204: None}),
     Endpoint(
-        "GET", VERSION, show_version, "Show a version, by number or alias", TAG, answers={200: VersionView}
+        "DELETE",
+        MODEL,
+        delete_model,
+        "Delete a model; force undeploys it first",
+        TAG,
+        scope=Scope.MODELS_WRITE,
+        query=DeleteQuery,
+        answers={204: None},
     ),
-    Endpoint("DELETE", VERSION, delete_version, "Undeploy and delete a version", TAG, answers={204: None}),
+    Endpoint(
+        "GET",
+        HISTORY,
+        history,
+        "List who deployed, undeployed, deleted or gave an alias to which version, newest first",
+        TAG,
+        scope=Scope.MODELS_READ,
+        query=HistoryFilter,
+        answers={200: History},
+    ),
+    Endpoint(
+        "GET",
+        VERSION,
+        show_version,
+        "Show a version, by number or alias",
+        TAG,
+        scope=Scope.MODELS_READ,
+        answers={200: VersionView},
+    ),
+    Endpoint(
+        "DELETE",
+        VERSION,
+        delete_version,
+        "Delete a version; force undeploys it first",
+        TAG,
+        scope=Scope.MODELS_WRITE,
+        query=DeleteQuery,
+        answers={204: None},
+    ),
     Endpoint(
         "GET",
         ARCHIVE,
         download,
         "Download a version's artifact",
         TAG,
+        scope=Scope.MODELS_READ,
         answers={200: None, 206: None, 304: None},
-        media_type="application/gzip",
+        media_type=MEDIA_TYPE,
     ),
 )

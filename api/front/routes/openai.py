@@ -1,16 +1,18 @@
-"""OpenAI's routes, so that its clients work unchanged. Their errors have OpenAI's shape (problems.py)."""
+"""OpenAI's routes, so that its clients work unchanged."""
 
 from __future__ import annotations
 
 import base64
 import struct
 import time
-from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.caller import Scope
 from api.front.calls import answer_of, json_answer
 from api.front.endpoint import Endpoint
 from api.front.problems import problem_json
@@ -18,9 +20,7 @@ from api.front.routes.inference import outcome_error, submit
 from api.front.schemas.openai import (
     Completion,
     CompletionChoice,
-    CompletionLogprobs,
     CompletionRequest,
-    CompletionUsage,
     Embedding,
     Embeddings,
     EmbeddingsRequest,
@@ -29,51 +29,53 @@ from api.front.schemas.openai import (
 from api.front.sse import JobStream, first_event, sse
 from api.front.validation import validate
 from api.middle.job import Event, Job
-from api.middle.schemas.generate import EmbedAnswer, EmbedParameters, GenerateAnswer, GenerateParameters
+from api.middle.schemas.generate import EmbedAnswer, GenerateAnswer, GenerateParameters
+from runtime.messages import Choice, TokenLogprob
 
 TAG = "OpenAI"
 DONE = b"data: [DONE]\n\n"
 
 
-def completion_head(answer: dict[str, Any]) -> dict[str, Any]:
+def completion_head(task_id: str, model: str, version: int, precision: str) -> dict[str, Any]:
     """The fields of a completion, or of a chunk of it, around its choices."""
     return {
-        "id": f"cmpl-{answer['id']}",
+        "id": f"cmpl-{task_id}",
         "object": "text_completion",
         "created": int(time.time()),
-        "model": answer["model"],
-        "system_fingerprint": f"{answer['model']}-{answer['version']}-{answer['precision']}",
+        "model": model,
+        "system_fingerprint": f"{model}-{version}-{precision}",
     }
 
 
-def openai_logprobs(tokens: list[dict[str, Any]] | None, offset: int) -> dict[str, Any] | None:
-    """The engine's list of tokens as OpenAI's parallel lists; the first token's text begins at `offset`."""
+def head_of(answer: GenerateAnswer) -> dict[str, Any]:
+    return completion_head(answer.id, answer.model, answer.version, answer.precision)
+
+
+def openai_logprobs(tokens: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
+    """The engine's list of tokens as OpenAI's parallel lists."""
     if tokens is None:
         return None
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token["text"])
     return {
-        "tokens": [token["text"] for token in tokens],
-        "token_logprobs": [token["logprob"] for token in tokens],
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [_top(token) for token in tokens],
-        "text_offset": offsets,
+        "text_offset": [token.text_offset for token in tokens],
     }
 
 
-def _top(token: dict[str, Any]) -> dict[str, float] | None:
-    if token["logprob"] is None:
+def _top(token: TokenLogprob) -> dict[str, float] | None:
+    """The likeliest last: of two tokens with the same text, the likelier one counts."""
+    if token.logprob is None:
         return None
-    return {item["text"]: item["logprob"] for item in (*reversed(token.get("top", ())), token)}
+    return {**{item.text: item.logprob for item in reversed(token.top)}, token.text: token.logprob}
 
 
-def openai_choice(choice: dict[str, Any], offset: int = 0) -> dict[str, Any]:
+def openai_choice(choice: Choice) -> dict[str, Any]:
     return {
-        "index": choice["index"],
-        "text": choice["text"],
-        "logprobs": openai_logprobs(choice.get("logprobs"), offset),
-        "finish_reason": choice.get("finish_reason"),
+        "index": choice.index,
+        "text": choice.text,
+        "logprobs": openai_logprobs(choice.logprobs),
+        "finish_reason": None if choice.finish_reason is None else choice.finish_reason.value,
     }
 
 
@@ -81,28 +83,24 @@ class CompletionStream:
     def __init__(self, request: Request, include_usage: bool) -> None:
         self._request = request
         self._include_usage = include_usage
-        self._offsets: Counter[int] = Counter()  # characters sent, by choice
         self._head: dict[str, Any] | None = None
 
     def piece(self, event: Event) -> bytes:
+        data = event.data
         if self._head is None:
-            self._head = completion_head(event.data)
-        choices = []
-        for choice in event.data["choices"]:
-            choices.append(openai_choice(choice, self._offsets[choice["index"]]))
-            tokens = choice.get("logprobs")
-            grown = sum(len(token["text"]) for token in tokens) if tokens else len(choice["text"])
-            self._offsets[choice["index"]] += grown
+            self._head = completion_head(data["id"], data["model"], data["version"], data["precision"])
+        choices = [openai_choice(Choice.from_json(choice)) for choice in data["choices"]]
         usage = {"usage": None} if self._include_usage else {}
         return sse({**self._head, "choices": choices, **usage})
 
     def end(self, job: Job) -> bytes:
         if job.outcome is None or not isinstance(job.outcome.answer, GenerateAnswer):
             return sse(problem_json(outcome_error(job), self._request)[1])
-        answer = job.outcome.answer.model_dump()
+        answer = job.outcome.answer
         last = b""
         if self._include_usage:
-            last = sse({**(self._head or completion_head(answer)), "choices": [], "usage": answer["usage"]})
+            usage = answer.model_dump(mode="json", include={"usage"})
+            last = sse({**(self._head or head_of(answer)), "choices": [], **usage})
         return last + DONE
 
 
@@ -112,40 +110,39 @@ async def completions(request: Request, asked: CompletionRequest) -> Response:
     if asked.stream:
         await first_event(request, job)
         include_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        ping_seconds = request.app.state.settings.stream_ping_seconds
-        return JobStream(job, CompletionStream(request, include_usage), ping_seconds=ping_seconds, owned=True)
-    answer = (await answer_of(request, job)).model_dump()
-    return json_answer(
-        Completion(
-            **completion_head(answer),
-            choices=[_choice(openai_choice(choice)) for choice in answer["choices"]],
-            usage=CompletionUsage(**answer["usage"]),
+        return JobStream(
+            job, CompletionStream(request, include_usage), request.app.state.settings, owned=True
         )
-    )
+    return json_answer(completion(await answer_of(request, job)))
 
 
-def _choice(choice: dict[str, Any]) -> CompletionChoice:
-    logprobs = choice.pop("logprobs")
-    return CompletionChoice(**choice, logprobs=CompletionLogprobs(**logprobs) if logprobs else None)
+def completion(answer: BaseModel) -> Completion:
+    """The answer of task `generate` in OpenAI's shape."""
+    if not isinstance(answer, GenerateAnswer):
+        raise TypeError(f"task generate answered {type(answer).__name__}")
+    choices = [CompletionChoice.model_validate(openai_choice(choice)) for choice in answer.choices]
+    return Completion(**head_of(answer), choices=choices, usage=answer.usage)
 
 
 async def embeddings(request: Request, asked: EmbeddingsRequest) -> Response:
-    parameters = EmbedParameters(model=asked.model, input=asked.input)
-    answer = await answer_of(request, submit(request, "embed", parameters))
+    answer = await answer_of(request, submit(request, "embed", asked.parameters()))
+    return json_answer(embedding_list(answer, asked))
+
+
+def embedding_list(answer: BaseModel, asked: EmbeddingsRequest) -> Embeddings:
+    """The answer of task `embed` in OpenAI's shape."""
     if not isinstance(answer, EmbedAnswer):
         raise TypeError(f"task embed answered {type(answer).__name__}")
     in_base64 = asked.encoding_format == "base64"
-    return json_answer(
-        Embeddings(
-            data=[
-                Embedding(index=index, embedding=_base64(vector) if in_base64 else vector)
-                for index, vector in enumerate(answer.embeddings)
-            ],
-            model=answer.model,
-            usage=EmbeddingsUsage(
-                prompt_tokens=answer.usage.prompt_tokens, total_tokens=answer.usage.total_tokens
-            ),
-        )
+    return Embeddings(
+        data=[
+            Embedding(index=index, embedding=_base64(vector) if in_base64 else vector)
+            for index, vector in enumerate(answer.embeddings)
+        ],
+        model=answer.model,
+        usage=EmbeddingsUsage(
+            prompt_tokens=answer.usage.prompt_tokens, total_tokens=answer.usage.total_tokens
+        ),
     )
 
 
@@ -160,6 +157,7 @@ ENDPOINTS = (
         completions,
         "Complete a prompt",
         TAG,
+        scope=Scope.INFER,
         body=CompletionRequest,
         answers={200: Completion},
         events=Completion,
@@ -170,6 +168,7 @@ ENDPOINTS = (
         embeddings,
         "Embed texts",
         TAG,
+        scope=Scope.INFER,
         body=EmbeddingsRequest,
         answers={200: Embeddings},
     ),

@@ -8,11 +8,20 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.caller import Scope
 from api.errors import Unavailable
 from api.front.calls import appliance, json_answer, service
 from api.front.endpoint import Endpoint
 from api.front.openapi import openapi_document
-from api.front.schemas.operations import Live, Ready, Servers, ServerView
+from api.front.schemas.operations import (
+    Capacities,
+    DeploymentCapacity,
+    Live,
+    Ready,
+    ServerChange,
+    Servers,
+    ServerView,
+)
 from api.middle.startup import RETRY_SECONDS, Phase
 
 TAG = "Operations"
@@ -20,8 +29,18 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def servers(request: Request, _: Any) -> Response:
-    records = service(request).backend.cluster.servers()
+    records = service(request).servers()
     return json_answer(Servers(data=[ServerView.of(record) for record in records]))
+
+
+async def change_server(request: Request, change: ServerChange) -> Response:
+    record = service(request).drain_server(request.path_params["name"], change.draining)
+    return json_answer(ServerView.of(record))
+
+
+async def capacity(request: Request, _: Any) -> Response:
+    records = service(request).capacity()
+    return json_answer(Capacities(data=[DeploymentCapacity.of(record) for record in records]))
 
 
 async def live(request: Request, _: Any) -> Response:
@@ -33,8 +52,14 @@ async def live(request: Request, _: Any) -> Response:
 
 
 async def ready(request: Request, _: Any) -> Response:
-    found = appliance(request).readiness()
-    body = Ready(status="ready" if found.ready else "not ready", reasons=found.reasons, probes=found.probes)
+    state = appliance(request)
+    found = state.readiness()
+    body = Ready(
+        status="ready" if found.ready else "not ready",
+        reasons=found.reasons,
+        warnings=state.warnings(),
+        probes=found.probes,
+    )
     if found.ready:
         return json_answer(body)
     return json_answer(body, 503, {"Retry-After": str(int(RETRY_SECONDS))})
@@ -44,7 +69,7 @@ async def metrics(request: Request, _: Any) -> Response:
     """The façade's metrics, then the engine's; without the latter while the appliance is not serving."""
     text = request.app.state.metrics.render()
     with contextlib.suppress(Unavailable):
-        text += await service(request).backend.cluster.engine_metrics()
+        text += await service(request).engine_metrics()
     return Response(text, media_type=PROMETHEUS)
 
 
@@ -53,9 +78,44 @@ async def openapi(request: Request, _: Any) -> Response:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/v1/servers", servers, "List the model servers", TAG, answers={200: Servers}),
     Endpoint(
-        "GET", "/health/live", live, "Whether the process is alive", TAG, answers={200: Live, 503: Live}
+        "GET",
+        "/v1/servers",
+        servers,
+        "List the model servers",
+        TAG,
+        scope=Scope.ADMIN,
+        answers={200: Servers},
+    ),
+    Endpoint(
+        "PATCH",
+        "/v1/servers/{name}",
+        change_server,
+        "Drain a model server, or end that",
+        TAG,
+        scope=Scope.ADMIN,
+        body=ServerChange,
+        answers={200: ServerView},
+    ),
+    Endpoint(
+        "GET",
+        "/v1/capacity",
+        capacity,
+        "What each deployment is asked for, what it can do, and what is missing",
+        TAG,
+        scope=Scope.ADMIN,
+        answers={200: Capacities},
+    ),
+    Endpoint(
+        "GET",
+        "/health/live",
+        live,
+        "Whether the process is alive",
+        TAG,
+        scope=None,
+        answers={200: Live, 503: Live},
+        open=True,
+        keyless=True,
     ),
     Endpoint(
         "GET",
@@ -63,6 +123,7 @@ ENDPOINTS = (
         ready,
         "Whether every deployment answered a probe inference lately",
         TAG,
+        scope=None,
         answers={200: Ready, 503: Ready},
     ),
     Endpoint(
@@ -71,8 +132,9 @@ ENDPOINTS = (
         metrics,
         "Metrics for Prometheus",
         TAG,
+        scope=Scope.METRICS,
         answers={200: None},
         media_type="text/plain",
     ),
-    Endpoint("GET", "/openapi.json", openapi, "This document", TAG, answers={200: None}),
+    Endpoint("GET", "/openapi.json", openapi, "This document", TAG, scope=None, answers={200: None}),
 )

@@ -18,8 +18,6 @@ PAGES = Path(__file__).resolve().parent.parent / "pages"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
 }
 
 
@@ -30,6 +28,7 @@ def page(name: str) -> str:
     for mark, file in (
         ("/*style*/", "style.css"),
         ("/*page-style*/", f"{name}.css"),
+        ("/*key*/", "key.js"),
         ("/*script*/", f"{name}.js"),
     ):
         html = html.replace(mark, (PAGES / file).read_text(encoding="utf-8"))
@@ -47,6 +46,26 @@ async def docs(request: Request, _: Any) -> Response:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/", console, "Web console", TAG, answers={200: None}, media_type="text/html"),
-    Endpoint("GET", "/docs", docs, "Reference, for people", TAG, answers={200: None}, media_type="text/html"),
+    Endpoint(
+        "GET",
+        "/",
+        console,
+        "Web console",
+        TAG,
+        scope=None,
+        answers={200: None},
+        media_type="text/html",
+        keyless=True,
+    ),
+    Endpoint(
+        "GET",
+        "/docs",
+        docs,
+        "Reference, for people",
+        TAG,
+        scope=None,
+        answers={200: None},
+        media_type="text/html",
+        keyless=True,
+    ),
 )

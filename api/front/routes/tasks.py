@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
-from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from api.back.store.records import TaskRecord, TaskState
-from api.front.body import with_deadline
-from api.front.calls import account, caller, json_answer, service
+from api.caller import Scope
+from api.front.background import TASKS, submitted
+from api.front.calls import caller, json_answer, service
 from api.front.endpoint import EVENTS, Endpoint
 from api.front.schemas.tasks import TaskFilter, Tasks, TaskSubmission, TaskView
-from api.front.sse import HEADERS, JobStream, sse
+from api.front.sse import HEADERS, PING, JobStream, sse
+from api.middle.following import follow
 from api.middle.job import Event, Job
+from api.middle.tasks import TaskManager
 
 TAG = "Asynchronous tasks"
-TASKS = "/v1/tasks"
 TASK = "/v1/tasks/{id}"
 
 
@@ -37,19 +39,12 @@ def last_event(record: TaskRecord) -> bytes:
 
 async def submit(request: Request, submission: TaskSubmission) -> Response:
     asked: Any = submission.root
-    parameters = with_deadline(request, asked.parameters)
-    tasks = service(request).tasks
-    job = await tasks.enqueue(asked.type, parameters, caller(request), account(request))
-    return accepted(TaskView.of(job.record), job)
-
-
-def accepted(body: BaseModel, job: Job) -> Response:
-    """202, with the task's address."""
-    return json_answer(body, 202, {"Location": f"{TASKS}/{job.id}"})
+    return await submitted(request, asked.type, asked.parameters, asked.callback_url)
 
 
 async def list_tasks(request: Request, wanted: TaskFilter) -> Response:
-    records = await service(request).backend.tasks.list(
+    records = await service(request).tasks.page(
+        caller(request),
         type=wanted.type,
         state=TaskState(wanted.state) if wanted.state else None,
         limit=wanted.limit + 1,
@@ -59,34 +54,68 @@ async def list_tasks(request: Request, wanted: TaskFilter) -> Response:
     return json_answer(Tasks(data=page, has_more=len(records) > wanted.limit))
 
 
+async def asked_for(request: Request) -> TaskRecord:
+    """The task of the path. Raises NotFound, also for another caller's."""
+    return await service(request).tasks.seen_by(caller(request), request.path_params["id"])
+
+
 async def show_task(request: Request, _: Any) -> Response:
-    return json_answer(TaskView.of(await service(request).tasks.get(request.path_params["id"])))
+    return json_answer(TaskView.of(await asked_for(request)))
 
 
 async def cancel_task(request: Request, _: Any) -> Response:
-    return json_answer(TaskView.of(await service(request).tasks.cancel(request.path_params["id"])))
+    record = await asked_for(request)
+    return json_answer(TaskView.of(await service(request).tasks.cancel(record.id)))
 
 
 async def follow_task(request: Request, _: Any) -> Response:
     tasks = service(request).tasks
-    task_id = request.path_params["id"]
-    job = tasks.active(task_id)
-    if job is None:
-        return Response(last_event(await tasks.get(task_id)), headers=HEADERS, media_type=EVENTS)
-    ping_seconds = request.app.state.settings.stream_ping_seconds
-    return JobStream(job, TaskStream(), ping_seconds=ping_seconds, owned=False)
+    settings = request.app.state.settings
+    record = await asked_for(request)
+    job = tasks.active(record.id)
+    if job is not None:
+        return JobStream(job, TaskStream(), settings, owned=False)
+    stream = until_outcome(tasks, record, settings.stream_ping_seconds)
+    return StreamingResponse(stream, headers=HEADERS, media_type=EVENTS)
+
+
+async def until_outcome(tasks: TaskManager, record: TaskRecord, ping_seconds: float) -> AsyncIterator[bytes]:
+    """The stream of a task that this façade does not run."""
+    async for event in follow(tasks, record, ping_seconds):
+        yield PING if event is None else sse(event.data, event.name)
+    yield last_event(await tasks.get(record.id))
 
 
 ENDPOINTS = (
     Endpoint(
-        "POST", TASKS, submit, "Submit a task to the queue", TAG, body=TaskSubmission, answers={202: TaskView}
+        "POST",
+        TASKS,
+        submit,
+        "Submit a task to the queue",
+        TAG,
+        scope=Scope.TASKS,
+        body=TaskSubmission,
+        answers={202: TaskView},
     ),
     Endpoint(
-        "GET", TASKS, list_tasks, "List tasks, newest first", TAG, query=TaskFilter, answers={200: Tasks}
+        "GET",
+        TASKS,
+        list_tasks,
+        "List tasks, newest first",
+        TAG,
+        scope=Scope.TASKS,
+        query=TaskFilter,
+        answers={200: Tasks},
     ),
-    Endpoint("GET", TASK, show_task, "Show a task", TAG, answers={200: TaskView}),
+    Endpoint("GET", TASK, show_task, "Show a task", TAG, scope=Scope.TASKS, answers={200: TaskView}),
     Endpoint(
-        "DELETE", TASK, cancel_task, "Cancel a task; a closed one is only shown", TAG, answers={200: TaskView}
+        "DELETE",
+        TASK,
+        cancel_task,
+        "Cancel a task; a closed one is only shown",
+        TAG,
+        scope=Scope.TASKS,
+        answers={200: TaskView},
     ),
     Endpoint(
         "GET",
@@ -94,6 +123,7 @@ ENDPOINTS = (
         follow_task,
         "Follow a task to its outcome",
         TAG,
+        scope=Scope.TASKS,
         answers={200: None},
         events=TaskView,
         media_type=EVENTS,

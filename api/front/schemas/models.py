@@ -6,13 +6,14 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.back.store.records import DeploymentRecord, ModelRecord, VersionRecord
+from api.back.store.records import AuditRecord, DeploymentRecord, ModelRecord, Rollout, VersionRecord
 from api.front.schemas.tasks import TaskView
 from api.middle.schemas.base import ModelName, Schema, VariantName, VersionName
 from api.middle.schemas.convert import Precision
 
+DIGEST = r"^sha256:[0-9a-f]{64}$"
 KindName = Literal["lm", "classifier", "nlu"]
 
 MOMENT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
@@ -29,6 +30,87 @@ class CapacityView(Schema):
     target_seconds: float = Field(gt=0)
     measured_at: str = Field(pattern=MOMENT, description="ISO 8601, with its zone.")
     command: str = Field(min_length=1, max_length=1000, description="What measures it again.")
+    replicas: int | None = Field(
+        default=None, ge=1, le=64, description="That took it; default: those that there are."
+    )
+
+
+class AutoscaleView(Schema):
+    """Bounds within which the number of replicas follows the load."""
+
+    min: int = Field(default=1, ge=0, le=64, description="Replicas; 0: none while nothing arrives.")
+    max: int = Field(ge=1, le=64)
+    target_utilisation: float = Field(
+        default=0.7, ge=0.1, le=0.95, description="Aimed at, of what the replicas can do."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AutoscaleView:
+        if self.min > self.max:
+            raise ValueError(f"min: {self.min} is more than max, which is {self.max}")
+        return self
+
+
+class CanarySettings(Schema):
+    """The deployment is tried out beside the model's others: if it passes a bound, its weight becomes 0."""
+
+    shadow: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the requests to the others that are copied to it, to compare the answers: "
+        "greedy tokens, labels, the best continuation. No caller waits for a copy, or gets its answer.",
+    )
+    max_error_rate: float = Field(
+        default=0.05, ge=0, le=1, description="How much of its requests may fail, above what fails of others."
+    )
+    max_latency_ratio: float = Field(
+        default=2.0,
+        gt=0,
+        le=1000,
+        description="Its median seconds of a request, or of a token that it generates, by those of others.",
+    )
+    max_disagreement: float | None = Field(
+        default=None, ge=0, le=1, description="Share of the compared answers that may differ; null: any."
+    )
+    min_requests: int = Field(
+        default=50, ge=1, le=100_000, description="Before which nothing is judged; for each bound apart."
+    )
+
+
+class CanaryView(CanarySettings):
+    """The bounds, and what was found since it began, or in the last 1,000 requests."""
+
+    requests: int = Field(default=0, description="Answered by it, copies among them.")
+    requests_of_others: int = 0
+    compared: int = Field(default=0, description="Copies whose answer could be compared.")
+    dropped: int = Field(default=0, description="Copies for which there was no room.")
+    error_rate: float = 0.0
+    error_rate_of_others: float = 0.0
+    latency_ratio: float | None = None
+    disagreement: float | None = None
+    seconds: float = Field(default=0.0, description="Since it began.")
+
+
+class DeploymentEventView(BaseModel):
+    moment: datetime
+    kind: Literal["replaced", "rolled-back"]
+    reason: str
+    figures: dict[str, float | None] = Field(description="Of the canary, when it was rolled back.")
+
+
+class RolloutView(BaseModel):
+    """A replacement that is under way."""
+
+    phase: Literal["loading", "draining"] = Field(
+        description="loading: this version comes; draining: this one was replaced, and ends its requests."
+    )
+    version: int
+    precision: VariantName
+
+    @classmethod
+    def of(cls, rollout: Rollout) -> RolloutView:
+        return cls(phase=rollout.phase, version=rollout.version, precision=rollout.variant.value)
 
 
 class DeploymentView(BaseModel):
@@ -38,13 +120,20 @@ class DeploymentView(BaseModel):
     precision: VariantName = Field(description="What is served.")
     precision_asked: Precision
     note: str | None = Field(description="Why this precision: what its quality card says of it or of others.")
-    state: Literal["loading", "ready", "unhealthy", "failed", "unloading"]
+    state: Literal["loading", "ready", "unhealthy", "failed", "idle", "unloading"]
     replicas: int
     traffic_weight: int = Field(
         description="Share of the model's traffic, relative to its other deployments."
     )
     error: str | None = None
     capacity: CapacityView | None = None
+    autoscale: AutoscaleView | None = Field(default=None, description="Null: replicas stay as they are.")
+    servers: dict[str, Literal["loading", "ready", "unhealthy", "failed", "idle", "unloading"]] = Field(
+        description="The state of its replica on each server, by the server's name."
+    )
+    rollout: RolloutView | None = None
+    canary: CanaryView | None = None
+    events: list[DeploymentEventView] = Field(description="The last 20, oldest first.")
     created: datetime
 
     @classmethod
@@ -61,8 +150,19 @@ class DeploymentView(BaseModel):
             traffic_weight=record.traffic_weight,
             error=record.error,
             capacity=None if record.capacity is None else CapacityView(**asdict(record.capacity)),
+            autoscale=None if record.autoscale is None else AutoscaleView(**asdict(record.autoscale)),
+            servers={name: state.value for name, state in record.servers.items()},
+            rollout=None if (under_way := record.rollout) is None else RolloutView.of(under_way),
+            canary=_canary(record),
+            events=[DeploymentEventView(**asdict(event)) for event in record.events],
             created=record.created,
         )
+
+
+def _canary(record: DeploymentRecord) -> CanaryView | None:
+    if record.canary is None:
+        return None
+    return CanaryView(**asdict(record.canary), **({} if record.figures is None else asdict(record.figures)))
 
 
 class Deployments(BaseModel):
@@ -76,18 +176,43 @@ class DeployRequest(Schema):
     precision: Precision | None = Field(default=None, description="Default: the server's LMAAS_PRECISION.")
     replicas: int = Field(default=1, ge=1, le=64)
     traffic_weight: int = Field(default=100, ge=0, le=100)
+    canary: CanarySettings | None = Field(default=None, description="Watch it beside the model's others.")
+    autoscale: AutoscaleView | None = Field(
+        default=None, description="Let the number of replicas follow the load from then on."
+    )
     force: bool = Field(default=False, description="Deploy also beyond the quality budget.")
 
 
 class DeploymentChange(Schema):
-    replicas: int | None = Field(default=None, ge=1, le=64)
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    version: VersionName | None = Field(
+        default=None,
+        description="Version number or alias that takes this one's place: it is loaded beside this one, "
+        "proven by its golden prompts and a probe, and then gets all new requests, while this one ends those "
+        "that it has. The answer comes when the new one serves. Where it does not load, this one goes on.",
+    )
+    precision: Precision | None = Field(
+        default=None,
+        description="Likewise another precision; of the same version it needs a server without that version.",
+    )
+    force: bool = Field(default=False, description="Replace it also by one beyond the quality budget.")
+    replicas: int | None = Field(
+        default=None, ge=1, le=64, description="Without autoscale, it ends scaling by load."
+    )
     traffic_weight: int | None = Field(default=None, ge=0, le=100)
     capacity: CapacityView | None = None
+    canary: CanarySettings | None = Field(
+        default=None, description="Watch it from now on; null ends that, and leaves the weight as it is."
+    )
+    autoscale: AutoscaleView | None = None
 
     @model_validator(mode="after")
     def _something(self) -> DeploymentChange:
         if not self.model_fields_set:
-            raise ValueError("replicas: give replicas, traffic_weight or capacity")
+            raise ValueError(
+                "version: give version, precision, replicas, traffic_weight, canary, capacity or autoscale"
+            )
         return self
 
 
@@ -149,9 +274,7 @@ class ModelView(BaseModel):
     deployments: list[DeploymentView]
 
     @classmethod
-    def of(
-        cls, record: ModelRecord, versions: list[VersionRecord], deployments: list[DeploymentRecord]
-    ) -> ModelView:
+    def of(cls, record: ModelRecord, deployments: list[DeploymentRecord]) -> ModelView:
         own = [item for item in deployments if item.model == record.name]
         return cls(
             id=record.name,
@@ -159,7 +282,7 @@ class ModelView(BaseModel):
             kind=record.kind.value if record.kind else None,
             description=record.description,
             aliases=record.aliases,
-            versions=[version.version for version in versions],
+            versions=list(record.versions),
             serving=[f"{item.version} {item.variant.value}" for item in own if item.state.value == "ready"],
             deployments=[DeploymentView.of(item) for item in own],
         )
@@ -171,6 +294,15 @@ class Models(BaseModel):
 
 
 class ModelChange(Schema):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"description": {"type": "string"}}, "required": ["description"]},
+                {"properties": {"aliases": {"type": "object"}}, "required": ["aliases"]},
+            ]
+        }
+    )
+
     description: Annotated[str, Field(max_length=2000)] | None = None
     aliases: dict[str, int | None] | None = Field(
         default=None, description="Alias to version; null removes it. Others stay."
@@ -183,6 +315,50 @@ class ModelChange(Schema):
         return self
 
 
+class HistoryFilter(Schema):
+    limit: int = Field(default=50, ge=1, le=500, description="The most entries to return.")
+    before: str | None = Field(default=None, max_length=64, description="Id of the entry to go on after.")
+
+
+class HistoryEntry(BaseModel):
+    id: str
+    at: datetime
+    actor: str | None = Field(description="Id of the API key; null: no key.")
+    name: str | None = Field(description="Of the key.")
+    action: Literal["deploy", "replace", "undeploy", "alias", "delete"]
+    version: int | None = Field(description="Null: an alias was removed, or all versions were deleted.")
+    precision: str | None = Field(description="Of a deployment.")
+    alias: str | None
+
+    @classmethod
+    def of(cls, record: AuditRecord) -> HistoryEntry:
+        kind, _, what = record.target.split("/", 2)[2].partition("/")
+        is_alias = kind == "aliases"
+        number = record.outcome if is_alias else what
+        return cls(
+            id=record.id,
+            at=record.at,
+            actor=record.actor or None,
+            name=record.name,
+            action=record.action,  # type: ignore[arg-type]
+            version=int(number) if number.isdigit() else None,
+            precision=None if is_alias or record.action == "delete" else record.outcome,
+            alias=what if is_alias else None,
+        )
+
+
+class History(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[HistoryEntry] = Field(description="Newest first.")
+    has_more: bool
+
+
+class DeleteQuery(Schema):
+    force: bool = Field(
+        default=False, description="Undeploy it first; without, 409 names the deployments that use it."
+    )
+
+
 class UploadForm(Schema):
     """Fields of the multipart form; `file` is the archive itself."""
 
@@ -192,11 +368,23 @@ class UploadForm(Schema):
     force: bool = Field(default=False, description="Deploy it also beyond the quality budget.")
 
 
+class UploadOfBlob(UploadForm):
+    """The same, of an archive that was sent to `/v1/blobs` before."""
+
+    blob: str = Field(pattern=DIGEST, description="Its digest, `sha256:` and 64 hexadecimal digits.")
+
+
+class BlobView(BaseModel):
+    digest: str
+    received: int = Field(description="Bytes from its beginning that are here.")
+    stored: bool = Field(description="All of it is here, and has this digest.")
+
+
 class UploadDocument(UploadForm):
     """The form as the OpenAPI document shows it."""
 
     file: str = Field(
-        description="A .tar.gz or .zip of a checkpoint or an artifact.",
+        description="A .tar, .tar.gz or .zip of a checkpoint or an artifact.",
         json_schema_extra={"contentMediaType": "application/octet-stream"},
     )
 

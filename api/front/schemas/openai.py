@@ -4,36 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from api.middle.schemas.base import ModelName, OneOrMany, Schema, Texts
-from api.middle.schemas.generate import GenerateParameters
-from runtime.contract import LEAST_URGENT, MOST_URGENT
-
-
-def _no_token_ids(value: Any) -> Any:
-    items = value if isinstance(value, list) else [value]
-    if any(isinstance(item, int | list) for item in items):
-        raise ValueError("token ids are not supported, since the tokenizer stays with the model; send text")
-    return value
-
-
-PlainTexts = Annotated[Texts, BeforeValidator(_no_token_ids)]
-# Fields of OpenAI's that have no meaning here, with the only values that ask for nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "best_of": (None, 1),
-    "suffix": (None, ""),
-    "logit_bias": (None, {}),
-    "dimensions": (None,),
-}
-
-
-def refuse_unsupported(request: BaseModel) -> None:
-    """Raises ValueError for a field that would change the answer if it were honoured."""
-    for name in NEUTRAL.keys() & type(request).model_fields.keys():
-        value = getattr(request, name)
-        if value not in NEUTRAL[name] and not (name == "best_of" and value == getattr(request, "n", None)):
-            raise ValueError(f"{name}: not supported; leave it out")
+from api.middle.schemas.base import (
+    ModelName,
+    OneOrManyPrompts,
+    Schema,
+    Stop,
+    TakesNeutral,
+    Text,
+    parameter_field,
+)
+from api.middle.schemas.generate import ECHO_OR_TOKENS, EmbedParameters, GenerateParameters
+from runtime.messages import Usage
+from runtime.parameters import MAX_INT64, PARAMETERS
 
 
 class StreamOptions(Schema):
@@ -41,40 +25,50 @@ class StreamOptions(Schema):
     include_obfuscation: bool | None = Field(default=None, description="Accepted, and without effect.")
 
 
-class CompletionRequest(Schema):
-    model: ModelName | None = Field(default=None, description="Default: the oldest language model deployed.")
-    prompt: PlainTexts = Field(description="Text, or a list of them; no token ids.")
-    max_tokens: int | None = Field(default=16, ge=0, le=1_000_000)
-    temperature: float | None = Field(default=1.0, ge=0, le=2)
-    top_p: float | None = Field(default=1.0, gt=0, le=1)
-    n: int | None = Field(default=1, ge=1, le=16)
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    logprobs: int | None = Field(default=None, ge=0, le=20)
-    echo: bool | None = False
-    stop: OneOrMany[str] | None = None
-    presence_penalty: float | None = Field(default=0.0, ge=-2, le=2)
-    frequency_penalty: float | None = Field(default=0.0, ge=-2, le=2)
-    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
-    user: str | None = Field(default=None, description="Accepted, and without effect.")
-    best_of: int | None = Field(default=None, description="Not supported beyond the value of n.")
-    suffix: str | None = Field(default=None, description="Not supported.")
-    logit_bias: dict[str, float] | None = Field(default=None, description="Not supported.")
-    # Beyond OpenAI, as vLLM names them.
-    top_k: int | None = Field(default=None, ge=0, le=1_000_000, description="Beyond OpenAI.")
-    min_p: float | None = Field(default=None, ge=0, le=1, description="Beyond OpenAI.")
-    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100, description="Beyond OpenAI.")
-    ignore_eos: bool | None = Field(default=None, description="Beyond OpenAI.")
-    priority: int | None = Field(
-        default=None, ge=MOST_URGENT, le=LEAST_URGENT, description="Beyond OpenAI: lower is served sooner."
-    )
+def _shared(name: str, **other: Any) -> Any:
+    """A parameter that OpenAI has too; `other` holds where OpenAI sets another limit or default."""
+    return parameter_field(PARAMETERS[name], **other)
 
-    @model_validator(mode="after")
-    def _supported(self) -> CompletionRequest:
-        refuse_unsupported(self)
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options: possible only with stream")
-        return self
+
+def _beyond(name: str) -> Any:
+    """A parameter that OpenAI does not have, under vLLM's name."""
+    parameter = PARAMETERS[name]
+    return parameter_field(parameter, default=None, description=f"Beyond OpenAI. {parameter.help}")
+
+
+class CompletionRequest(TakesNeutral):
+    model_config = ConfigDict(json_schema_extra=ECHO_OR_TOKENS)
+
+    model: ModelName | None = Field(default=None, description="Default: the oldest language model deployed.")
+    prompt: OneOrManyPrompts[str] | None = Field(
+        default="",
+        description="Text or token ids, or a list of either. Empty text, or none: the start of a text, which "
+        "is the model's end-of-text token.",
+    )
+    max_tokens: int | None = _shared(
+        "max_tokens", default=16, description="Most tokens per choice. 0 only with echo."
+    )
+    temperature: float | None = _shared("temperature", le=2)
+    top_p: float | None = _shared("top_p")
+    n: int | None = _shared("n")
+    stream: bool | None = False
+    stream_options: StreamOptions | None = Field(
+        default=None, description="Without stream it has no effect: the answer carries usage anyway."
+    )
+    logprobs: int | None = _shared("logprobs")
+    echo: bool | None = _shared("echo")
+    stop: Annotated[Stop | None, BeforeValidator(lambda value: None if value == "" else value)] = _shared(
+        "stop", default=None
+    )
+    presence_penalty: float | None = _shared("presence_penalty")
+    frequency_penalty: float | None = _shared("frequency_penalty")
+    seed: int | None = _shared("seed", ge=-MAX_INT64 - 1)
+    user: str | None = Field(default=None, description="Accepted, and without effect.")
+    top_k: int | None = _beyond("top_k")
+    min_p: float | None = _beyond("min_p")
+    repetition_penalty: float | None = _beyond("repetition_penalty")
+    ignore_eos: bool | None = _beyond("ignore_eos")
+    priority: int | None = _beyond("priority")
 
     def parameters(self) -> dict[str, Any]:
         """The same request as parameters of task `generate`; null means the default, as with OpenAI."""
@@ -86,8 +80,6 @@ class CompletionRequest(Schema):
         }
         if self.seed is not None:
             given["seed"] = self.seed % 2**63
-        if self.stop in ("", []):
-            given["stop"] = None
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -105,33 +97,25 @@ class CompletionChoice(BaseModel):
     finish_reason: str | None
 
 
-class CompletionUsage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
 class Completion(BaseModel):
     id: str
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: CompletionUsage | None = None
+    usage: Usage | None = None
     system_fingerprint: str = Field(description="The version and precision that answered.")
 
 
-class EmbeddingsRequest(Schema):
+class EmbeddingsRequest(TakesNeutral):
     model: ModelName | None = Field(default=None, description="Default: the oldest language model deployed.")
-    input: PlainTexts = Field(description="Text, or a list of them; no token ids.")
+    input: OneOrManyPrompts[Text] = Field(description="Text or token ids, or a list of either.")
     encoding_format: Literal["float", "base64"] | None = "float"
-    dimensions: int | None = Field(default=None, description="Not supported.")
     user: str | None = Field(default=None, description="Accepted, and without effect.")
 
-    @model_validator(mode="after")
-    def _supported(self) -> EmbeddingsRequest:
-        refuse_unsupported(self)
-        return self
+    def parameters(self) -> EmbedParameters:
+        """The same request as parameters of task `embed`."""
+        return EmbedParameters(model=self.model, input=self.input)
 
 
 class Embedding(BaseModel):

@@ -1,4 +1,4 @@
-"""One handler per task type; `TASK_TYPES` names them all, for the Router and for the API's schema."""
+"""One handler per task type; `TASK_TYPES` names them all, for the Dispatcher and for the API's schema."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -12,24 +12,29 @@ from pydantic import BaseModel
 
 from api.back.cluster.manager import ClusterManager
 from api.back.cluster.records import HeadAnswer, Target
+from api.caller import Scope
 from api.errors import FieldError, InvalidInput, ServerFault
 from api.middle.concurrency import map_bounded
 from api.middle.job import Job
 from api.middle.metrics import Metrics
-from api.middle.schemas.base import TaskParameters
-from runtime.contract import MAX_HEAD_BATCH, MAX_HEAD_CHARACTERS, LmTensors, Operation
+from api.middle.schemas.base import TaskParameters, is_many
+from runtime.contract import MAX_HEAD_BATCH, MAX_HEAD_CHARACTERS, LmTensors
+from runtime.messages import Answer, Candidates, Embedded, Generated, Scored, Timings, Usage
 
 Parameters = TypeVar("Parameters", bound=TaskParameters)
 Result = TypeVar("Result", bound=BaseModel)
+Message = TypeVar("Message", Generated, Scored, Candidates, Embedded)
 
-TEXTS = (LmTensors.TEXT_INPUT, "prompt", "request")
+Taken = Callable[[int], AbstractContextManager[None]]
+
+PROMPTS = (LmTensors.TEXT_INPUT, LmTensors.PROMPT_TOKEN_IDS, "prompt", "request")
 
 
 class Lane(str, Enum):
-    """Asynchronous tasks wait in lanes, each with workers of its own: no lane holds up another."""
+    """Asynchronous tasks wait in lanes. Each lane has its workers, so that none delays another."""
 
     MODELS = "models"  # asks model servers
-    CONVERSIONS = "conversions"  # takes all cores, much memory and minutes
+    CONVERSIONS = "conversions"  # takes all cores and much memory for minutes
 
 
 class Handler(ABC, Generic[Parameters, Result]):
@@ -37,6 +42,7 @@ class Handler(ABC, Generic[Parameters, Result]):
 
     task_type: ClassVar[str]
     lane: ClassVar[Lane] = Lane.MODELS
+    scope: ClassVar[Scope] = Scope.INFER  # that the caller of a task needs
     parameters: type[Parameters]
     answer: type[Result]
 
@@ -46,32 +52,45 @@ class Handler(ABC, Generic[Parameters, Result]):
 
 
 class ModelHandler(Handler[Parameters, Result]):
-    """A handler that asks model servers; `fan_out` bounds how many items of one task run at once."""
+    """A handler that asks model servers; `fan_out` bounds how many items of one task run at once.
 
-    def __init__(self, cluster: ClusterManager, metrics: Metrics, fan_out: int) -> None:
+    `taken` is entered for the time of each request to a language model, with the number of its sequences.
+    """
+
+    def __init__(self, cluster: ClusterManager, metrics: Metrics, fan_out: int, taken: Taken) -> None:
         self.cluster = cluster
         self.metrics = metrics
         self.fan_out = fan_out
+        self.taken = taken
 
     async def ask(
         self,
         target: Target,
-        text: str,
+        prompt: str | Sequence[int],
         parameters: Mapping[str, Any],
-        operation: Operation,
+        answer: type[Message],
         job: Job,
         *,
         field: str,
-    ) -> dict[str, Any]:
-        """One request with one response: its decoded `details`. `field` is where the caller gave `text`."""
+    ) -> Message:
+        """One request with one answer, of type `answer`. `field` is where the caller gave `prompt`."""
         sent = for_the_queue(parameters, job)
-        replies = self.cluster.generate(target, text=text, parameters=sent, operation=operation, stream=False)
-        with blame(field):
+        replies = self.cluster.generate(
+            target, prompt=prompt, parameters=sent, operation=answer.operation, stream=False
+        )
+        with self.taken(1), error_field(field):
             async with aclosing(replies):
-                async for details in replies:
-                    self.metrics.count_tokens(target.model, details.get("usage"))
-                    return details
+                async for reply in replies:
+                    found = expected(reply, answer)
+                    if found.usage is not None:
+                        self.count(target, found.usage, job)
+                    return found
         raise ServerFault(f"the model server ended the request for {target.model} without an answer")
+
+    def count(self, target: Target, usage: Usage, job: Job, timings: Timings | None = None) -> None:
+        """What the engine reported for one request of the job, at its end."""
+        self.metrics.count_request(target.model, usage, timings)
+        job.count(target.model, usage)
 
     async def ask_head(
         self,
@@ -79,26 +98,35 @@ class ModelHandler(Handler[Parameters, Result]):
         texts: Sequence[str],
         text_pairs: Sequence[str] | None = None,
         *,
+        job: Job,
         paths: Mapping[str, Callable[[int], str]],
     ) -> list[HeadAnswer]:
-        """One answer of a trained head for each text, or pair; `paths` as in `blame_rows`."""
+        """One answer of a trained head for each text, or pair; `paths` as in `error_rows`."""
 
         async def some(rows: slice) -> list[HeadAnswer]:
             pairs = None if text_pairs is None else text_pairs[rows]
-            with blame_rows(rows.start, paths):
+            with error_rows(rows.start, paths):
                 return await self.cluster.classify(target, texts[rows], pairs)
 
         sizes = [len(text) for text in texts]
         if text_pairs is not None:
             sizes = [size + len(pair) for size, pair in zip(sizes, text_pairs, strict=True)]
+        job.count(target.model, Usage.of(0))
         chunks = await map_bounded(some, head_chunks(sizes), self.fan_out)
         return [answer for chunk in chunks for answer in chunk]
 
 
-def head_chunks(sizes: Sequence[int]) -> list[slice]:
-    """Which texts, of so many characters, go to a head in one request: neighbours, within its two limits.
+def expected(reply: Answer, answer: type[Message]) -> Message:
+    """The reply as the type that its operation has. Raises ServerFault for another one, which is a defect."""
+    if not isinstance(reply, answer):
+        raise ServerFault(f"the model server sent {type(reply).__name__} in place of {answer.__name__}")
+    return reply
 
-    A text beyond the limit of characters goes alone.
+
+def head_chunks(sizes: Sequence[int]) -> list[slice]:
+    """The texts that go to a head in one request each: neighbours, within the limits of its requests.
+
+    `sizes` are the characters of all texts. A text beyond the limit of characters goes alone.
     """
     found: list[slice] = []
     first = total = 0
@@ -114,8 +142,8 @@ def head_chunks(sizes: Sequence[int]) -> list[slice]:
 
 
 def for_the_queue(parameters: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """The parameters of a request, with what decides over its turn: caller, priority, time that is left."""
-    sent = {**parameters, "caller": job.account}
+    """The parameters of a request, with what the engine's queue reads: caller, priority, remaining time."""
+    sent = {**parameters, "caller": job.caller}
     if job.priority:
         sent["priority"] = job.priority
     if (remaining := job.remaining_ms()) is not None:
@@ -124,21 +152,28 @@ def for_the_queue(parameters: Mapping[str, Any], job: Job) -> dict[str, Any]:
 
 
 @contextmanager
-def blame(field: str, names: Collection[str] = TEXTS) -> Iterator[None]:
-    """Where the engine finds fault with one of its `names`, name the caller's field in its place."""
+def error_field(field: str, names: Collection[str] = PROMPTS) -> Iterator[None]:
+    """Within it, an error about one of the engine's `names` is raised as one about the caller's `field`.
+
+    The engine may name a place in it, as in `prompt_token_ids.3`; the place is kept.
+    """
+
+    def path(found: str) -> str:
+        name, dot, place = found.partition(".")
+        return f"{field}{dot}{place}" if name in names else found
+
     try:
         yield
     except InvalidInput as error:
-        raise InvalidInput(
-            [FieldError(field if item.field in names else item.field, item.message) for item in error.errors]
-        ) from None
+        raise InvalidInput([FieldError(path(item.field), item.message) for item in error.errors]) from None
 
 
 @contextmanager
-def blame_rows(first: int, paths: Mapping[str, Callable[[int], str]]) -> Iterator[None]:
-    """As `blame`, for a request of many texts: `paths` are the caller's, by tensor, of a text's number.
+def error_rows(first: int, paths: Mapping[str, Callable[[int], str]]) -> Iterator[None]:
+    """As `error_field`, for a request of many texts, whose errors name a row as `HeadTensors` says.
 
-    `first` is the number of the request's first text; which of its rows is at fault, HeadTensors says how.
+    `first` is the number of the request's first text. `paths` has for each tensor a function from the number
+    of a text to the caller's field.
     """
 
     def path(field: str) -> str:
@@ -152,5 +187,5 @@ def blame_rows(first: int, paths: Mapping[str, Callable[[int], str]]) -> Iterato
 
 
 def item_field(name: str, whole: object, number: int) -> str:
-    """The path of one text: `input`, or `input.3` where the caller gave a list."""
-    return f"{name}.{number}" if isinstance(whole, list) else name
+    """The path of one text: `input`, or `input.3` where the caller gave a list of them."""
+    return f"{name}.{number}" if is_many(whole) else name

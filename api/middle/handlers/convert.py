@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from api.back.backend import Backend
 from api.back.store.records import DeploymentRecord, VersionRecord
+from api.caller import Caller, Scope
 from api.errors import Conflict, ServerFault
 from api.middle.handlers.base import Handler, Lane
 from api.middle.job import Job
 from api.middle.schemas.convert import ConvertAnswer, ConvertParameters
+
+if TYPE_CHECKING:
+    from api.middle.accounts import Accounts  # which imports the handlers
 
 
 class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
@@ -17,11 +21,13 @@ class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
 
     task_type = "convert"
     lane = Lane.CONVERSIONS
+    scope = Scope.MODELS_WRITE
     parameters = ConvertParameters
     answer = ConvertAnswer
 
-    def __init__(self, backend: Backend, precision: str) -> None:
+    def __init__(self, backend: Backend, precision: str, accounts: Accounts) -> None:
         self._backend = backend
+        self._accounts = accounts
         self._precision = precision
 
     async def run(self, parameters: ConvertParameters, job: Job) -> ConvertAnswer:
@@ -33,7 +39,7 @@ class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
         deployment = None
         if parameters.deploy:
             progress({"stage": "deploying", "done": 0, "total": 1})
-            deployment = await self._deploy(version, parameters)
+            deployment = await self._deploy(version, parameters, job.record.caller)
             progress({"stage": "deploying", "done": 1, "total": 1})
         if version.kind is None or version.manifest is None:
             raise ServerFault(f"{version.model} version {version.version} was converted without a manifest")
@@ -47,10 +53,12 @@ class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
             note=deployment.note if deployment else None,
         )
 
-    async def _deploy(self, version: VersionRecord, parameters: ConvertParameters) -> DeploymentRecord:
+    async def _deploy(
+        self, version: VersionRecord, parameters: ConvertParameters, caller: Caller
+    ) -> DeploymentRecord:
         precision = parameters.precision or self._precision
         try:
-            return await self._backend.cluster.deploy(
+            record = await self._backend.cluster.deploy(
                 version.model, version.version, precision, force=parameters.force
             )
         except Conflict:
@@ -60,3 +68,6 @@ class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
                 if same and precision in (record.precision_asked, record.variant.value):
                     return record
             raise
+        what = f"versions/{record.version}"
+        await self._accounts.record_model(caller, "deploy", record.model, what, record.variant.value)
+        return record

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
-from contextlib import aclosing
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 from api.back.cluster.records import Target
 from api.errors import ServerFault
 from api.middle.concurrency import map_bounded
-from api.middle.handlers.base import ModelHandler, blame, for_the_queue, item_field
+from api.middle.handlers.base import ModelHandler, error_field, expected, for_the_queue, item_field
 from api.middle.job import Job
-from api.middle.schemas.base import Usage, as_list, origin
+from api.middle.schemas.base import Prompt, as_prompts, origin
 from api.middle.schemas.generate import (
-    Candidate,
-    Choice,
     EmbedAnswer,
     EmbedParameters,
     GenerateAnswer,
     GenerateParameters,
     NextAnswer,
     NextParameters,
-    Timings,
 )
 from runtime.contract import Kind, Operation
-
-SAMPLING = (
-    "max_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "stop",
-    "seed",
-    "n",
-    "logprobs",
-    "echo",
-    "ignore_eos",
-)
+from runtime.messages import Candidates, Choice, Embedded, Generated, Timings, Usage
 
 
 class GenerateHandler(ModelHandler[GenerateParameters, GenerateAnswer]):
@@ -58,58 +39,89 @@ class GenerateHandler(ModelHandler[GenerateParameters, GenerateAnswer]):
         target = self.cluster.choose(parameters.model, parameters.version, Kind.LM)
         head = {"id": job.id, **origin(target)}
         clock = _StreamClock(self, target, job)
+        keeps_text = not parameters.stream or job.record.asynchronous
 
-        async def one(item: tuple[int, str]) -> list[dict[str, Any]]:
+        async def one(item: tuple[int, Prompt]) -> Generated:
             number, prompt = item
-            kept = []
-            sent = _sampling(parameters, job)
+            pieces: list[Generated] = []
+            sent = for_the_queue(parameters.sampling(), job)
             replies = self.cluster.generate(
-                target, text=prompt, parameters=sent, operation=Operation.GENERATE, stream=parameters.stream
+                target, prompt=prompt, parameters=sent, operation=Operation.GENERATE, stream=parameters.stream
             )
-            with blame(item_field("prompt", parameters.prompt, number)):
+            field = item_field("prompt", parameters.prompt, number)
+            counted = self._counted_if_cut_short(target, job)
+            with self.taken(parameters.n), error_field(field), counted as lengths:
                 async with aclosing(replies):
-                    async for details in replies:
-                        for choice in details["choices"]:
-                            choice["index"] += number * parameters.n
-                        if parameters.stream and details["choices"]:
+                    async for reply in replies:
+                        piece = renumbered(expected(reply, Generated), number * parameters.n)
+                        lengths.append(sum(len(choice.token_ids) for choice in piece.choices))
+                        if parameters.stream and piece.choices:
                             clock.tick()
-                            job.emit("output", {**head, "choices": details["choices"], "usage": None})
-                        kept.append(details)
-            if not kept or kept[-1].get("usage") is None:
+                            choices = [choice.to_json() for choice in piece.choices]
+                            job.emit("output", {**head, "choices": choices, "usage": None})
+                        if not keeps_text:
+                            pieces.clear()
+                        pieces.append(piece)
+            if not pieces or pieces[-1].usage is None:
                 raise ServerFault(f"the model server ended the request for {target.model} before its end")
-            self.metrics.count_tokens(target.model, kept[-1]["usage"])
-            return kept
+            self.count(target, pieces[-1].usage, job, pieces[-1].timings)
+            return dataclasses.replace(pieces[-1], choices=joined(pieces) if keeps_text else [])
 
-        prompts = list(enumerate(as_list(parameters.prompt)))
-        replies = [reply for kept in await map_bounded(one, prompts, self.fan_out) for reply in kept]
-        told = parameters.stream and not job.record.asynchronous
+        prompts = list(enumerate(as_prompts(parameters.prompt)))
+        answers = await map_bounded(one, prompts, self.fan_out)
         return GenerateAnswer(
             **head,
-            choices=[] if told else merged(replies),
-            usage=Usage.total([reply["usage"] for reply in replies if reply["usage"]]),
-            timings=_longest([reply.get("timings") for reply in replies]),
+            choices=[choice for answer in answers for choice in answer.choices],
+            usage=Usage.total(answer.usage for answer in answers if answer.usage),
+            timings=Timings.longest(answer.timings for answer in answers if answer.timings),
         )
 
+    @contextmanager
+    def _counted_if_cut_short(self, target: Target, job: Job) -> Iterator[list[int]]:
+        """The tokens of each piece go into the list: a stream that its caller leaves reports no usage."""
+        lengths: list[int] = []
+        try:
+            yield lengths
+        except BaseException:
+            job.count(target.model, Usage.of(0, sum(lengths)))
+            raise
 
-def merged(replies: Sequence[dict[str, Any]]) -> list[Choice]:
-    """The choices of all replies, the pieces of each put together."""
-    whole: dict[int, dict[str, Any]] = {}
-    for choice in (choice for reply in replies for choice in reply["choices"]):
-        before = whole.setdefault(choice["index"], {**choice, "text": "", "token_ids": [], "logprobs": None})
-        before["text"] += choice["text"]
-        before["token_ids"] += choice.get("token_ids") or []
-        if choice.get("logprobs") is not None:
-            before["logprobs"] = [*(before["logprobs"] or []), *choice["logprobs"]]
-        before["finish_reason"] = choice.get("finish_reason") or before["finish_reason"]
-    return [Choice.model_validate(whole[index]) for index in sorted(whole)]
+
+def renumbered(piece: Generated, first: int) -> Generated:
+    """The piece with its choices counted from `first` on."""
+    if first == 0:
+        return piece
+    choices = [dataclasses.replace(choice, index=first + choice.index) for choice in piece.choices]
+    return dataclasses.replace(piece, choices=choices)
+
+
+def joined(pieces: Sequence[Generated]) -> list[Choice]:
+    """Each choice whole, in the order of their numbers."""
+    parts: dict[int, list[Choice]] = {}
+    for piece in pieces:
+        for choice in piece.choices:
+            parts.setdefault(choice.index, []).append(choice)
+    return [_whole(parts[index]) for index in sorted(parts)]
+
+
+def _whole(parts: Sequence[Choice]) -> Choice:
+    logprobs = [part.logprobs for part in parts if part.logprobs is not None]
+    reasons = [part.finish_reason for part in parts if part.finish_reason is not None]
+    return Choice(
+        parts[0].index,
+        "".join(part.text for part in parts),
+        [token for part in parts for token in part.token_ids],
+        [token for listed in logprobs for token in listed] if logprobs else None,
+        reasons[-1] if reasons else None,
+    )
 
 
 class _StreamClock:
     """Observes the times to the first text and between texts of one streamed task."""
 
     def __init__(self, handler: GenerateHandler, target: Target, job: Job) -> None:
-        self._first = handler.metrics.first_token.labels(target.model)
-        self._between = handler.metrics.inter_token.labels(target.model)
+        self._first = handler.metrics.first_token.labels(handler.task_type, target.model)
+        self._between = handler.metrics.inter_token.labels(handler.task_type, target.model)
         self._last = job.arrived
         self._begun = False
 
@@ -119,19 +131,6 @@ class _StreamClock:
         self._last, self._begun = now, True
 
 
-def _sampling(parameters: GenerateParameters, job: Job) -> dict[str, Any]:
-    """What the engine needs of the parameters; unset ones take its defaults, which the schema repeats."""
-    given = {name: getattr(parameters, name) for name in SAMPLING}
-    return for_the_queue({name: value for name, value in given.items() if value is not None}, job)
-
-
-def _longest(timings: Sequence[dict[str, float] | None]) -> Timings | None:
-    given = [item for item in timings if item]
-    if not given:
-        return None
-    return Timings(**{name: max(item.get(name, 0.0) for item in given) for name in Timings.model_fields})
-
-
 class NextHandler(ModelHandler[NextParameters, NextAnswer]):
     task_type = "next"
     parameters = NextParameters
@@ -139,14 +138,9 @@ class NextHandler(ModelHandler[NextParameters, NextAnswer]):
 
     async def run(self, parameters: NextParameters, job: Job) -> NextAnswer:
         target = self.cluster.choose(parameters.model, parameters.version, Kind.LM)
-        details = await self.ask(
-            target, parameters.prompt, {"top_k": parameters.top_k}, Operation.NEXT, job, field="prompt"
-        )
-        return NextAnswer(
-            **origin(target),
-            candidates=[Candidate.model_validate(item) for item in details["candidates"]],
-            usage=Usage.total([details.get("usage") or {}]),
-        )
+        sent = {"top_k": parameters.top_k}
+        found = await self.ask(target, parameters.prompt, sent, Candidates, job, field="prompt")
+        return NextAnswer(**origin(target), candidates=found.candidates, usage=found.usage)
 
 
 class EmbedHandler(ModelHandler[EmbedParameters, EmbedAnswer]):
@@ -157,14 +151,14 @@ class EmbedHandler(ModelHandler[EmbedParameters, EmbedAnswer]):
     async def run(self, parameters: EmbedParameters, job: Job) -> EmbedAnswer:
         target = self.cluster.choose(parameters.model, parameters.version, Kind.LM)
 
-        async def one(item: tuple[int, str]) -> dict[str, Any]:
-            number, text = item
+        async def one(item: tuple[int, Prompt]) -> Embedded:
+            number, prompt = item
             field = item_field("input", parameters.input, number)
-            return await self.ask(target, text, {}, Operation.EMBED, job, field=field)
+            return await self.ask(target, prompt, {}, Embedded, job, field=field)
 
-        replies = await map_bounded(one, list(enumerate(as_list(parameters.input))), self.fan_out)
+        replies = await map_bounded(one, list(enumerate(as_prompts(parameters.input))), self.fan_out)
         return EmbedAnswer(
             **origin(target),
-            embeddings=[reply["embedding"] for reply in replies],
-            usage=Usage.total([reply.get("usage") or {} for reply in replies]),
+            embeddings=[reply.embedding for reply in replies],
+            usage=Usage.total(reply.usage for reply in replies),
         )

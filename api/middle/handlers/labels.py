@@ -22,7 +22,6 @@ from api.middle.schemas.labels import (
     NluAnswer,
     NluParameters,
     NluResult,
-    Slot,
     TextPair,
 )
 from runtime.contract import HeadTensors, Kind
@@ -63,16 +62,18 @@ class ClassifyHandler(ZeroShotHandler[ClassifyParameters, ClassifyAnswer]):
         target = self._choose(parameters)
         check_labels(target, parameters.labels)
         if parameters.labels is None:
-            results = await self._by_head(target, parameters)
+            results = await self._by_head(target, parameters, job)
         else:
             results = await self._zero_shot(target, parameters, parameters.labels, job)
         return ClassifyAnswer(**origin(target), results=results)
 
-    async def _by_head(self, target: Target, parameters: ClassifyParameters) -> list[ClassifyResult]:
+    async def _by_head(
+        self, target: Target, parameters: ClassifyParameters, job: Job
+    ) -> list[ClassifyResult]:
         paths = {HeadTensors.TEXT: partial(item_field, "input", parameters.input)}
         return [
             ClassifyResult(label=head.label, scores=ranked(target.labels, head.scores), method="head")
-            for head in await self.ask_head(target, as_list(parameters.input), paths=paths)
+            for head in await self.ask_head(target, as_list(parameters.input), paths=paths, job=job)
         ]
 
     async def _zero_shot(
@@ -117,12 +118,12 @@ class InferHandler(ZeroShotHandler[InferParameters, InferAnswer]):
             message = f"{target.model} has the labels {known}; infer needs entailment among them"
             raise InvalidInput.of("model", message)
         if target.kind is Kind.CLASSIFIER:
-            results = await self._by_head(target, parameters)
+            results = await self._by_head(target, parameters, job)
         else:
             results = await self._zero_shot(target, parameters, job)
         return InferAnswer(**origin(target), results=results)
 
-    async def _by_head(self, target: Target, parameters: InferParameters) -> list[InferResult]:
+    async def _by_head(self, target: Target, parameters: InferParameters, job: Job) -> list[InferResult]:
         pairs, labels = parameters.texts(), [label.lower() for label in target.labels]
         heads = await self.ask_head(
             target,
@@ -132,6 +133,7 @@ class InferHandler(ZeroShotHandler[InferParameters, InferAnswer]):
                 HeadTensors.TEXT: partial(pair_field, parameters, "premise"),
                 HeadTensors.TEXT_PAIR: partial(pair_field, parameters, "hypothesis"),
             },
+            job=job,
         )
         return [
             InferResult(label=head.label.lower(), scores=ranked(labels, head.scores), method="head")
@@ -166,7 +168,7 @@ class NluHandler(ZeroShotHandler[NluParameters, NluAnswer]):
         check_labels(target, parameters.labels)
         if parameters.labels is None:
             paths = {HeadTensors.TEXT: partial(item_field, "input", parameters.input)}
-            heads = await self.ask_head(target, as_list(parameters.input), paths=paths)
+            heads = await self.ask_head(target, as_list(parameters.input), paths=paths, job=job)
             results = [self._understood(target, head) for head in heads]
         else:
             results = await self._zero_shot(target, parameters, parameters.labels, job)
@@ -175,8 +177,8 @@ class NluHandler(ZeroShotHandler[NluParameters, NluAnswer]):
     @staticmethod
     def _understood(target: Target, head: HeadAnswer) -> NluResult:
         intents = ranked(target.labels, head.scores)
-        slots = [Slot.model_validate(slot) for slot in head.slots or []]
-        return NluResult(intent=intents[0] if intents else None, intents=intents, slots=slots, method="head")
+        intent = intents[0] if intents else None
+        return NluResult(intent=intent, intents=intents, slots=head.slots or [], method="head")
 
     async def _zero_shot(
         self, target: Target, parameters: NluParameters, labels: list[str], job: Job

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api.back.cluster.records import Target
-from api.middle.handlers.base import ModelHandler, Parameters, Result, blame
+from api.middle.handlers.base import ModelHandler, Parameters, Result, error_field
 from api.middle.handlers.score import softmax
 from api.middle.job import Job
 from api.middle.schemas.labels import LabelScore
-from runtime.contract import Operation
+from runtime.messages import Scored
 
 CONTINUATIONS = "continuations"  # the engine's name for what it scores
 KEPT_PRIORS = 256  # label sets whose scores without text are remembered, per handler
@@ -83,11 +83,11 @@ class ZeroShotHandler(ModelHandler[Parameters, Result]):
         job: Job,
         fields: tuple[str, str],
     ) -> list[float]:
-        """`fields` are the caller's, to blame for the prompt and for the continuations."""
+        """`fields` are the caller's, which errors about the prompt and the continuations name."""
         sent = {CONTINUATIONS: list(continuations)}
-        with blame(fields[1], [CONTINUATIONS]):
-            details = await self.ask(target, prompt, sent, Operation.SCORE, job, field=fields[0])
-        return [score["logprob"] for score in details["scores"]]
+        with error_field(fields[1], [CONTINUATIONS]):
+            found = await self.ask(target, prompt, sent, Scored, job, field=fields[0])
+        return [score.logprob for score in found.scores]
 
 
 def ranked(labels: Sequence[str], scores: Sequence[float]) -> list[LabelScore]:

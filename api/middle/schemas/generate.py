@@ -2,93 +2,83 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from api.middle.schemas.base import Answer, ModelParameters, OneOrMany, Text, Texts, Usage
+from api.middle.schemas.base import (
+    Answer,
+    ModelParameters,
+    OneOrMany,
+    OneOrManyPrompts,
+    Stop,
+    TakesNeutral,
+    Text,
+    TextOrTokens,
+    as_prompts,
+    parameter_field,
+)
+from runtime.messages import Candidate, Choice, Timings, Usage
+from runtime.parameters import DEFAULT_MAX_TOKENS, GENERATION_PARAMETERS, NUM_CANDIDATES, PARAMETERS
 
 MAX_CHOICES = 256  # prompts times n
 
 
-class GenerateParameters(ModelParameters):
-    prompt: Texts = Field(description="Text to continue, or a list of them.")
-    max_tokens: int | None = Field(
-        default=None,
-        ge=0,
-        le=1_000_000,
-        description="Most tokens per choice; default: 64, or what the context has left. 0 only with echo.",
+# In the OpenAPI document: 0 is possible with echo alone.
+ECHO_OR_TOKENS: dict[str, Any] = {
+    "anyOf": [
+        {"properties": {"max_tokens": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}}},
+        {"properties": {"echo": {"const": True}}, "required": ["echo"]},
+    ]
+}
+
+
+class GenerateParameters(TakesNeutral, ModelParameters):
+    model_config = ConfigDict(json_schema_extra=ECHO_OR_TOKENS)
+
+    prompt: OneOrManyPrompts[str] = Field(
+        description="Text or token ids to continue, or a list of either; empty text: the start of a text."
     )
-    temperature: float = Field(
-        default=1.0, ge=0, le=100, description="0 takes the likeliest token each time."
-    )
-    top_k: int = Field(default=0, ge=0, le=1_000_000, description="Keep the k likeliest tokens; 0 keeps all.")
-    top_p: float = Field(
-        default=1.0, gt=0, le=1, description="Keep the likeliest tokens that together reach this probability."
-    )
-    min_p: float = Field(
-        default=0.0, ge=0, le=1, description="Drop tokens below this share of the likeliest one."
-    )
-    repetition_penalty: float = Field(
-        default=1.0, ge=0.01, le=100, description="Above 1 makes tokens seen before rarer."
-    )
-    presence_penalty: float = Field(
-        default=0.0, ge=-2, le=2, description="Taken once off tokens generated before."
-    )
-    frequency_penalty: float = Field(
-        default=0.0, ge=-2, le=2, description="Taken off a token per time it was generated."
-    )
-    stop: OneOrMany[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(
-        default=None, description="Text that ends a choice and is not part of it; at most 16."
-    )
-    seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Same seed, same answer.")
-    n: int = Field(default=1, ge=1, le=16, description="Choices per prompt.")
-    logprobs: int | None = Field(
-        default=None, ge=0, le=20, description="Log-probabilities, with so many alternatives."
-    )
-    echo: bool = Field(default=False, description="Begin each choice with its prompt.")
-    ignore_eos: bool = Field(default=False, description="Go on after the end-of-text token.")
+    max_tokens: int | None = parameter_field(PARAMETERS["max_tokens"])
+    temperature: float = parameter_field(PARAMETERS["temperature"])
+    top_k: int = parameter_field(PARAMETERS["top_k"])
+    top_p: float = parameter_field(PARAMETERS["top_p"])
+    min_p: float = parameter_field(PARAMETERS["min_p"])
+    repetition_penalty: float = parameter_field(PARAMETERS["repetition_penalty"])
+    presence_penalty: float = parameter_field(PARAMETERS["presence_penalty"])
+    frequency_penalty: float = parameter_field(PARAMETERS["frequency_penalty"])
+    stop: Stop | None = parameter_field(PARAMETERS["stop"], default=None)
+    seed: int | None = parameter_field(PARAMETERS["seed"])
+    n: int = parameter_field(PARAMETERS["n"])
+    logprobs: int | None = parameter_field(PARAMETERS["logprobs"])
+    echo: bool = parameter_field(PARAMETERS["echo"])
+    ignore_eos: bool = parameter_field(PARAMETERS["ignore_eos"])
     stream: bool = Field(default=False, description="Answer as server-sent events while the text grows.")
 
     @model_validator(mode="after")
     def _together(self) -> GenerateParameters:
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("max_tokens: 0 is possible only with echo; give at least 1")
-        if isinstance(self.stop, list) and len(self.stop) > 16:
-            raise ValueError(f"stop: {len(self.stop)} strings; at most 16 are possible")
-        choices = self.n * (len(self.prompt) if isinstance(self.prompt, list) else 1)
+        choices = self.n * len(as_prompts(self.prompt))
         if choices > MAX_CHOICES:
             raise ValueError(f"n: {choices} choices over all prompts; at most {MAX_CHOICES} are possible")
         return self
 
+    def sampling(self) -> dict[str, Any]:
+        """What the engine reads of them; it takes its default for one that is left out."""
+        given = {name: getattr(self, name) for name in GENERATION_PARAMETERS}
+        return {name: value for name, value in given.items() if value is not None}
 
-class TopToken(BaseModel):
-    token_id: int
-    text: str
-    logprob: float
-
-
-class TokenLogprob(BaseModel):
-    token_id: int
-    text: str
-    logprob: float | None = Field(description="Null for the first token of an echoed prompt.")
-    top: list[TopToken] = Field(default_factory=list, description="The likeliest tokens at this place.")
+    @property
+    def cost(self) -> int:
+        tokens = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        return self.n * (super().cost + len(as_prompts(self.prompt)) * tokens)
 
 
-class Choice(BaseModel):
-    index: int = Field(description="Counts over prompts, then over `n`.")
-    text: str
-    token_ids: list[int] = []
-    finish_reason: Literal["stop", "length", "cancelled", "error"] | None = None
-    logprobs: list[TokenLogprob] | None = None
+class GenerateQuery(GenerateParameters):
+    """A URL has no numbers, so that its prompts are texts."""
 
-
-class Timings(BaseModel):
-    """Seconds inside the engine; of several prompts, the longest."""
-
-    queue_seconds: float = 0.0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
+    prompt: OneOrMany[str] = Field(description="Text to continue; repeated: several.")
 
 
 class GenerateAnswer(Answer):
@@ -99,15 +89,10 @@ class GenerateAnswer(Answer):
 
 
 class NextParameters(ModelParameters):
-    prompt: Text = Field(description="Text whose next token is asked for.")
-    top_k: int = Field(default=10, ge=1, le=100, description="How many candidates.")
-
-
-class Candidate(BaseModel):
-    token_id: int
-    text: str
-    probability: float
-    logprob: float
+    prompt: TextOrTokens = Field(
+        description="Text or token ids whose next token is asked for; empty text: the start of a text."
+    )
+    top_k: int = parameter_field(NUM_CANDIDATES)
 
 
 class NextAnswer(Answer):
@@ -116,7 +101,7 @@ class NextAnswer(Answer):
 
 
 class EmbedParameters(ModelParameters):
-    input: Texts = Field(description="Text, or a list of them.")
+    input: OneOrManyPrompts[Text] = Field(description="Text or token ids, or a list of either.")
 
 
 class EmbedAnswer(Answer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from api.middle.schemas.base import (
     MAX_ITEMS,
@@ -15,8 +15,8 @@ from api.middle.schemas.base import (
     Schema,
     Text,
     Texts,
-    Usage,
 )
+from runtime.messages import ScoredToken, Slot, Usage
 
 TOPIC_TEMPLATE = "{text}\nTopic: {label}"
 INTENT_TEMPLATE = "{text}\nIntent: {label}"
@@ -38,8 +38,16 @@ def _distinct(value: list[str]) -> list[str]:
     return value
 
 
-Template = Annotated[str, Field(max_length=2000), AfterValidator(_check_template)]
-DistinctLabels = Annotated[Labels, AfterValidator(_distinct)]
+_NO_MARK = r"((?!\{text\}|\{label\})[\s\S])*"
+Template = Annotated[
+    str,
+    Field(
+        max_length=2000,
+        json_schema_extra={"pattern": rf"^{_NO_MARK}\{{text\}}{_NO_MARK}\{{label\}}{_NO_MARK}$"},
+    ),
+    AfterValidator(_check_template),
+]
+DistinctLabels = Annotated[Labels, Field(json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)]
 
 
 class LabelScore(BaseModel):
@@ -48,6 +56,20 @@ class LabelScore(BaseModel):
 
 
 class ClassifyParameters(ModelParameters):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"labels": {"type": "array"}}, "required": ["labels"]},
+                {
+                    "properties": {
+                        "multi_label": {"const": False},
+                        "template": {"const": TOPIC_TEMPLATE},
+                    }
+                },
+            ]
+        }
+    )
+
     input: Texts = Field(description="Text, or a list of them.")
     labels: DistinctLabels | None = Field(
         default=None,
@@ -65,7 +87,7 @@ class ClassifyParameters(ModelParameters):
     def _zero_shot_only(self) -> ClassifyParameters:
         if self.labels is None:
             for name in ("multi_label", "template"):
-                if name in self.model_fields_set:
+                if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name}: used only together with labels")
         return self
 
@@ -86,12 +108,36 @@ class TextPair(Schema):
 
 
 class InferParameters(ModelParameters):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {
+                    "properties": {
+                        "premise": {"type": "string"},
+                        "hypothesis": {"type": "string"},
+                        "pairs": {"type": "null"},
+                    },
+                    "required": ["premise", "hypothesis"],
+                },
+                {
+                    "properties": {
+                        "premise": {"type": "null"},
+                        "hypothesis": {"type": "null"},
+                        "pairs": {"type": "array"},
+                    },
+                    "required": ["pairs"],
+                },
+            ]
+        }
+    )
+
     premise: Text | None = Field(default=None, description="What is known.")
     hypothesis: Text | None = Field(default=None, description="What is claimed.")
     pairs: list[TextPair] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_ITEMS,
+        fail_fast=True,
         description="Several at once, instead of premise and hypothesis.",
     )
 
@@ -130,14 +176,6 @@ class NluParameters(ModelParameters):
     )
 
 
-class Slot(BaseModel):
-    name: str
-    value: str
-    start: int = Field(description="Character offset in the input.")
-    end: int = Field(description="Offset after the last character.")
-    score: float = Field(description="Probability, 0 to 1.")
-
-
 class NluResult(BaseModel):
     intent: LabelScore | None = Field(description="Null where the model tags slots alone.")
     intents: list[LabelScore] = Field(description="Highest first.")
@@ -163,12 +201,6 @@ class ScoreParameters(ModelParameters):
         default="", description="The neutral prompt of `pmi`; empty: the start of a text."
     )
     tokens: bool = Field(default=False, description="Answer also with the log-probability of each token.")
-
-
-class ScoredToken(BaseModel):
-    token_id: int
-    text: str
-    logprob: float
 
 
 class ContinuationScore(BaseModel):

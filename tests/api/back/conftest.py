@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 
 from api.back.backend import Backend
-from api.back.cluster.budget import QualityBudget
+from api.back.cluster.quality_gate import QualityGate
 from api.back.settings import BackSettings
+from bench.chaos.services import S3Server
 from export.archive import pack_folder
+from runtime.config import EngineSettings
 from tests.api.back.stores import Stores, open_stores
 from tests.export.checkpoints import save_classifier, save_lm
+
+# Of a home folder; a shell, a URL or a list of folders would take each of these characters for its own.
+AWKWARD_NAME = """a  home of 'its' "own" $HOME `x` %20?#;:,&|*\\"""
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +52,15 @@ def upload(archives: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> BackSettings:
-    return BackSettings(home=tmp_path / "home")
+    return BackSettings(home=tmp_path / AWKWARD_NAME)
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty bucket, whose server this process knows."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.create_bucket()
 
 
 @pytest.fixture
@@ -72,13 +85,12 @@ async def converted_home(
 
 @pytest.fixture(scope="module")
 def cluster_settings(converted_home: Path, tmp_path_factory: pytest.TempPathFactory) -> BackSettings:
-    home = tmp_path_factory.mktemp("cluster") / "home"
+    home = tmp_path_factory.mktemp("cluster") / AWKWARD_NAME
     shutil.copytree(converted_home, home)
     return BackSettings(
         home=home,
-        budget=QualityBudget(perplexity_change=1.0, top1_agreement=0.0),  # random weights are hard to round
-        num_slots=4,
-        engine_threads=1,
+        budget=QualityGate(perplexity_change=1.0, top1_agreement=0.0),  # random weights are hard to round
+        engine=EngineSettings(num_slots=4, threads=1),
         probe_interval_seconds=1.0,
         drain_seconds=2.0,
     )

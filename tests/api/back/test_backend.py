@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,15 +15,13 @@ import psutil
 import pytest
 
 from api.back.backend import Backend
-from api.back.cluster.triton_process import SHARED_MEMORY, shared_memory_prefix
+from api.back.cluster.server_home import SHARED_MEMORY, shared_memory_prefix
 from api.back.settings import BackSettings
 from api.errors import ServerFault
 from tests.api.back.cluster.requests import complete, deploy_all, language_model, processes, until
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[3]
-START_SECONDS = 8.0
-STOP_SECONDS = 5.0
 FACADE = """
 import asyncio, pathlib, sys
 from api.back.backend import Backend
@@ -63,20 +61,16 @@ async def deployed(cluster_settings: BackSettings, anyio_backend: str) -> tuple[
 
 async def test_a_second_start_brings_the_deployments_back(deployed: tuple[BackSettings, str]) -> None:
     settings, expected = deployed
-    begin = time.monotonic()
     async with Backend.open(settings) as backend:
         assert len(backend.cluster.deployments()) == 3
-        await until(lambda: backend.cluster.readiness().ready, "ready")
-        assert time.monotonic() - begin < START_SECONDS
+        await until(lambda: backend.cluster.readiness().ready, "ready", 60)
         assert await complete(backend, language_model(backend, 1)) == expected
-        begin = time.monotonic()
-    assert time.monotonic() - begin < STOP_SECONDS
     assert processes(settings) == []
 
 
 @asynccontextmanager
 async def facade_over(settings: BackSettings) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A façade in a process of its own, ready; killed at the latest at the end."""
+    """A façade in another process, ready; it is killed at the end, if not before."""
     facade = await asyncio.create_subprocess_exec(
         sys.executable, "-c", FACADE, str(settings.home), stdout=subprocess.PIPE, cwd=ROOT
     )
@@ -101,7 +95,7 @@ async def test_a_killed_facade_takes_triton_along(deployed: tuple[BackSettings, 
                 pass
         facade.kill()
         await facade.communicate()
-    await until(lambda: not any(map(alive, left)), "the end of all", 5)
+    await until(lambda: not any(map(alive, left)), "the end of all", 60)
 
 
 async def test_a_start_ends_what_was_left_behind(deployed: tuple[BackSettings, str]) -> None:
@@ -110,13 +104,26 @@ async def test_a_start_ends_what_was_left_behind(deployed: tuple[BackSettings, s
         await until(lambda: len(processes(settings)) == 1 + 1 + 3, "the processes")
         left = processes(settings)
         guard = next(process for process in left if "guard.py" in " ".join(process.cmdline()))
-        guard.suspend()  # so that it cannot do its duty
+        guard.suspend()  # it cannot kill the group then
     assert all(map(alive, left))
     async with Backend.open(settings) as backend:
         assert not any(map(alive, left))
         await until(lambda: backend.cluster.readiness().ready, "ready")
     assert processes(settings) == []
     assert shared_memory(settings) == []
+
+
+async def test_a_start_ends_what_was_half_undeployed(deployed: tuple[BackSettings, str]) -> None:
+    settings, _ = deployed
+    with sqlite3.connect(settings.home / "lmaas.db") as database:
+        (row,) = database.execute("SELECT * FROM deployments WHERE model = 'head'").fetchall()
+        database.execute("UPDATE deployments SET state = 'unloading' WHERE model = 'head'")
+    async with Backend.open(settings) as backend:
+        assert {record.model for record in backend.cluster.deployments()} == {"tiny"}
+        assert await backend.deployments.list("head") == []
+    with database:  # for the other tests
+        database.execute(f"INSERT INTO deployments VALUES ({', '.join('?' * len(row))})", row)
+    database.close()
 
 
 async def test_what_the_machine_lacks_stops_the_start(tmp_path: Path) -> None:

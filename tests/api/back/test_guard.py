@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
-from api.back.guard import guarded
+from api.back.guard import HIDDEN, SECRET, guarded
 
 SLEEPERS = """
 import subprocess, sys
@@ -71,3 +72,65 @@ def test_memory_and_priority_are_bounded() -> None:
         assert int(guard.stdout.readline()) == os.nice(0) + 5
         assert b"MemoryError" in guard.stderr.read()
         assert guard.wait(10) == 1
+
+
+TELLING = """
+import signal, sys
+print(*sys.argv[1:], sep="\\n", flush=True)
+signal.pause()
+"""
+WORDS = ("plain", f"--key={HIDDEN}", f"twice:{HIDDEN},{HIDDEN}", "last")
+
+
+def test_no_other_user_can_read_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECRET, "s3cr3t")
+    with start(TELLING, *WORDS) as guard:
+        assert guard.stdout is not None
+        got = [guard.stdout.readline().decode() for _ in WORDS]
+        family = [psutil.Process(guard.pid), *psutil.Process(guard.pid).children(recursive=True)]
+        seen = [word for process in family for word in process.cmdline()]
+        guard.terminate()
+    assert got == ["plain\n", "--key=s3cr3t\n", "twice:s3cr3t,s3cr3t\n", "last\n"]
+    assert "last" in seen
+    assert not [word for word in seen if "s3cr3t" in word]
+
+
+REFUSING = """
+import sys
+from api.back import guard
+def refuse(request, process):
+    raise OSError(1, "may not trace")
+guard._ptrace = refuse
+command = [sys.executable, "-c", "import sys; print(sys.argv[1])", f"--key={guard.HIDDEN}"]
+with guard._start(command):
+    pass
+"""
+
+
+def test_who_may_not_trace_starts_it_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECRET, "s3cr3t")
+    ended = subprocess.run([sys.executable, "-c", REFUSING], capture_output=True, text=True, timeout=30)
+    assert ended.stdout == "--key=s3cr3t\n"
+    assert ended.stderr.startswith("guard: other users of this machine can read the key")
+
+
+def test_a_script_gets_its_arguments_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its interpreter stands before them, so that they are not where they were given."""
+    script = tmp_path / "script"
+    script.write_text('#!/bin/sh\necho "$@"\n')
+    script.chmod(0o700)
+    monkeypatch.setenv(SECRET, "s3cr3t")
+    command = guarded([str(script), "first", f"--key={HIDDEN}"])
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as guard:
+        assert guard.wait(10) == 0
+        assert guard.stdout is not None
+        assert guard.stdout.read() == b"first --key=s3cr3t\n"
+
+
+def test_a_command_without_its_secret_does_not_start() -> None:
+    with start("print('started')", HIDDEN) as guard:
+        assert guard.wait(10) == 1
+        assert guard.stdout is not None
+        assert guard.stdout.read() == b""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.front.json_body import MAX_DEPTH, MalformedJson, parse_json
+from api.front.json_body import MAX_CONTAINERS, MAX_DEPTH, MAX_MEMBERS, MalformedJson, parse_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60)
@@ -61,11 +61,35 @@ def test_many_shallow_objects_are_fine() -> None:
 
 
 def test_a_name_that_comes_twice_among_many_is_found_at_once() -> None:
-    names = [*range(50_000), 49_999]  # compared with each other, they would take minutes
+    names = [*range(MAX_MEMBERS - 1), MAX_MEMBERS - 2]
     body = "{" + ",".join(f'"{name}":0' for name in names) + "}"
-    with pytest.raises(MalformedJson, match="'49999' comes twice"):
+    with pytest.raises(MalformedJson, match=f"'{MAX_MEMBERS - 2}' comes twice"):
+        parse_json(body.encode())
+
+
+def test_an_object_of_many_members_is_refused() -> None:
+    body = "{" + ",".join(f'"{name}":0' for name in range(MAX_MEMBERS + 1)) + "}"
+    with pytest.raises(MalformedJson, match=f"{MAX_MEMBERS + 1} members, but at most {MAX_MEMBERS}"):
         parse_json(body.encode())
 
 
 def test_surrogate_pairs_are_text() -> None:
     assert parse_json(b'"\\ud83d\\ude00"') == "\U0001f600"
+
+
+@pytest.mark.parametrize("item", ["[]", "{}", "[[[[]]]]", '{"a": []}', '["[", "]"]'])
+def test_arrays_and_objects_are_counted_before_one_is_made(item: str) -> None:
+    body = "[" + ",".join([item] * (MAX_CONTAINERS + 1)) + "]"
+    with pytest.raises(MalformedJson, match=f"more than {MAX_CONTAINERS} arrays and objects"):
+        parse_json(body.encode())
+
+
+def test_brackets_in_strings_are_text() -> None:
+    value = ["[{" * MAX_CONTAINERS, '"[' * MAX_CONTAINERS, "\\[" * MAX_CONTAINERS, *[[1]] * MAX_DEPTH]
+    assert parse_json(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize("body", [b'["' + b"[" * 9000, b'["' + b'\\"[' * 9000, b"[" * 20 + b"]" * 9000])
+def test_brackets_without_their_counterpart(body: bytes) -> None:
+    with pytest.raises(MalformedJson):
+        parse_json(body)

@@ -100,17 +100,26 @@ def test_openai_s_client_is_told_that_a_model_is_not_there(client: TestClient) -
     assert problem["errors"] == [{"field": "model", "message": "no model 'nope'"}]
 
 
+@pytest.mark.parametrize("base", ["", "/v1/nowhere", "/v2"])
+def test_openai_s_client_is_told_that_a_route_is_not_there(client: TestClient, base: str) -> None:
+    url = f"{client.base_url}{base}"
+    asker = openai.OpenAI(api_key="none", base_url=url, http_client=client, max_retries=0)
+    with pytest.raises(openai.NotFoundError, match=f"no route {base}/completions") as raised:
+        asker.completions.create(model="mini-lm", prompt="a")
+    assert isinstance(raised.value.body, dict)
+    assert {"message", "type", "param", "code"} <= set(raised.value.body)
+
+
 def test_errors_have_openai_s_shape(client: TestClient) -> None:
     answer = client.post(COMPLETIONS, json={"prompt": "a", "model": "nobody"})
     assert answer.status_code == 404
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json() == {
-        "error": {
-            "message": "no model 'nobody' is deployed",
-            "type": "invalid_request_error",
-            "param": "model",
-            "code": "model_not_found",
-        }
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["error"] == {
+        "message": "no model 'nobody' is deployed",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
     }
+    assert answer.json()["detail"] == "no model 'nobody' is deployed"
     assert client.get(COMPLETIONS).json()["error"]["code"] == "method_not_allowed"
     assert client.post(COMPLETIONS, content=b"{").json()["error"]["type"] == "invalid_request_error"

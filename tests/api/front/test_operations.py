@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
+from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from openapi_spec_validator import validate
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from api.app import create_app
-from api.config import Settings
+from api.back.store.records import now
+from api.caller import Caller
+from api.errors import StoreUnavailable
 from api.front.routes import ENDPOINTS
+from api.middle.schemas.generate import NextParameters
+from runtime.contract import Kind
 from tests.api.asgi import Call
-from tests.api.conftest import Run, running, serving_client
+from tests.api.conftest import Run, running
 from tests.api.fakes import FakeBack
 
 
@@ -30,6 +37,30 @@ def test_health(client: TestClient, back: FakeBack) -> None:
     assert client.get("/health/live").status_code == 200
 
 
+def test_a_replica_that_is_away_is_a_warning(client: TestClient, back: FakeBack) -> None:
+    back.cluster.away.append("mini-lm/1 on triton-1 is unhealthy: its server is gone")
+    ready = client.get("/health/ready")
+    assert (ready.status_code, ready.json()["reasons"]) == (200, [])
+    assert ready.json()["warnings"] == back.cluster.away
+
+
+def test_capacity_is_explained(client: TestClient) -> None:
+    client.patch("/v1/deployments/d-mini-lm", json={"autoscale": {"max": 2}})
+    answer = client.get("/v1/capacity").json()
+    found = next(each for each in answer["data"] if each["model"] == "mini-lm")
+    assert (found["arrival_rate"], found["capacity"], found["wanted"], found["missing"]) == (12.0, 6.0, 3, 2)
+    assert found["autoscale"] == {"min": 1, "max": 2, "target_utilisation": 0.7}
+    assert found["reason"].startswith("12.0 requests/s arrive")
+    metrics = client.get("/metrics").text
+    for line in (
+        'lmaas_wanted_replicas{model="mini-lm",version="1"} 3.0',
+        'lmaas_arrival_rate{model="mini-lm",version="1"} 12.0',
+        'lmaas_replica_capacity{model="mini-lm",version="1"} 6.0',
+        'lmaas_utilisation_ratio{model="mini-lm",version="1"} 2.0',
+    ):
+        assert line in metrics
+
+
 def test_metrics(client: TestClient) -> None:
     client.post("/v1/generate", json={"prompt": "a b", "stream": True})
     client.post("/v1/generate", json={"prompt": "a b", "n": 0})
@@ -42,18 +73,79 @@ def test_metrics(client: TestClient) -> None:
         'lmaas_http_requests_total{method="GET",route="/v1/models/{name}",status="404"} 1.0',
         'lmaas_http_requests_total{method="GET",route="none",status="404"} 1.0',
         'lmaas_task_outcomes_total{outcome="done",type="generate"} 1.0',
-        'lmaas_task_time_to_first_token_seconds_count{model="mini-lm"} 1.0',
-        'lmaas_task_inter_token_seconds_count{model="mini-lm"} 2.0',
+        'lmaas_task_time_to_first_token_seconds_count{model="mini-lm",type="generate"} 1.0',
+        'lmaas_task_inter_token_latency_seconds_count{model="mini-lm",type="generate"} 2.0',
         'lmaas_task_prompt_tokens_total{model="mini-lm"} 2.0',
-        'lmaas_task_completion_tokens_total{model="mini-lm"} 3.0',
+        'lmaas_task_generation_tokens_total{model="mini-lm"} 3.0',
         'lmaas_task_in_flight{type="generate"} 0.0',
         'lmaas_http_request_duration_seconds_bucket{le="0.0005",method="POST",route="/v1/generate"}',
         "lmaas_http_requests_in_flight 1.0",
+        'lmaas_task_duration_seconds_count{model="mini-lm",type="generate"} 1.0',
+        'lmaas_request_decode_time_seconds_count{model="mini-lm"} 1.0',
+        'lmaas_deployments{state="failed"} 0.0',
+        'lmaas_servers{state="ready"} 1.0',
+        'lmaas_server_sessions{server="triton-0"} 1.0',
+        "process_open_fds",
         "lmaas_running_sequences 0",
     ):
         assert line in text
     families = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
     assert len(families) == len(set(families))
+
+
+HOSTILE = 'h0stile"} 1\nlmaas_forged{a="'
+
+
+def test_no_label_holds_what_a_caller_wrote(client: TestClient, back: FakeBack) -> None:
+    """Not of a task or route that is there, and not of one that is not."""
+    back.models.add_ready("h0stile-not-deployed", Kind.LM)
+    for name in (HOSTILE, "h0stile-not-deployed"):
+        for path in ("/v1/generate", "/v1/completions", "/v1/score"):
+            body = {"model": name, "prompt": "a", "continuations": ["b"], "type": name}
+            assert client.post(path, json=body).status_code >= 400
+        client.post("/v1/tasks", json={"type": name, "parameters": {"model": name}})
+        client.post("/v1/tasks", json={"type": "generate", "parameters": {"model": name, "prompt": "a"}})
+        client.get(f"/v1/models/{quote(name)}", headers={"Authorization": f"Bearer {name[:8]}"})
+        client.get(f"/{quote(name)}", headers={"X-Request-Id": "h0stile", "Origin": "http://h0stile.test"})
+    client.request("H0STILE", "/v1/models")
+    client.post("/v1/generate", json={"prompt": "a"})
+    text = client.get("/metrics").text
+    assert "h0stile" not in text.lower()
+    labels = {
+        (label, value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        for label, value in sample.labels.items()
+    }
+    assert {value for label, value in labels if label == "model"} <= {
+        each.model for each in back.cluster.deployments()
+    } | {"none"}
+    routes = {endpoint.path for endpoint in ENDPOINTS} | {"none"}
+    assert {value for label, value in labels if label == "route"} <= routes
+
+
+def test_refusals_by_reason(client: TestClient, app: Starlette, back: FakeBack) -> None:
+    app.state.appliance.service.tasks.admission._max_in_flight = 0
+    assert client.post("/v1/generate", json={"prompt": "a"}).status_code == 429
+    back.tasks.failure = StoreUnavailable("locked")
+    assert client.post("/v1/tasks", json={"type": "next", "parameters": {"prompt": "a"}}).status_code == 503
+    text = client.get("/metrics").text
+    assert 'lmaas_http_refusals_total{reason="in-flight",route="/v1/generate"} 1.0' in text
+    assert 'lmaas_http_refusals_total{reason="store-unavailable",route="/v1/tasks"} 1.0' in text
+
+
+def test_the_age_of_the_queue(app: Starlette, run: Run) -> None:
+    async def test() -> None:
+        async with running(app):
+            tasks = app.state.appliance.service.tasks
+            assert tasks.metrics.registry.get_sample_value("lmaas_task_queue_age_seconds") == 0
+            await app.state.appliance.service.dispatcher.stop()  # so that it waits
+            job = await tasks.enqueue("next", NextParameters(prompt="a"), Caller("192.0.2.7"))
+            job.record = dataclasses.replace(job.record, created=now() - timedelta(seconds=100))
+            age = tasks.metrics.registry.get_sample_value("lmaas_task_queue_age_seconds")
+            assert 100 <= age < 200
+
+    run(test)
 
 
 def test_the_openapi_document_is_valid_and_complete(client: TestClient) -> None:
@@ -125,49 +217,6 @@ def test_methods(client: TestClient) -> None:
     assert client.head("/v1/generate?prompt=a").status_code == 405  # it would compute for nothing
     options = client.options("/v1/models")
     assert (options.status_code, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS, POST")
-
-
-def test_pages_of_other_sites_change_nothing(client: TestClient, back: FakeBack) -> None:
-    other = {"sec-fetch-site": "cross-site"}
-    own = {"sec-fetch-site": "same-origin", "host": "localhost:8080"}
-    answer = client.delete("/v1/models/mini-lm", headers=other)
-    assert (answer.status_code, answer.json()["type"]) == (403, "/docs#cross-site")
-    assert client.post("/v1/generate", json={"prompt": "a"}, headers=other).status_code == 403
-    assert client.get("/v1/models/mini-lm", headers=other).status_code == 200
-    assert client.delete("/v1/models/mini-lm", headers=own).status_code == 204
-
-
-BROWSER = [{"sec-fetch-site": "same-origin"}, {"origin": "http://rebound.example:8080"}, {"origin": "null"}]
-
-
-@pytest.mark.parametrize("said", BROWSER)
-def test_a_name_that_a_site_could_have_changes_nothing(client: TestClient, said: dict[str, str]) -> None:
-    for host in ("rebound.example:8080", "localhost.rebound.example", "127.0.0.1.rebound.example", "x]"):
-        answer = client.delete("/v1/models/mini-lm", headers={**said, "host": host})
-        assert (answer.status_code, answer.json()["type"]) == (403, "/docs#cross-site")
-        assert client.get("/v1/models/mini-lm", headers={**said, "host": host}).status_code == 200
-    for host in ("localhost", "LOCALHOST.:8080", "127.0.0.1:8080", "192.0.2.1", "[::1]:8080", "[::1]"):
-        answer = client.post("/v1/generate", json={"prompt": "a"}, headers={**said, "host": host})
-        assert answer.status_code == 200, host
-
-
-def test_what_is_no_browser_may_use_any_name(client: TestClient) -> None:
-    headers = {"host": "lmaas.internal.example"}
-    assert client.post("/v1/generate", json={"prompt": "a"}, headers=headers).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("bound", "status"),
-    [("0.0.0.0", 200), ("192.0.2.1", 200), ("lab.example", 200), ("localhost", 403), ("::1", 403)],
-)
-def test_only_a_server_on_loopback_minds_its_name(
-    settings: Settings, back: FakeBack, bound: str, status: int
-) -> None:
-    app = create_app(settings.model_copy(update={"host": bound}), open_backend=back.open)
-    headers = {"origin": "http://rebound.example", "host": "rebound.example"}
-    with serving_client(app) as client:
-        answer = client.post("/v1/generate", json={"prompt": "a"}, headers=headers)
-    assert answer.status_code == status
 
 
 def test_unknown_routes_get_a_hint(client: TestClient) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from http import HTTPStatus
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from api import errors
+from api.back.store.records import TaskError
 from api.errors import ApiError, InvalidInput, RetryLater
 from api.front import problems
 from api.front.calls import CallerLeft
 from api.front.problems import PROBLEMS, problem_of
-from api.middle.tasks import error_record
 from tests.api.fakes import FakeBack
 
 
@@ -32,17 +33,25 @@ def family(module: Any) -> list[type[ApiError]]:
 def test_every_error_has_its_place(client: TestClient, back: FakeBack, kind: type[ApiError]) -> None:
     back.cluster.classify_error = made(kind)
     answer = client.post("/v1/classify", json={"input": "a"})
-    expected = PROBLEMS[kind.__name__]
+    expected = PROBLEMS[kind.slug]
     assert (answer.status_code, answer.json()["title"]) == (expected.status, expected.title)
-    assert answer.json()["type"] == f"/docs#{expected.slug}"
+    assert answer.json()["type"] == f"/docs#{kind.slug}"
     assert ("retry-after" in answer.headers) is issubclass(kind, RetryLater)
-    assert f'id="{expected.slug}"' in client.get("/docs").text
+    assert f'id="{kind.slug}"' in client.get("/docs").text
 
 
 @pytest.mark.parametrize("kind", [*family(errors), CallerLeft])
 def test_a_task_s_error_can_be_shown(kind: type[ApiError]) -> None:
     error = made(kind) if kind is not CallerLeft else CallerLeft()
-    kept = error_record(error)
-    problem = problem_of(kept["error"], kept["detail"], kept.get("errors"))
+    kept = TaskError.of(error)
+    problem = problem_of(kept.slug, kept.detail, kept.errors)
     assert problem.detail == str(error)
-    assert problem.status == PROBLEMS[kept["error"]].status
+    assert problem.status == PROBLEMS[kind.slug].status
+
+
+def test_titles_are_those_of_http() -> None:
+    """As the standard library has them, but for what RFC 9110 renamed later."""
+    renamed = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable"}
+    renamed[422] = "Unprocessable Content"
+    for kind in PROBLEMS.values():
+        assert kind.title == renamed.get(kind.status, HTTPStatus(kind.status).phrase)

@@ -12,9 +12,11 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from api.back.store.records import TaskError
 from api.config import Settings
 from api.errors import Overloaded, Unavailable
-from runtime.contract import Operation
+from runtime.contract import FinishReason, Operation
+from runtime.messages import Answer, Choice, Generated, Usage
 from tests.api.asgi import Call, events, until
 from tests.api.conftest import Run, running
 from tests.api.fakes import FakeBack
@@ -37,12 +39,12 @@ class Gate:
 
     async def reply(
         self, text: str, parameters: Mapping[str, Any], operation: Operation
-    ) -> AsyncIterator[dict[str, Any]]:
-        for details in generated(text, parameters):
+    ) -> AsyncIterator[Answer]:
+        for piece in generated(text, parameters):
             await self._turns.acquire()
             if self.error is not None:
                 raise self.error
-            yield details
+            yield piece
 
 
 def test_a_stream_has_the_shape_of_the_answer(client: TestClient) -> None:
@@ -149,7 +151,7 @@ def test_a_caller_who_leaves_before_the_first_text(
         (record,) = back.tasks.records.values()
         assert (record.state.value, record.error) == (
             "cancelled",
-            {"error": "Cancelled", "detail": "the caller left"},
+            TaskError("cancelled", "the caller left"),
         )
 
     run(test)
@@ -280,7 +282,7 @@ def test_more_than_the_limit_is_refused_at_once(settings: Settings, back: FakeBa
             await until(lambda: back.cluster.running >= 2)
             refused = Call.json(app, GENERATE, {"prompt": "a"})
             await refused.done()
-            assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+            assert (refused.status, refused.headers["retry-after"]) == (429, "5"), "no task has ended yet"
             gate.open(2)
             for call in kept:
                 await call.done()
@@ -289,5 +291,77 @@ def test_more_than_the_limit_is_refused_at_once(settings: Settings, back: FakeBa
             gate.open()
             await again.done()
             assert again.status == 200
+
+    run(test)
+
+
+async def wide(text: str, parameters: Mapping[str, Any], operation: Operation) -> AsyncIterator[Answer]:
+    """A hundred pieces of 10 kB."""
+    for number in range(100):
+        last = number == 99
+        choice = Choice(0, "a" * 10_000, [1], None, FinishReason.LENGTH if last else None)
+        yield Generated(1, [choice], Usage.of(1, 100) if last else None, None)
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("path", [GENERATE, "/v1/completions"])
+def test_a_reader_who_lets_too_much_wait_loses_the_task(
+    settings: Settings, back: FakeBack, run: Run, path: str
+) -> None:
+    app = create_app(settings.model_copy(update={"stream_buffer_bytes": 100_000}), open_backend=back.open)
+    back.cluster.reply = wide
+
+    async def test() -> None:
+        async with running(app):
+            call = Call.json(app, path, STREAM)
+            call.hold = asyncio.Event()
+            await until(lambda: back.cluster.closed)
+            call.hold.set()
+            await call.done()
+        assert len(call.body) < 40_000  # what waited is dropped, and the error says so
+        _, data = events(call.body)[-1]
+        said = data["detail"] if path == GENERATE else data["error"]["message"]
+        assert said == "the stream was read too slowly: more than 100000 bytes of it waited, the limit"
+        (record,) = back.tasks.records.values()
+        assert (record.state.value, record.error) == ("cancelled", TaskError("cancelled", said))
+
+    run(test)
+
+
+def test_a_reader_in_time_gets_all_and_the_task_keeps_none(
+    settings: Settings, back: FakeBack, run: Run
+) -> None:
+    app = create_app(settings.model_copy(update={"stream_buffer_bytes": 100_000}), open_backend=back.open)
+    back.cluster.reply = wide
+
+    async def test() -> None:
+        kept = []
+        async with running(app):
+            call = Call.json(app, GENERATE, STREAM)
+            await until(lambda: back.cluster.running)
+            (job,) = app.state.appliance.service.tasks._jobs.values()
+            while job.outcome is None:
+                kept.append(len(job.events))
+                await asyncio.sleep(0)
+            await call.done()
+        assert sum(len(data["choices"][0]["text"]) for _, data in events(call.body)[:-1]) == 1_000_000
+        assert max(kept) <= 2  # until the stream took them over
+
+    run(test)
+
+
+def test_a_piece_beyond_the_bound_is_sent_all_the_same(settings: Settings, back: FakeBack, run: Run) -> None:
+    app = create_app(settings.model_copy(update={"stream_buffer_bytes": 1024}), open_backend=back.open)
+    gate = Gate()
+    back.cluster.reply = gate.reply
+
+    async def test() -> None:
+        async with running(app):
+            call = Call.json(app, GENERATE, {"prompt": "a " * 4000, "echo": True, "stream": True})
+            gate.open()
+            await call.until(2)
+            gate.open(3)
+            await call.done()
+        assert len(events(call.body)) == 5
 
     run(test)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from api.back.store.records import TaskRecord, TaskState
+from api.caller import Caller
 from api.config import Settings
+from api.errors import StoreFull, StoreUnavailable
 from tests.api.asgi import Call, events, until
 from tests.api.conftest import Run, running
 from tests.api.fakes import FakeBack
@@ -55,7 +60,7 @@ def test_a_streamed_task_has_events_and_the_whole_text(client: TestClient) -> No
     assert record["result"]["choices"][0]["text"] == " a b c"  # type: ignore[index]
 
 
-def test_events_are_told_from_the_first_on(app: Starlette, back: FakeBack, run: Run) -> None:
+def test_a_follower_gets_all_events_from_the_first_on(app: Starlette, back: FakeBack, run: Run) -> None:
     async def test() -> None:
         gate = Gate()
         back.cluster.reply = gate.reply
@@ -131,6 +136,28 @@ def test_waiting_tasks_are_bounded(settings: Settings, back: FakeBack, run: Run)
     run(test)
 
 
+def test_a_task_of_another_façade_is_followed_to_its_outcome(
+    settings: Settings, back: FakeBack, run: Run
+) -> None:
+    app = create_app(settings.model_copy(update={"stream_ping_seconds": 0.002}), open_backend=back.open)
+
+    async def test() -> None:
+        async with running(app):
+            record = TaskRecord(
+                "t", "generate", TaskState.RUNNING, True, Caller("192.0.2.1"), None, {}, owner="there"
+            )
+            back.tasks.put(record)
+            follower = Call(app, "GET", "/v1/tasks/t/events", headers={}, chunks=[b""])
+            await follower.until(4)  # the head, and pings
+            back.tasks.put(dataclasses.replace(record, state=TaskState.DONE, result={"choices": []}))
+            await follower.done()
+            assert [(name, data["result"]) for name, data in events(follower.body)] == [
+                ("done", {"choices": []})
+            ]
+
+    run(test)
+
+
 def test_list_and_pages(client: TestClient) -> None:
     for number in range(5):
         client.post("/v1/generate", json={"prompt": f"a{number}"})
@@ -144,6 +171,25 @@ def test_list_and_pages(client: TestClient) -> None:
     assert rest["has_more"] is False
     assert client.get("/v1/tasks", params={"state": "asleep"}).status_code == 422
     assert client.get("/v1/tasks", params={"limit": "0"}).json()["errors"][0]["field"] == "limit"
+
+
+def test_a_store_that_fails_stops_only_what_needs_it(client: TestClient, back: FakeBack) -> None:
+    detail = "the database is locked by another process: /home/lmaas.db"
+    for failure, status in ((StoreUnavailable(detail), 503), (StoreFull("the disk is full: /home"), 507)):
+        back.tasks.failure = failure
+        answer = client.post("/v1/tasks", json=SUBMIT)
+        assert answer.status_code == answer.json()["status"] == status
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["detail"] == failure.detail
+        assert client.post("/v1/generate", json={"prompt": "a"}).status_code == 200
+        ready = client.get("/health/ready")
+        assert (ready.status_code, ready.json()["status"], ready.json()["reasons"]) == (200, "ready", [])
+        assert failure.detail in ready.json()["warnings"][0]
+        assert "lmaas_store_failing 1.0" in client.get("/metrics").text
+    back.tasks.failure = None
+    assert client.get("/health/ready").json()["warnings"] == []
+    assert "lmaas_store_failing 0.0" in client.get("/metrics").text
+    assert client.post("/v1/tasks", json=SUBMIT).status_code == 202
 
 
 def test_unknown_tasks(client: TestClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from api.config import Settings
 from api.errors import InvalidInput
+from api.front import multipart
 from tests.api.asgi import Call, events
 from tests.api.conftest import Run, running
 from tests.api.fakes import FakeBack
@@ -193,7 +195,8 @@ def test_forms_that_are_wrong(
 
 
 def test_other_bodies_are_refused(client: TestClient) -> None:
-    assert client.post("/v1/models", json={"name": "s"}).status_code == 415
+    plain = {"content-type": "text/plain"}
+    assert client.post("/v1/models", content=b"s", headers=plain).status_code == 415
     headers = {"content-type": "multipart/form-data"}
     assert client.post("/v1/models", content=b"", headers=headers).status_code == 400
 
@@ -255,3 +258,17 @@ def test_upload_bytes_are_counted(client: TestClient, tmp_path: Path) -> None:
         if line.startswith("lmaas_http_upload_bytes_total")
     )
     assert float(line.split()[1]) > 1000
+
+
+def test_an_upload_that_fills_the_disk(
+    client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multipart, "_flush", no_room)
+    answer = client.post("/v1/models", data={"name": "story"}, files={"file": ("a.tar.gz", GZIP * 100)})
+    assert (answer.status_code, answer.json()["type"]) == (507, "/docs#store-full")
+    assert answer.json()["detail"].startswith(f"the disk is full: {settings.back.staging}")
+    assert "retry-after" in answer.headers
+    assert list(settings.back.staging.iterdir()) == []

@@ -10,13 +10,17 @@ import pytest
 from starlette.applications import Starlette
 
 from api.app import create_app
+from api.back.home import LEDGER_FILE
+from api.back.store.records import TaskRecord, TaskState
+from api.caller import Caller
 from api.config import Settings
 from api.errors import InvalidInput, ServerFault
-from api.middle.bundled import LEDGER_FILE, Progress, fingerprint
+from api.middle.bundled import Progress, fingerprint
 from api.middle.startup import Phase
 from tests.api.asgi import Call, until
 from tests.api.conftest import Run, running, serving
 from tests.api.fakes import FakeBack, failing_open
+from tests.api.front.test_streams import Gate
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ def test_bundled_checkpoints_are_imported_and_deployed_once(
     assert "import: verse: exporting" in progress
     assert progress[-2:] == ["ready: serving", "stopping: ending running tasks"]
     assert len(back.models.received) == 2
-    assert {record.caller for record in back.tasks.records.values()} == {"startup"}
+    assert {record.caller.address for record in back.tasks.records.values()} == {"startup"}
     assert list(settings.back.staging.iterdir()) == []
     once(settings, back, run)
     assert len(back.models.received) == 2
@@ -95,6 +99,15 @@ def test_a_newer_release_takes_the_place_of_the_older(
     assert ledger["story"] == {"fingerprint": fingerprint(folder / "story"), "version": 2}
 
 
+def test_a_word_in_a_card_is_no_newer_release(
+    settings: Settings, back: FakeBack, run: Run, folder: Path
+) -> None:
+    once(settings, back, run)
+    (folder / "story" / "README.md").write_text("# Story")
+    once(settings, back, run)
+    assert len(back.models.received) == 2
+
+
 def test_an_import_that_was_cut_short_is_taken_up(settings: Settings, back: FakeBack, run: Run) -> None:
     back.converter.error = ServerFault("the conversion was killed")
     progress = once(settings, back, run)
@@ -109,15 +122,29 @@ def test_one_bad_checkpoint_keeps_no_other_out(
 ) -> None:
     add_upload = back.models.add_upload
 
-    async def picky(name: str, archive: Path, filename: str) -> object:
+    async def picky(name: str, archive: Path, filename: str, sha256: str | None = None) -> object:
         if name == "story":
             raise InvalidInput.of("file", "config.json: no model_type")
-        return await add_upload(name, archive, filename)
+        return await add_upload(name, archive, filename, sha256)
 
     monkeypatch.setattr(back.models, "add_upload", picky)
     progress = once(settings, back, run)
     assert "failed: story: file: config.json: no model_type" in progress
     assert "d-verse-1" in back.cluster.live
+
+
+def test_readiness_warns_of_a_bundled_model_that_is_missing(
+    settings: Settings, back: FakeBack, run: Run
+) -> None:
+    back.converter.error = ServerFault("the conversion was killed")
+    app = start(settings, back, [])
+
+    async def test() -> None:
+        async with running(app):
+            warnings = app.state.appliance.warnings()
+            assert warnings[0] == "a bundled model was not imported: story: the conversion was killed"
+
+    run(test)
 
 
 def test_the_process_answers_while_it_comes_up(settings: Settings, back: FakeBack, run: Run) -> None:
@@ -153,14 +180,37 @@ def test_the_process_answers_while_it_comes_up(settings: Settings, back: FakeBac
 
 
 def test_a_stop_during_the_bring_up(settings: Settings, back: FakeBack, run: Run) -> None:
-    back.converter.gate = asyncio.Event()
+    gate = back.converter.gate = asyncio.Event()
     app = start(settings, back, [])
 
     async def test() -> None:
         async with app.router.lifespan_context(app):
             await until(lambda: back.tasks.records)
         assert (back.opened, back.closed) == (1, 1)
-        assert [record.state.value for record in back.tasks.records.values()] == ["failed"]
+        assert [record.state.value for record in back.tasks.records.values()] == ["queued"]
+        gate.set()
+
+    run(test)
+    once(settings, back, run)  # the next start goes on with it
+    assert {"d-story-1", "d-verse-1"} <= back.cluster.live.keys()
+    first = next(iter(back.tasks.records.values()))
+    assert (first.state.value, first.attempt) == ("done", 2)
+
+
+def test_a_bring_up_that_fails_gives_its_tasks_back(settings: Settings, back: FakeBack, run: Run) -> None:
+    (settings.home / LEDGER_FILE).parent.mkdir()
+    (settings.home / LEDGER_FILE).write_text("{")
+    back.cluster.reply = Gate().reply
+    app = start(settings, back, [])
+
+    async def test() -> None:
+        caller = Caller("192.0.2.1")
+        left = TaskRecord("t", "generate", TaskState.RUNNING, True, caller, None, {"prompt": "a"})
+        back.tasks.put(left)
+        async with app.router.lifespan_context(app):
+            await until(lambda: app.state.appliance.phase is Phase.FAILED)
+        kept = back.tasks.records["t"]
+        assert (kept.owner, kept.state, kept.attempt) == (None, TaskState.QUEUED, 1)
 
     run(test)
 

@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from pydantic import BaseModel
 
-from api.back.store.records import TaskRecord, TaskState
+from api.back.settings import BackSettings
+from api.back.store.database import Database
+from api.back.store.records import TaskError, TaskRecord, TaskState
+from api.back.store.task_queue import TaskQueue
+from api.back.store.task_writer import TaskWriter
+from api.back.store.tasks import TaskStore
+from api.caller import Caller, Limits, Scope
 from api.errors import (
     ApiError,
     Cancelled,
     DeadlineExceeded,
+    Forbidden,
     InvalidInput,
     NotFound,
     Overloaded,
     ServerFault,
+    StoreUnavailable,
     Unavailable,
 )
-from api.middle.dispatcher import Dispatcher
+from api.middle import tasks as module
+from api.middle.dispatcher import LONGEST_WAIT_SECONDS, Dispatcher, waiting_time
 from api.middle.handlers.base import Handler, Lane
-from api.middle.job import Job
+from api.middle.job import Job, Outcome
+from api.middle.leases import LeaseKeeper
 from api.middle.metrics import Metrics
-from api.middle.router import Router
-from api.middle.schemas.base import TaskParameters
-from api.middle.tasks import LONGEST_LIST, LONGEST_TEXT, TaskManager, new_id, shortened
+from api.middle.new_records import LONGEST_LIST, LONGEST_TEXT, new_id, shortened
+from api.middle.schemas.base import ModelParameters
+from api.middle.tasks import TaskManager
+from runtime.drain_rate import UNMEASURED_SECONDS, DrainRate
 from tests.api.asgi import until
 from tests.api.conftest import Run
-from tests.api.fakes import FakeTasks
+from tests.api.fakes import FakeQueue, FakeTasks
+
+CALLER = Caller("192.0.2.1")
 
 
-class EchoParameters(TaskParameters):
+class EchoParameters(ModelParameters):
     text: str = "hello"
 
 
@@ -50,10 +66,12 @@ class EchoHandler(Handler[EchoParameters, Echo]):
         self.error: BaseException | None = None
         self.running = 0
         self.begun = 0
+        self.order: list[str] = []  # texts, as they were begun
 
     async def run(self, parameters: EchoParameters, job: Job) -> Echo:
         self.running += 1
         self.begun += 1
+        self.order.append(parameters.text)
         try:
             await self.gate.wait()
             if self.error is not None:
@@ -66,35 +84,63 @@ class EchoHandler(Handler[EchoParameters, Echo]):
 class SlowHandler(EchoHandler):
     task_type: ClassVar[str] = "slow"
     lane: ClassVar[Lane] = Lane.CONVERSIONS
+    scope: ClassVar[Scope] = Scope.MODELS_WRITE
 
 
 class Desk:
-    """A manager and a dispatcher over one slow handler, and another one in a lane of its own."""
+    """A manager and a dispatcher over one slow handler, and another one in a second lane."""
 
     def __init__(
-        self, store: FakeTasks | None = None, handler: EchoHandler | None = None, **limits: int
+        self,
+        fake: FakeTasks | None = None,
+        handler: EchoHandler | None = None,
+        real: tuple[TaskQueue, TaskStore] | None = None,
+        worker: str = "here",
+        **limits: int,
     ) -> None:
         self.handler = handler or EchoHandler()
-        self.store = store or FakeTasks()
+        self.fake = fake or FakeTasks()
+        self.fake_queue = FakeQueue(self.fake, worker)
+        self.queue, self.store = real or (self.fake_queue, self.fake)
         self.slow = SlowHandler()
-        router = Router([self.handler, self.slow])
+        handlers = {"echo": self.handler, "slow": self.slow}
+        workers = limits.pop("workers", 2)
+        self.limits = Limits(max_queued=limits.pop("max_queued_per_caller", None))
         bounds = {"max_in_flight": 4, "max_queued": 4, **limits}
-        self.tasks = TaskManager(self.store, router, Metrics(), **bounds)
-        self.dispatcher = Dispatcher(self.tasks, router, {Lane.MODELS: 2, Lane.CONVERSIONS: 1})
+        self.tasks = TaskManager(self.queue, self.store, handlers, Metrics(), **bounds)
+        self.dispatcher = Dispatcher(self.tasks, {Lane.MODELS: workers, Lane.CONVERSIONS: 1})
+        self.leases = LeaseKeeper(self.queue, self.tasks)
+
+    async def restart(self) -> int:
+        """As the façade begins, over what its last run left; returns how many tasks wait."""
+        await self.queue.release()
+        await self.leases.beat()
+        return self.tasks.admission.num_queued
+
+    async def take_up(self) -> int:
+        """Claim what has no owner; returns how many tasks wait."""
+        await self.leases.take_up()
+        return self.tasks.admission.num_queued
+
+    async def drain(self, seconds: float) -> None:
+        await self.dispatcher.stop()
+        await self.tasks.drain(seconds)
+        await self.leases.stop()
 
     def start(self, **parameters: Any) -> Job:
-        job = self.tasks.admit("echo", EchoParameters(**parameters), "192.0.2.1")
+        job = self.tasks.admit("echo", EchoParameters(**parameters), CALLER)
         self.dispatcher.run(job)
         return job
 
-    async def enqueue(self, task_type: str = "echo", **parameters: Any) -> Job:
-        return await self.tasks.enqueue(task_type, EchoParameters(**parameters), "192.0.2.1")
+    async def enqueue(self, task_type: str = "echo", key: str = "", **parameters: Any) -> Job:
+        caller = Caller("192.0.2.1", key, limits=self.limits)
+        return await self.tasks.enqueue(task_type, EchoParameters(**parameters), caller)
 
 
 def outcome(desk: Desk, job: Job) -> list[str]:
     """The states of the job's record, after checking that it closed once and left nothing behind."""
     assert desk.tasks.active(job.id) is None
-    states: list[str] = desk.store.states(job.id)
+    states: list[str] = desk.fake.states(job.id)
     assert sum(TaskState(state).finished for state in states) == 1
     return states
 
@@ -108,7 +154,7 @@ def test_a_synchronous_task(run: Run) -> None:
         assert outcome(desk, job) == ["running", "done"]
         record = await desk.tasks.get(job.id)
         assert (record.caller, record.type, record.model, record.asynchronous) == (
-            "192.0.2.1",
+            CALLER,
             "echo",
             "m",
             False,
@@ -139,16 +185,18 @@ def test_an_asynchronous_task_keeps_parameters_and_result(run: Run) -> None:
 @pytest.mark.parametrize(
     ("error", "state", "kind"),
     [
-        (InvalidInput.of("text", "bad"), "failed", "InvalidInput"),
-        (NotFound("no model"), "failed", "NotFound"),
-        (Cancelled("the engine was told to"), "cancelled", "Cancelled"),
-        (DeadlineExceeded("late"), "expired", "DeadlineExceeded"),
-        (ServerFault("broken"), "failed", "ServerFault"),
-        (KeyError("inner detail"), "failed", "ServerFault"),
-        (asyncio.CancelledError(), "cancelled", "Cancelled"),
+        (InvalidInput.of("text", "bad"), "failed", InvalidInput),
+        (NotFound("no model"), "failed", NotFound),
+        (Cancelled("the engine was asked to"), "cancelled", Cancelled),
+        (DeadlineExceeded("late"), "expired", DeadlineExceeded),
+        (ServerFault("broken"), "failed", ServerFault),
+        (KeyError("inner detail"), "failed", ServerFault),
+        (asyncio.CancelledError(), "cancelled", Cancelled),
     ],
 )
-def test_every_failure_is_an_outcome(run: Run, error: BaseException, state: str, kind: str) -> None:
+def test_every_failure_is_an_outcome(
+    run: Run, error: BaseException, state: str, kind: type[ApiError]
+) -> None:
     async def test() -> None:
         desk = Desk()
         desk.handler.error = error
@@ -156,12 +204,10 @@ def test_every_failure_is_an_outcome(run: Run, error: BaseException, state: str,
         job = desk.start()
         with pytest.raises(ApiError) as raised:
             await job.answer()
-        assert type(raised.value).__name__ == kind
+        assert type(raised.value) is kind
         assert "inner" not in str(raised.value)
         assert outcome(desk, job)[-1] == state
-        kept = (await desk.store.get(job.id)).error
-        assert kept is not None
-        assert kept["error"] == kind
+        assert (await desk.store.get(job.id)).error == TaskError.of(raised.value)
 
     run(test)
 
@@ -192,6 +238,55 @@ def test_permits_come_back(run: Run) -> None:
         desk.handler.gate.set()
         await desk.start().answer()
         await jobs[1].answer()
+
+    run(test)
+
+
+def test_a_refusal_says_when_there_will_be_room(run: Run) -> None:
+    """Computed from the speed at which tasks left, of which there is none yet at first."""
+
+    async def test() -> None:
+        now = 0.0
+        desk = Desk(max_in_flight=2, max_queued=20)
+        rates = [DrainRate(lambda: now), DrainRate(lambda: now)]
+        desk.tasks.admission._ended, desk.tasks.waiting[Lane.MODELS].drained = rates
+        for _ in range(2):
+            desk.start()
+        for _ in range(20):
+            await desk.enqueue()
+        with pytest.raises(Overloaded) as caught:
+            desk.start()
+        assert caught.value.retry_after == UNMEASURED_SECONDS
+        for _ in range(4):
+            rates[0].note(0.02)
+            rates[1].note(0.25)
+            now += 1
+        with pytest.raises(Overloaded) as caught:
+            desk.start()
+        assert caught.value.retry_after == pytest.approx(0.2 / 0.02)
+        with pytest.raises(Overloaded) as caught:
+            await desk.enqueue()
+        assert caught.value.retry_after == pytest.approx(2 / 0.25)
+
+    run(test)
+
+
+def test_a_task_whose_turn_would_come_too_late_is_refused_at_once(run: Run) -> None:
+    async def test() -> None:
+        now = 0.0
+        desk = Desk(max_queued=100)
+        queue = desk.tasks.waiting[Lane.MODELS]
+        queue.drained = DrainRate(lambda: now)
+        for _ in range(20):
+            await desk.enqueue(key="a", deadline_ms=60_000)  # nothing is measured yet: nothing is refused
+        queue.drained.note(2)
+        now = 1.0
+        for _ in range(20):
+            await desk.enqueue(key="a")
+        with pytest.raises(Overloaded, match=r"in about 20\.0 s, after its deadline of 5000 ms") as caught:
+            await desk.enqueue(key="a", deadline_ms=5000)
+        assert caught.value.retry_after == 15.0
+        await desk.enqueue(key="b", deadline_ms=5000)  # its turn is the second
 
     run(test)
 
@@ -257,7 +352,7 @@ def test_recovery(run: Run) -> None:
 
         def left(state: TaskState, asynchronous: bool, task_type: str = "echo", **parameters: Any) -> str:
             record = TaskRecord(
-                new_id(), task_type, state, asynchronous, "192.0.2.1", None, {"text": "again", **parameters}
+                new_id(), task_type, state, asynchronous, CALLER, None, {"text": "again", **parameters}
             )
             store.put(record)
             return record.id
@@ -268,15 +363,14 @@ def test_recovery(run: Run) -> None:
         unknown = left(TaskState.QUEUED, True, "divine")
         unreadable = left(TaskState.QUEUED, True, colour="red")
         desk = Desk(store)
-        assert await desk.tasks.recover() == 2
+        assert await desk.restart() == 2
         for task_id in (synchronous, unknown, unreadable):
             record = await store.get(task_id)
             assert record.state is TaskState.FAILED
             assert record.finished is not None
-        assert (await store.get(synchronous)).error == {
-            "error": "ServerFault",
-            "detail": "the façade restarted while the task ran",
-        }
+        assert (await store.get(synchronous)).error == TaskError(
+            "server-fault", "the façade restarted while the task ran"
+        )
         jobs = [desk.tasks.active(task_id) for task_id in (queued, running)]
         desk.handler.gate.set()
         desk.dispatcher.start()
@@ -296,8 +390,7 @@ def test_a_stop_fails_requests_and_leaves_the_queue_for_the_next_start(run: Run)
         waiting = [await desk.enqueue() for _ in range(3)]
         await until(lambda: desk.handler.running >= 2)
         request = desk.start()
-        await desk.dispatcher.stop()
-        await desk.tasks.drain(0.01)
+        await desk.drain(0.01)
         with pytest.raises(Unavailable, match="stopping"):
             await request.answer()
         assert (await desk.store.get(request.id)).state is TaskState.FAILED
@@ -307,7 +400,7 @@ def test_a_stop_fails_requests_and_leaves_the_queue_for_the_next_start(run: Run)
             desk.start()
         with pytest.raises(Unavailable):
             await desk.enqueue()
-        assert await Desk(desk.store).tasks.recover() == 3
+        assert await Desk(desk.fake).restart() == 3
 
     run(test)
 
@@ -325,21 +418,22 @@ def test_a_queued_task_waits_for_a_model_server_that_is_away(run: Run) -> None:
             await request.answer()
         desk.handler.error = None
         assert await job.answer() == Echo(text="hello")
-        assert outcome(desk, job) == ["queued", "running", "done"]
+        assert outcome(desk, job) == ["queued", *["running"] * job.record.runs, "done"]
+        assert job.record.runs >= 4
         await desk.dispatcher.stop()
 
     run(test)
 
 
-@pytest.mark.parametrize(("told", "retry_after"), [(True, 0.001), (False, 3600.0)])
-def test_a_queued_task_does_not_wait_in_vain(run: Run, told: bool, retry_after: float) -> None:
+@pytest.mark.parametrize(("sent", "retry_after"), [(True, 0.001), (False, 3600.0)])
+def test_a_queued_task_is_not_tried_again_without_end(run: Run, sent: bool, retry_after: float) -> None:
     async def test() -> None:
         desk = Desk()
         desk.dispatcher.start()
         desk.handler.error = Unavailable("m/1 died", retry_after=retry_after)
         job = await desk.enqueue()
         await until(lambda: desk.handler.running)
-        if told:
+        if sent:
             job.emit("output", {"text": "half an ans"})
         desk.handler.gate.set()
         with pytest.raises(Unavailable):
@@ -414,11 +508,6 @@ def test_followers_see_every_event_and_the_end(run: Run) -> None:
     run(test)
 
 
-def test_an_unknown_type_is_refused_by_name() -> None:
-    with pytest.raises(InvalidInput, match="no task type 'divine'; there are echo"):
-        Router([EchoHandler()]).handler("divine")
-
-
 def test_ids_are_in_order_of_time() -> None:
     ids = [new_id() for _ in range(100)]
     assert len(set(ids)) == 100
@@ -431,3 +520,229 @@ def test_long_parameters_are_cut() -> None:
     assert cut["prompt"][-1] == "… (20 items)"
     assert len(cut["prompt"]) == LONGEST_LIST + 1
     assert cut["prompt"][0] == "x" * LONGEST_TEXT + "… (500 characters)"
+
+
+def test_waiting_tasks_go_by_priority_and_then_by_turns_of_their_callers(run: Run) -> None:
+    async def test() -> None:
+        desk = Desk(max_queued=100, workers=1)
+        for number in range(30):
+            await desk.enqueue(text=f"flood {number}", key="a")
+        for number in range(3):
+            await desk.enqueue(text=f"single {number}", key="b")
+        jobs = [
+            await desk.enqueue(text="late", key="b", priority=100),
+            await desk.enqueue(text="urgent", key="c", priority=-100),
+        ]
+        desk.handler.gate.set()
+        desk.dispatcher.start()
+        for job in jobs:
+            await job.answer()
+        order = desk.handler.order
+        assert (order[0], order[-1]) == ("urgent", "late")
+        assert order[1:7] == ["flood 0", "single 0", "flood 1", "single 1", "flood 2", "single 2"]
+        await desk.dispatcher.stop()
+
+    run(test)
+
+
+def test_turns_are_measured_in_what_the_tasks_cost(run: Run) -> None:
+    async def test() -> None:
+        desk = Desk(max_queued=100, workers=1)
+        for number in range(8):
+            await desk.enqueue(text="long " * 100, key="a")
+            await desk.enqueue(text=f"{number}", key="b")
+        desk.handler.gate.set()
+        desk.dispatcher.start()
+        await until(lambda: len(desk.handler.order) == 16)
+        assert desk.handler.order[1:9] == [f"{number}" for number in range(8)]
+        await desk.dispatcher.stop()
+
+    run(test)
+
+
+def test_a_task_needs_the_scope_of_its_type(run: Run) -> None:
+    async def test() -> None:
+        desk = Desk()
+        caller = Caller("192.0.2.1", scopes=frozenset({Scope.TASKS, Scope.INFER}))
+        with pytest.raises(Forbidden, match="needs the scope models:write"):
+            await desk.tasks.enqueue("slow", EchoParameters(), caller)
+        assert desk.fake.records == {}
+        await desk.tasks.enqueue("echo", EchoParameters(), caller)
+
+    run(test)
+
+
+def test_a_caller_s_waiting_tasks_are_bounded(run: Run) -> None:
+    async def test() -> None:
+        desk = Desk(max_queued=5, max_queued_per_caller=3)
+        own = await asyncio.gather(*(desk.enqueue(key="a") for _ in range(5)), return_exceptions=True)
+        assert [isinstance(job, Job) for job in own] == [True] * 3 + [False] * 2
+        with pytest.raises(
+            Overloaded, match="3 of your tasks are waiting, which is the limit for one caller"
+        ):
+            await desk.enqueue("slow", key="a")
+        for _ in range(2):
+            await desk.enqueue(key="b")
+        with pytest.raises(Overloaded, match="5 tasks are waiting, which is the limit"):
+            await desk.enqueue(key="c")
+        assert isinstance(own[0], Job)
+        await desk.tasks.cancel(own[0].id)  # it leaves the queue at once
+        assert len(desk.tasks.waiting[Lane.MODELS]) == 4
+        await desk.enqueue(key="a")
+
+    run(test)
+
+
+def test_recovered_tasks_keep_priority_and_caller(run: Run) -> None:
+    async def test() -> None:
+        before = Desk(max_queued=100)
+        for number in range(5):
+            await before.enqueue(text=f"flood {number}", key="a")
+        await before.enqueue(text="single", key="b")
+        await before.enqueue(text="urgent", key="a", priority=-100)
+        desk = Desk(before.fake, max_queued=100, workers=1)
+        assert await desk.restart() == 7
+        desk.handler.gate.set()
+        desk.dispatcher.start()
+        await until(lambda: len(desk.handler.order) == 7)
+        assert desk.handler.order[:4] == ["urgent", "flood 0", "single", "flood 1"]
+        await desk.dispatcher.stop()
+
+    run(test)
+
+
+LOCKED = StoreUnavailable("the database is locked by another process: lmaas.db")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(module, "LAST_COMMIT_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+def test_nobody_hears_an_outcome_that_cannot_be_recorded(run: Run) -> None:
+    async def test() -> None:
+        desk = Desk()
+        desk.dispatcher.start()
+        job = await desk.enqueue()
+        waiting = await desk.enqueue("slow"), await desk.enqueue("slow")
+        await until(lambda: desk.handler.running and desk.slow.running)
+        desk.fake.failure = LOCKED
+        desk.handler.gate.set()
+        await until(lambda: job.held_up)
+        assert desk.handler.running == 0
+        assert job.outcome is None
+        assert (await desk.tasks.get(job.id)).state is TaskState.RUNNING
+        for one in (job, *waiting):
+            with pytest.raises(StoreUnavailable, match="locked by another process"):
+                await desk.tasks.cancel(one.id)
+        with pytest.raises(StoreUnavailable, match="locked by another process"):
+            await desk.enqueue()
+        assert (await desk.start().answer()) == Echo(text="hello")
+        desk.fake.failure = None
+        assert await job.answer() == Echo(text="hello")
+        assert outcome(desk, job) == ["queued", "running", "done"]
+        for one in waiting:
+            with pytest.raises(Cancelled):
+                await one.answer()
+            assert outcome(desk, one)[-1] == "cancelled"
+        await desk.dispatcher.stop()
+
+    run(test)
+
+
+@pytest.mark.usefixtures("quick")
+def test_workers_wait_where_too_many_outcomes_cannot_be_recorded(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CLOSING", 3)
+
+    async def test() -> None:
+        desk = Desk(max_queued=100)
+        jobs = [await desk.enqueue() for _ in range(20)]
+        desk.fake.failure = LOCKED
+        desk.handler.gate.set()
+        desk.dispatcher.start()
+        await until(lambda: sum(job.held_up is not None for job in jobs) >= 3)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert desk.handler.begun <= 5  # the bound, and one for each other worker
+        desk.fake.failure = None
+        for job in jobs:
+            await job.answer()
+        await desk.dispatcher.stop()
+
+    run(test)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_stop_leaves_open_what_cannot_be_recorded(run: Run) -> None:
+    async def test() -> None:
+        desk = Desk()
+        desk.dispatcher.start()
+        job = await desk.enqueue()
+        await until(lambda: desk.handler.running)
+        desk.fake.failure = LOCKED
+        desk.handler.gate.set()
+        await until(lambda: job.held_up)
+        await desk.drain(0.01)
+        with pytest.raises(Unavailable, match="stopping"):
+            await job.answer()
+        assert job.record.state is TaskState.QUEUED
+        desk.fake.failure = None
+        again = Desk(desk.fake)
+        assert await again.restart() == 1
+        again.handler.gate.set()
+        again.dispatcher.start()
+        taken = again.tasks.active(job.id)
+        assert taken is not None
+        assert await taken.answer() == Echo(text="hello")
+        await again.dispatcher.stop()
+
+    run(test)
+
+
+def test_an_outcome_is_on_disk_before_it_is_published(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = BackSettings(home=tmp_path)
+    published: list[tuple[str, str | None]] = []
+    close = Job.close
+
+    def checked(job: Job, ended: Outcome, record: TaskRecord) -> None:
+        with sqlite3.connect(tmp_path / "lmaas.db") as other:
+            row = other.execute("SELECT state, result FROM tasks WHERE id = ?", (job.id,)).fetchone()
+        other.close()
+        assert row[0] == ended.state.value
+        published.append((row[0], row[1]))
+        close(job, ended, record)
+
+    monkeypatch.setattr(Job, "close", checked)
+
+    async def test() -> None:
+        async with (
+            Database.open(settings.database) as database,
+            TaskWriter.open(database) as writer,
+        ):
+            queue = TaskQueue(database, writer, "here")
+            store = TaskStore(database, writer, timedelta(days=1))
+            desk = Desk(real=(queue, store), max_queued=100)
+            desk.dispatcher.start()
+            jobs = [await desk.enqueue(text=str(number)) for number in range(10)]
+            await desk.tasks.cancel(jobs[9].id)
+            desk.handler.gate.set()
+            for job in jobs[:9]:
+                await job.answer()
+            await desk.dispatcher.stop()
+        assert published[0] == ("cancelled", None)
+        assert sorted(published[1:]) == [("done", f'{{"text": "{number}"}}') for number in range(9)]
+
+    run(test)
+
+
+def test_waits_grow_and_are_not_the_same_for_all() -> None:
+    found = [{waiting_time(failures, 1.0) for _ in range(50)} for failures in range(10)]
+    assert found[0] == {1.0}  # as the failure asked for
+    assert 1.0 < min(found[3]) < max(found[3]) <= 4.0
+    assert max(max(waits) for waits in found) <= LONGEST_WAIT_SECONDS

@@ -59,7 +59,18 @@ REFUSED: dict[str, tuple[Edit, str, str]] = {
     "epsilon NaN": (change_config(layer_norm_epsilon=float("nan")), "config.json", "NaN is no finite number"),
     "flag a string": (change_config(scale_attn_weights="yes"), "scale_attn_weights", "true or false"),
     "eos beyond the vocabulary": (change_config(eos_token_id=300), "eos_token_id", "0 to 299"),
-    "eos missing from a small vocabulary": (change_config(eos_token_id=None), "eos_token_id", "0 to 299"),
+    "eos missing from a small vocabulary": (
+        change_config(eos_token_id=None),
+        "eos_token_id",
+        "absent, which means 50256, but vocab_size is 300: give the id",
+    ),
+    "padding beyond the vocabulary": (change_config(pad_token_id=300), "pad_token_id", "0 to 299"),
+    "adapter": (write("adapter_config.json", b"{}"), "adapter_config.json", "merge it into its model"),
+    "adapter without its settings": (
+        write("adapter_model.safetensors", b""),
+        "adapter_model.safetensors",
+        "only whole models are served",
+    ),
     "more layers than weights": (
         change_config(n_layer=3),
         "h.2.ln_1.weight",

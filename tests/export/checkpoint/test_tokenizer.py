@@ -40,6 +40,7 @@ def test_two_files_become_one(names: tuple[str, str], folder: Path) -> None:
     converted = read_tokenizer(folder, read_config(folder))
     write_pair(folder, "vocab.json", "merges.txt")
     reference = GPT2TokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    converted.encode_special_tokens = False  # as transformers reads them
     for text in TEXTS:
         ids = converted.encode(text).ids
         assert ids == reference(text)["input_ids"]
@@ -114,6 +115,19 @@ PARTS: dict[str, tuple[dict[str, Any], str]] = {
         "model.dropout",
     ),
     "added tokens": ({"added_tokens": [{}] * 10_001}, "added_tokens: 10001, but at most 10000"),
+    "decoder that cannot be served": (
+        {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}},
+        "decoder: 'WordPiece', but a language model is served by ByteLevel alone",
+    ),
+    "decoders in a row": (
+        {"decoder": sequence("decoders", {"type": "ByteFallback"}, {"type": "Fuse"})},
+        "decoder: a Sequence of 'ByteFallback', 'Fuse', but a language model",
+    ),
+    "no decoder": ({"decoder": None}, "decoder: none, but a language model"),
+    "no text": (
+        {"model": {"type": "BPE", "vocab": {"<|endoftext|>": 0}, "merges": []}},
+        "no text becomes a token that fits the context: 96 tokens",
+    ),
     "id beyond all": (
         {"model": {"type": "BPE", "vocab": {"a": 1 << 32}, "merges": []}},
         "expected u32",
@@ -143,13 +157,27 @@ def test_refuses_parts(changes: dict[str, Any], message: str, folder: Path) -> N
             }
         },
         {"post_processor": template(0)},
-        {"normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None},
+        {"normalizer": None, "pre_tokenizer": None, "post_processor": None},
     ],
 )
 def test_reads_parts(changes: dict[str, Any], folder: Path) -> None:
     description = json.loads(tiny_tokenizer().to_str()) | changes
     (folder / "tokenizer.json").write_text(json.dumps(description), "utf-8")
     read_tokenizer(folder, read_config(folder))
+
+
+def test_a_head_needs_no_decoder(checkpoint: Callable[[str], Path], folder: Path) -> None:
+    """It makes no text."""
+    for decoder in (None, {"type": "WordPiece", "prefix": "##", "cleanup": True}):
+        description = json.loads(tiny_tokenizer().to_str()) | {"decoder": decoder}
+        (folder / "tokenizer.json").write_text(json.dumps(description), "utf-8")
+        read_tokenizer(folder, read_config(checkpoint("classifier")))
+
+
+def test_a_control_token_in_a_text_is_its_characters(folder: Path) -> None:
+    """As in the engine: a golden prompt must be the same tokens here and there."""
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    assert 0 not in read_tokenizer(folder, read_config(folder)).encode("a <|endoftext|> b").ids
 
 
 @pytest.mark.parametrize("regex", PATTERNS)

@@ -5,24 +5,21 @@ fp32 answers as torch does, and an answer of int8 does not depend on who else is
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
 
+from bench.checkpoints import write_checkpoint
 from export.checkpoint.folder import Checkpoint
 from export.graph.build import write_graph
 from export.session import LanguageSession
 from export.verification.answers import head_answers, language_answers
 from export.verification.oracles import TransformersOracle
 from export.verification.verify import GREEDY_TOKENS, PROMPTS, Verification, compare
-from perf.checkpoints import write_checkpoint
 from runtime.contract import Kind, Variant
 
 LIMIT = 2e-4
@@ -49,7 +46,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def against_torch(folder: Path, scratch: Path) -> Verification:
+def against_torch(folder: Path, scratch: Path, tokens: int = GREEDY_TOKENS) -> Verification:
     """The fp32 graph beside transformers, as `verify` does with every reference."""
     checkpoint = Checkpoint.open(folder)
     config, graph = checkpoint.config, scratch / "model.onnx"
@@ -57,7 +54,7 @@ def against_torch(folder: Path, scratch: Path) -> Verification:
     with (scratch / "logits").open("w+b") as logits:
         if config.head.kind is Kind.LM:
             shape = checkpoint.config.architecture
-            answers = language_answers(graph, shape, PROMPTS, GREEDY_TOKENS, logits, lambda share: None)
+            answers = language_answers(graph, shape, PROMPTS, tokens, logits, lambda share: None)
         else:
             answers = head_answers(graph, config, PROMPTS, lambda share: None)
         return compare(TransformersOracle(folder, config), answers, config, lambda share: None)
@@ -69,18 +66,9 @@ def check(found: Verification) -> None:
     assert (found.agreeing, found.tied) == (50, 0)
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Matrices of this size are worth a thread for each core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads")
+@pytest.mark.timeout(600)  # some twenty times what it takes: how busy the machine is decides nothing
 def test_greedy_tokens_of_124_million_weights_equal_torch(gpt2: Path, tmp_path: Path) -> None:
-    check(against_torch(gpt2, tmp_path))
+    check(against_torch(gpt2, tmp_path, tokens=16))
 
 
 @pytest.mark.parametrize("changes", HEADS.values(), ids=HEADS.keys())

@@ -13,7 +13,8 @@ from transformers import GPT2ForSequenceClassification, GPT2ForTokenClassificati
 
 from export.pipeline import export_checkpoint
 from export.verification import numpy_gpt2 as oracle
-from runtime.contract import HeadGraph, Kind, Manifest, Variant
+from runtime.contract import HeadGraph, Kind, Variant
+from runtime.manifest import Manifest
 from tests.export.checkpoints import Ids, open_session, save_classifier
 
 TOLERANCE = 2e-4

@@ -22,7 +22,7 @@ CONFIGS: dict[str, tuple[Edit, str]] = {
     "config a list": (write("config.json", b"[]"), "config.json: an object is needed, not list"),
     "config not UTF-8": (write("config.json", b'{"a": "\xff"}'), "config.json: not UTF-8 at byte 7"),
     "config in UTF-16": (write("config.json", "{}".encode("utf-16")), "config.json: not UTF-8 at byte 0"),
-    "config key twice": (write("config.json", b'{"a": 1, "a": 2}'), "the key 'a' is given twice"),
+    "config key twice": (write("config.json", b'{"a": 1, "a": 2}'), "the name 'a' comes twice"),
     "config of many digits": (
         write("config.json", b'{"n_layer": 1' + b"0" * 5000 + b"}"),
         "config.json: not JSON: a number of 5001 digits, but at most 30 are read",
@@ -39,7 +39,10 @@ CONFIGS: dict[str, tuple[Edit, str]] = {
         write("config.json", b'{"a": 1e999}'),
         "config.json: not JSON: 1e999 is no finite",
     ),
-    "config with half a character": (change_config(x="\ud83d"), "config.json: not JSON: \\ud83d is half a"),
+    "config with half a character": (
+        change_config(x="\ud83d"),
+        "config.json: not JSON: a string holds \\ud83d",
+    ),
     "config of 17 MB": (
         write("config.json", bytes(17_000_000)),
         "config.json: 17000000 bytes, but at most 16777216",

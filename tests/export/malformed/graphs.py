@@ -35,6 +35,7 @@ from tests.export.edits import (
     weight_of,
 )
 from tests.export.malformed.manifests import architecture
+from tests.export.malformed.tokenizers import BYTE_LEVEL
 
 GraphEdit = Callable[[onnx.ModelProto], object]
 
@@ -88,7 +89,8 @@ def almost_no_weights(folder: Path) -> None:
                 tensor.raw_data = bytes(256)
         model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
 
-    one_token = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}}
+    word = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
+    one_token = {"version": "1.0", "model": word, "decoder": BYTE_LEVEL}
     (folder / "tokenizer.json").write_text(json.dumps(one_token), "utf-8")
     entry = dataclasses.asdict(file_entry(folder, folder / "tokenizer.json"))
     change_manifest(folder, lambda data: [data["variants"].pop(name) for name in ("fp16", "int8", "int4")])

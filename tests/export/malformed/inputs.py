@@ -1,4 +1,4 @@
-"""What is handed over: a copy of a sound folder that somebody changed, or an archive."""
+"""Malformed inputs: changed copies of sound folders, and archives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Sound:
     artifact: Callable[[str], Path]
 
 
-# Makes the input in a new folder, and returns where it lies.
+# Makes the input in a new folder and returns its path.
 Build = Callable[[Sound, Path], Path]
 
 

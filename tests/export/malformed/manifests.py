@@ -13,7 +13,7 @@ from tests.export.edits import (
     change_manifest,
     multiply_golden,
     shorten_golden,
-    unproven,
+    with_one_golden,
     write,
 )
 
@@ -25,7 +25,15 @@ def manifest(change: ManifestEdit) -> Edit:
 
 
 def architecture(**changes: int) -> Edit:
-    return manifest(lambda data: unproven(data)["architecture"].update(changes))
+    """Golden answers are of tokens that any vocabulary has: they are looked at first."""
+
+    def change(data: dict[str, Any]) -> None:
+        with_one_golden(data)["architecture"].update(changes)
+        for entry in data["variants"].values():
+            (answer,) = entry["golden"]
+            answer["token_ids"] = [0] * len(answer["token_ids"])
+
+    return manifest(change)
 
 
 def linked(path: str) -> Edit:
@@ -59,8 +67,11 @@ MANIFESTS: dict[str, tuple[Edit, str]] = {
     ),
     "manifest not UTF-8": (write("manifest.json", b'{"name": "\xff'), "manifest.json: not UTF-8 at byte 10"),
     "manifest large": (write("manifest.json", bytes(17 << 20)), "manifest.json: 17825792 bytes, but at most"),
-    "field twice": (write("manifest.json", b'{"kind": 1, "kind": 2}'), "the key 'kind' is given twice"),
-    "half a character": (manifest(lambda data: data.update(name="\ud800")), "\\ud800 is half a character"),
+    "field twice": (write("manifest.json", b'{"kind": 1, "kind": 2}'), "the name 'kind' comes twice"),
+    "half a character": (
+        manifest(lambda data: data.update(name="\ud800")),
+        "a string holds \\ud800, a lone surrogate",
+    ),
     "number of many digits": (
         write("manifest.json", b'{"schema_version": ' + b"9" * 5001 + b"}"),
         "manifest.json: not JSON: a number of 5001 digits",
@@ -115,6 +126,10 @@ MANIFESTS: dict[str, tuple[Edit, str]] = {
         "tensor wpe.weight has the shape [96, 64], but the manifest has context_length 97",
     ),
     "end of text": (architecture(eos_token_id=10**6), "eos_token_id: 1000000 is no token of 300"),
+    "no end of text for an echo": (
+        manifest(lambda data: data.update(nlu_echo=True) or data["architecture"].update(eos_token_id=None)),
+        "architecture.eos_token_id: none, but nlu_echo needs it",
+    ),
     "another cache": (
         architecture(head_size=9),
         "head_size: 9, but 32 is needed for hidden_size 64 and num_heads 2",
@@ -126,11 +141,11 @@ MANIFESTS: dict[str, tuple[Edit, str]] = {
     ),
     "another layer": (architecture(num_layers=3), "2 attention nodes, but the manifest has 3 layers"),
     "another kind": (
-        manifest(lambda data: unproven(data).update(kind="nlu", slot_labels=["O"])),
+        manifest(lambda data: with_one_golden(data).update(kind="nlu", slot_labels=["O"])),
         "input 'position_ids' is not expected for kind nlu",
     ),
     "no labels": (
-        manifest(lambda data: unproven(data).update(kind="classifier")),
+        manifest(lambda data: with_one_golden(data).update(kind="classifier")),
         "labels: none, but the kind classifier needs them",
     ),
     "labels twice": (
@@ -145,6 +160,10 @@ MANIFESTS: dict[str, tuple[Edit, str]] = {
     "long label": (
         manifest(lambda data: data.update(labels=["x" * 1002])),
         "labels: a text of 1002 characters",
+    ),
+    "no prompts": (
+        manifest(lambda data: multiply_golden(data, 0)),
+        "golden: none, but a server proves a build by them, and probes it: export the model again",
     ),
     "many prompts": (manifest(lambda data: multiply_golden(data, 5)), "golden: 20 prompts, but at most 16"),
     "answers of two lengths": (

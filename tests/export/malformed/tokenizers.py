@@ -11,6 +11,8 @@ from tests.export.checkpoints import tiny_tokenizer
 from tests.export.edits import Edit, change_config, change_tensors, remove, write
 from tests.export.malformed.inputs import in_place_of
 
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+
 
 def tokenizer(**changes: Any) -> Edit:
     return write("tokenizer.json", json.dumps(json.loads(tiny_tokenizer().to_str()) | changes).encode())
@@ -50,7 +52,11 @@ TOKENIZERS: dict[str, tuple[Edit, str]] = {
         "tokenizer.json: missing, and no vocab.json + merges.txt",
     ),
     "tokenizer not JSON": (write("tokenizer.json", b"no"), "tokenizer.json: not JSON: Expecting value"),
-    "tokenizer of nothing": (write("tokenizer.json", b"{}"), "tokenizer.json: Model missing"),
+    "tokenizer of nothing": (write("tokenizer.json", b"{}"), "tokenizer.json: decoder: none, but a language"),
+    "tokenizer without a model": (
+        write("tokenizer.json", json.dumps({"decoder": BYTE_LEVEL}).encode()),
+        "tokenizer.json: Model missing",
+    ),
     "tokenizer a config": (
         tokenizer(model={"type": "GPT2"}),
         "tokenizer.json: data did not match any variant",

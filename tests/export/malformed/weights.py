@@ -152,7 +152,7 @@ TENSORS: dict[str, tuple[Edit, str]] = {
     "header a list": (write(WEIGHTS, packed(b"[]")), "model.safetensors: an object is needed, not list"),
     "tensor twice": (
         write(WEIGHTS, packed(b'{"a": {}, "a": {}}')),
-        "model.safetensors: not JSON: the key 'a' is",
+        "model.safetensors: not JSON: the name 'a' comes twice in one object",
     ),
     "no tensors": (
         write(WEIGHTS, packed(b'{"__metadata__": {}}')),

@@ -1,4 +1,4 @@
-"""The NumPy GPT-2 against transformers on torch, so that either may stand for the other."""
+"""The NumPy GPT-2 against transformers on torch, so that each can replace the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verification: what each reference says of a sound export and of a broken one, and what is told of it."""
+"""Verification: results and messages of the references for a sound export and for a broken one."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_an_export_that_optimum_cannot_make_is_told(
     assert own.passed
 
 
-def test_a_checkpoint_that_transformers_does_not_load_is_told(tmp_path: Path) -> None:
+def test_a_checkpoint_that_transformers_does_not_load_is_reported(tmp_path: Path) -> None:
     """A head beside a body without its prefix."""
     save_nlu(tmp_path / "checkpoint", echo=False)
     path = tmp_path / "checkpoint" / "model.safetensors"
@@ -297,7 +297,7 @@ def test_a_row_that_was_not_run_is_no_failure() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command with torch alone, as optimum takes its time."""
+    """The command with torch only, because optimum is slow."""
     without(monkeypatch, "optimum")
 
 
@@ -327,9 +327,9 @@ def test_command_fails_where_verification_does(
     monkeypatch.setattr("export.verification.verify.LIMIT", 1e-12)
     line = [str(checkpoint("classifier")), str(tmp_path / "out"), "--name", "x", "--verify"]
     assert main(line) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith("error: verify: fp32 differs from transformers 4.")
-    assert "done" not in told.out.splitlines()
+    output = capsys.readouterr()
+    assert output.err.startswith("error: verify: fp32 differs from transformers 4.")
+    assert "done" not in output.out.splitlines()
 
 
 def test_command_refuses_before_it_exports(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from api.middle.schemas.generate import GenerateParameters
 from api.middle.schemas.labels import ClassifyParameters, InferParameters, NluParameters
 from perf.errors import PlanError
 from perf.http.ask import POOL, Api, Ask, Task, requests
-from perf.http.plan import Level, Plan, Target, parse_choice, parse_levels
+from perf.http.load import Extent
+from perf.http.plan import Level, LoadTarget, Plan, parse_choice, parse_levels
 from perf.http.prompts import Texts
-from perf.http.schedule import Extent
 from perf.http.wire import Origin
 
 ORIGIN = Origin.parse("http://127.0.0.1:1")
-PLAN = Plan([Target("own", "http://h:1")], [Level()], Ask(Task.GENERATE), Texts(4), Extent(0, 1))
+PLAN = Plan([LoadTarget("own", "http://h:1")], [Level()], Ask(Task.GENERATE), Texts(4), Extent(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_levels_that_are_none(concurrency: str | None, rate: str | None, named: 
 
 
 def test_a_peer() -> None:
-    peer = Target.parse("vllm=openai@http://127.0.0.1:8000")
-    assert peer == Target("vllm", "http://127.0.0.1:8000", Api.OPENAI)
+    peer = LoadTarget.parse("vllm=openai@http://127.0.0.1:8000")
+    assert peer == LoadTarget("vllm", "http://127.0.0.1:8000", Api.OPENAI)
 
 
 @pytest.mark.parametrize("text", ["vllm", "vllm=openai", "vllm=grpc@http://h", "=openai@http://h"])
 def test_peers_that_are_none(text: str) -> None:
     with pytest.raises(PlanError, match="--peer"):
-        Target.parse(text)
+        LoadTarget.parse(text)
 
 
 def test_a_choice_names_what_there_is() -> None:
@@ -101,9 +101,9 @@ def test_a_choice_names_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("plan", "named"),
     [
-        (replace(PLAN, targets=[Target("a", "h:1")]), "the URL of a"),
-        (replace(PLAN, targets=[Target("a", "http://h"), Target("a", "http://i")]), "--peer"),
-        (replace(PLAN, targets=[Target("a", "http://h", Api.OPENAI)], ask=Ask(Task.NLU)), "--task"),
+        (replace(PLAN, targets=[LoadTarget("a", "h:1")]), "the URL of a"),
+        (replace(PLAN, targets=[LoadTarget("a", "http://h"), LoadTarget("a", "http://i")]), "--peer"),
+        (replace(PLAN, targets=[LoadTarget("a", "http://h", Api.OPENAI)], ask=Ask(Task.NLU)), "--task"),
         (replace(PLAN, texts=Texts(0, 8)), "--prompt-tokens"),
     ],
 )
@@ -111,3 +111,10 @@ def test_plans_that_cannot_run(plan: Plan, named: str) -> None:
     PLAN.check()
     with pytest.raises(PlanError, match=named):
         plan.check()
+
+
+def test_the_key_goes_to_the_appliance_and_to_no_peer() -> None:
+    own = LoadTarget("own", "http://h:1", key="lmaas_a_b")
+    assert b"\r\nAuthorization: Bearer lmaas_a_b\r\n" in own.origin.post("/v1/generate", b"{}")
+    assert b"Authorization" not in LoadTarget.parse("vllm=openai@http://h:1").origin.post("/", b"{}")
+    assert "lmaas_a_b" not in repr(own) + repr(own.origin)

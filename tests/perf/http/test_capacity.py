@@ -12,10 +12,10 @@ from perf.http import capacity as search
 from perf.http.ask import Task
 from perf.http.capacity import TARGETS, Found, capacity
 from perf.http.figures import Round
+from perf.http.load import intended_times
 from perf.http.outcome import Outcome
-from perf.http.plan import Level, Plan, Target
+from perf.http.plan import Level, LoadTarget, Plan
 from perf.http.progress import Progress
-from perf.http.schedule import intended_times
 from runtime.contract import Kind
 
 HEAD = Deployed("dep-1", "sentiment", 1, "int8", Kind.CLASSIFIER, Task.CLASSIFY)
@@ -35,7 +35,7 @@ class Queue:
     least: float = 0.0  # seconds that everything takes besides
 
     async def measure(
-        self, plan: Plan, level: Level, target: Target, number: int, progress: Progress
+        self, plan: Plan, level: Level, target: LoadTarget, number: int, progress: Progress
     ) -> Round:
         extent = plan.extent
         if level.rate is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perf.http.ask import Api, Ask, Task
-from perf.http.outcome import INCOMPLETE, Outcome, problem_kind, read
+from perf.http.outcome import INCOMPLETE, Event, Outcome, events, problem_kind, read
 from perf.http.wire import Exchange, Failure
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
@@ -101,7 +104,7 @@ def test_an_answer_that_is_none(body: bytes) -> None:
 
 def test_failures_and_statuses_are_kinds() -> None:
     assert read(Exchange(0, failure=Failure.TIMEOUT), GENERATE, Api.LMAAS).error == "timeout"
-    problem = b'{"type": "/docs#overloaded", "title": "No room now", "status": 429}'
+    problem = b'{"type": "/docs#overloaded", "title": "Too Many Requests", "status": 429}'
     assert read(exchanged(problem, status=429), GENERATE, Api.LMAAS).error == "429 overloaded"
     assert read(exchanged(b"<html>", status=502), GENERATE, Api.LMAAS).error == "502"
 
@@ -118,3 +121,33 @@ def test_failures_and_statuses_are_kinds() -> None:
 )
 def test_kinds_of_problems(body: bytes, kind: str) -> None:
     assert problem_kind(body) == kind
+
+
+STREAM = (
+    b'data: {"a": 1}\n\n: ping\n\nevent: error\ndata: {"b": 2}\n\n'
+    b"data:first\r\ndata: second\r\n\r\nid: 4\ndata: [DONE]\n\ndata: cut off"
+)
+FOUND = [
+    ("message", b'{"a": 1}'),
+    ("error", b'{"b": 2}'),
+    ("message", b"first\nsecond"),
+    ("message", b"[DONE]"),
+]
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=20))
+def test_wherever_they_are_cut(cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(STREAM)]
+    pieces = [(float(end), STREAM[begin:end]) for begin, end in pairwise(places)]
+    found = list(events(pieces))
+    assert [(event.name, event.data) for event in found] == FOUND
+
+
+def test_an_event_came_when_its_end_came() -> None:
+    pieces = [(1.0, b"data: a\n\ndata: b"), (2.0, b"\n"), (3.0, b"\ndata: c\n\ndata: d\n\n")]
+    assert list(events(pieces)) == [
+        Event(1.0, "message", b"a"),
+        Event(3.0, "message", b"b"),
+        Event(3.0, "message", b"c"),
+        Event(3.0, "message", b"d"),
+    ]

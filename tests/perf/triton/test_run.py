@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +13,8 @@ from perf.errors import AnalyzerError
 from perf.http.ask import Ask, Task
 from perf.http.prompts import Texts
 from perf.triton.installation import Analyzer
-from perf.triton.run import Level, Measuring, Subject, run
-from runtime.contract import Kind
+from perf.triton.run import ROWS, LevelAnalysis, Measuring, Subject, inputs, run
+from runtime.contract import HeadTensors, Kind, LmTensors
 
 RECORDED = Path(__file__).parent / "recorded"
 LM = Subject(
@@ -37,7 +39,7 @@ done
 """
 
 
-def played(folder: Path, script: str, subject: Subject) -> list[Level]:
+def played(folder: Path, script: str, subject: Subject) -> list[LevelAnalysis]:
     analyzer = Analyzer(folder)
     analyzer.program.write_text(script)
     analyzer.program.chmod(0o755)
@@ -63,7 +65,7 @@ def test_a_head_is_not(tmp_path: Path) -> None:
 
 def test_what_never_was_steady(tmp_path: Path) -> None:
     script = "#!/bin/sh\necho 'Failed to obtain stable measurement within 10 measurement windows'\nexit 2\n"
-    assert played(tmp_path, script, HEAD) == [Level(HEAD.deployed, 2, None)]
+    assert played(tmp_path, script, HEAD) == [LevelAnalysis(HEAD.deployed, 2, None)]
 
 
 @pytest.mark.parametrize(
@@ -78,3 +80,38 @@ def test_what_never_was_steady(tmp_path: Path) -> None:
 def test_why_it_failed_is_told(tmp_path: Path, script: str, told: str) -> None:
     with pytest.raises(AnalyzerError, match=told):
         played(tmp_path, f"#!/bin/sh\n{script}\n", HEAD)
+
+
+def rows(kind: Kind, task: Task) -> list[dict[str, list[Any]]]:
+    deployed = Deployed("dep-1", "m", 1, "int8", kind, task)
+    found: list[dict[str, list[Any]]] = json.loads(inputs(deployed, Ask(task, 9, True), Texts(4), "a"))[
+        "data"
+    ]
+    return found
+
+
+def test_a_language_model_streams() -> None:
+    data = rows(Kind.LM, Task.GENERATE)
+    assert len({row[LmTensors.TEXT_INPUT][0] for row in data}) == len(data) == ROWS
+    sampling = json.loads(data[0][LmTensors.SAMPLING_PARAMETERS][0])
+    assert sampling == {"max_tokens": 9, "temperature": 0.0, "ignore_eos": True}
+    known = {
+        LmTensors.TEXT_INPUT,
+        LmTensors.STREAM,
+        LmTensors.SAMPLING_PARAMETERS,
+        LmTensors.EXCLUDE_INPUT_IN_OUTPUT,
+        *LmTensors.SWITCHES,
+    }
+    assert data[0].keys() <= known
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "tensors"),
+    [
+        (Kind.CLASSIFIER, Task.CLASSIFY, {HeadTensors.TEXT}),
+        (Kind.CLASSIFIER, Task.INFER, {HeadTensors.TEXT, HeadTensors.TEXT_PAIR}),
+        (Kind.NLU, Task.NLU, {HeadTensors.TEXT}),
+    ],
+)
+def test_heads_take_texts(kind: Kind, task: Task, tensors: set[str]) -> None:
+    assert rows(kind, task)[0].keys() == tensors

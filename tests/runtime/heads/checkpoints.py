@@ -21,6 +21,7 @@ from export.pipeline import export_checkpoint
 from runtime.contract import Variant
 
 END_OF_TEXT = "<|endoftext|>"
+EXCLAMATION_MARK = 1  # its token
 CONTEXT = 128
 VOCABULARY = 300
 INTENTS = ("PlayMusic", "GetWeather", "BookRestaurant")
@@ -69,10 +70,7 @@ def train_tokenizer(lowercase: bool = False, template: bool = False) -> tokenize
 
 
 def configure(**more: Any) -> GPT2Config:
-    """Without a pad token transformers reads a classifier's logits at the very last token, as serving does.
-
-    With one it reads them at the last token that is another, which a template that ends in it moves.
-    """
+    """Without a pad token, with which transformers reads a classifier's logits at the very last token."""
     return GPT2Config(
         vocab_size=VOCABULARY,
         n_positions=CONTEXT,
@@ -101,11 +99,17 @@ def finish(folder: Path, model: nn.Module, tokenizer: tokenizers.Tokenizer) -> T
     return Tiny(artifact, model, tokenizer)
 
 
-def classifier(folder: Path, labels: int = 3, problem_type: str = "single_label_classification") -> Tiny:
-    config = configure(num_labels=labels, problem_type=problem_type)
+def classifier(
+    folder: Path,
+    labels: int = 3,
+    problem_type: str = "single_label_classification",
+    padding: int | None = None,
+    template: bool = True,
+) -> Tiny:
+    config = configure(num_labels=labels, problem_type=problem_type, pad_token_id=padding)
     model = with_random_weights(GPT2ForSequenceClassification(config))
     model.save_pretrained(folder / "checkpoint")  # type: ignore[operator]
-    return finish(folder, model, train_tokenizer(template=True))
+    return finish(folder, model, train_tokenizer(template=template))
 
 
 def token_classifier(folder: Path) -> Tiny:

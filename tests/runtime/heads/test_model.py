@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from runtime.contract import FaultCode, Variant
 from runtime.errors import ModelError, RequestFault
 from runtime.heads import HeadAnswer, HeadInput, HeadModel
 from runtime.heads.model import MOST_RUN_TOKENS, RUN_TOKENS, batches
+from runtime.messages import Slot
 from tests.runtime.heads import checkpoints
 from tests.runtime.heads.checkpoints import CONTEXT, INTENTS, SLOTS, Tiny
 
@@ -30,6 +32,10 @@ TEXTS = [
 
 BUILDERS: dict[str, Callable[[Path], Tiny]] = {
     "classifier": checkpoints.classifier,
+    "pad is a letter": lambda folder: checkpoints.classifier(
+        folder, padding=checkpoints.EXCLAMATION_MARK, template=False
+    ),
+    "pad is eos": lambda folder: checkpoints.classifier(folder, padding=0),
     "multi_label": lambda folder: checkpoints.classifier(folder, 4, "multi_label_classification"),
     "regression": lambda folder: checkpoints.classifier(folder, 1, "regression"),
     "tokens": checkpoints.token_classifier,
@@ -90,6 +96,40 @@ def test_classifier_is_that_of_transformers(build: Any, text: str, pair: str | N
     assert found.slots is None
 
 
+@pytest.mark.parametrize("name", ["pad is a letter", "pad is eos", "classifier"])
+def test_a_text_that_ends_in_padding_is_read_as_in_transformers(build: Any, name: str) -> None:
+    """The text ends in the padding token, or the template does, or there is nothing else to read.
+
+    `classifier` has no padding token: the last token decides.
+    """
+    tiny = build(name)
+    assert encode(tiny, "!").ids[0] == checkpoints.EXCLAMATION_MARK
+    texts = [("wow!", None), ("wow!!!", None), ("!", None), ("!!!", None), ("a!b", None), ("!a", None)]
+    pairs = [("wow!", "the band!!"), ("!!", "!!"), ("a", "!"), ("!", "a")]
+    inputs = [HeadInput(text, pair) for text, pair in [*texts, *pairs]]
+    model = load(tiny)
+    for item, together in zip(inputs, model.run(inputs), strict=True):
+        expected = torch.softmax(class_logits(tiny, item.text, item.text_pair), dim=-1).numpy()
+        np.testing.assert_allclose(answer(model, item.text, item.text_pair).scores, expected, atol=2e-5)
+        assert isinstance(together, HeadAnswer)
+        np.testing.assert_allclose(together.scores, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["pad is a letter", "pad is eos"])
+def test_a_batch_with_padding_is_read_as_in_transformers(build: Any, name: str) -> None:
+    """transformers pads a batch with the very token that texts end in."""
+    tiny = build(name)
+    texts = ["wow!", "the band in york!!!", "!", "a!b"]
+    rows = [encode(tiny, text).ids for text in texts]
+    padding = tiny.model.config.pad_token_id
+    padded = [row + [padding] * (max(map(len, rows)) - len(row)) for row in rows]
+    with torch.no_grad():
+        expected = torch.softmax(tiny.model(torch.tensor(padded)).logits, dim=-1).numpy()
+    for found, row in zip(load(tiny).run([HeadInput(text) for text in texts]), expected, strict=True):
+        assert isinstance(found, HeadAnswer)
+        np.testing.assert_allclose(found.scores, row, atol=2e-5)
+
+
 def test_labels_of_a_multi_label_classifier_are_independent(build: Any) -> None:
     tiny = build("multi_label")
     found = answer(load(tiny), TEXTS[0])
@@ -127,13 +167,13 @@ def test_joint_model_is_that_of_torch(build: Any, name: str, text: str) -> None:
     check_slots(text, encoding, tags, found.slots)
 
 
-def check_slots(text: str, encoding: Any, tags: list[str], slots: list[dict[str, Any]]) -> None:
+def check_slots(text: str, encoding: Any, tags: list[str], slots: list[Slot]) -> None:
     """Each visible character carries the name that the first token of its word was tagged with."""
     names: list[str | None] = [None] * len(text)
     for slot in slots:
-        assert text[slot["start"] : slot["end"]] == slot["value"] == slot["value"].strip() != ""
-        assert 0 < slot["score"] <= 1
-        names[slot["start"] : slot["end"]] = [slot["name"]] * len(slot["value"])
+        assert text[slot.start : slot.end] == slot.value == slot.value.strip() != ""
+        assert 0 < slot.score <= 1
+        names[slot.start : slot.end] = [slot.name] * len(slot.value)
     first: dict[int, str] = {}
     for word, tag, (start, end) in zip(encoding.word_ids, tags, encoding.offsets, strict=True):
         tag = first.setdefault(word, tag)
@@ -166,8 +206,8 @@ def test_answers_do_not_depend_on_the_batch(build: Any, name: str, variant: Vari
         np.testing.assert_allclose(batched.scores, alone.scores, atol=1e-5)
         assert batched.label == alone.label
         for one, other in zip(batched.slots or [], alone.slots or [], strict=True):
-            assert one | {"score": 0} == other | {"score": 0}
-            assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+            assert replace(one, score=0) == replace(other, score=0)
+            assert one.score == pytest.approx(other.score, abs=1e-5)
 
 
 def test_a_bad_input_fails_alone(build: Any) -> None:

@@ -105,10 +105,9 @@ WORDS = [Word(0, 0, 4), Word(1, 6, 9), Word(2, 10, 14), Word(3, 15, 17), Word(4,
 )
 def test_spans(tags: str, expected: list[tuple[str, str, int, int]]) -> None:
     slots = merge_tags(TEXT, WORDS, tags.split(), [1.0] * 6)
-    assert [(slot["name"], slot["value"], slot["start"], slot["end"]) for slot in slots] == expected
-    assert all(list(slot) == ["name", "value", "start", "end", "score"] for slot in slots)
+    assert [(slot.name, slot.value, slot.start, slot.end) for slot in slots] == expected
 
 
 def test_score_is_the_mean_of_the_words() -> None:
     slots = merge_tags(TEXT, WORDS, ["B-x", "I-x", "I-x", "O", "B-y", "I-x"], [0.5, 0.6, 1.0, 0.1, 0.25, 0.3])
-    assert [slot["score"] for slot in slots] == pytest.approx([0.7, 0.25, 0.3])
+    assert [slot.score for slot in slots] == pytest.approx([0.7, 0.25, 0.3])

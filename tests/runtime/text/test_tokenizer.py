@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -140,10 +141,40 @@ def test_a_decoder_is_needed(tmp_path: Path) -> None:
         Tokenizer(saved(library, tmp_path), eos_token_id=0)
 
 
-@pytest.mark.parametrize("eos_token_id", [-1, 320])
-def test_eos_outside_of_the_vocabulary_is_refused(tmp_path: Path, eos_token_id: int) -> None:
-    with pytest.raises(ModelError, match=f"eos_token_id {eos_token_id} is not among 320 tokens"):
-        Tokenizer(saved(train_tokenizer(), tmp_path), eos_token_id)
+def test_an_eos_that_is_no_token_adds_nothing(tmp_path: Path) -> None:
+    """As where a model has more embeddings than its tokenizer has tokens."""
+    tokenizer = Tokenizer(saved(train_tokenizer(), tmp_path), eos_token_id=320)
+    assert tokenizer.token_bytes(320) == b""
+    assert tokenizer.token_text(320) == "<|unused_320|>"
+    assert tokenizer.decode([*tokenizer.encode("the cat"), 320]) == "the cat"
+
+
+def test_without_an_eos_only_special_tokens_are_control_tokens(tmp_path: Path) -> None:
+    library = train_tokenizer()
+    (letter,) = library.encode("a").ids
+    path = saved(library, tmp_path)
+    assert Tokenizer(path, eos_token_id=letter).decode([letter]) == ""
+    assert Tokenizer(path, eos_token_id=None).decode([letter, 0]) == "a"
+
+
+@pytest.mark.parametrize(
+    ("decoder", "served"),
+    [
+        (decoders.Sequence([decoders.ByteLevel()]), True),
+        (decoders.Sequence([decoders.Sequence([decoders.ByteLevel()])]), True),
+        (decoders.Sequence([]), False),
+        (decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()]), False),
+        (decoders.Sequence([decoders.ByteLevel(), decoders.Strip("a", 1, 0)]), False),
+    ],
+)
+def test_only_one_decoder_is_served(decoder: Any, served: bool, tmp_path: Path) -> None:
+    library = train_tokenizer()
+    library.decoder = decoder
+    if served:
+        assert Tokenizer(saved(library, tmp_path), 0).decode(library.encode("the cat").ids) == "the cat"
+        return
+    with pytest.raises(ModelError, match="decoder Sequence, but only ByteLevel"):
+        Tokenizer(saved(library, tmp_path), 0)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "\x00"])

@@ -14,7 +14,8 @@ import httpx
 import numpy as np
 import tritonclient.grpc as grpc
 
-from api.back.cluster.triton_process import Ports
+from api.back.cluster.server_home import Ports
+from api.back.cluster.triton_process import GRPC_PREFIX, KEY_HEADER
 
 TIMEOUT_SECONDS = 30.0
 Outputs = dict[str, list[Any]]
@@ -26,13 +27,34 @@ class Failed(Exception):
 
 @dataclass
 class Stream:
-    """One request under way on a stream of its own."""
+    """A gRPC stream to `lm`, and what arrived on it."""
 
     client: Any
     arrived: queue.Queue[tuple[Any, Any]] = field(default_factory=queue.Queue)
 
+    def send(
+        self,
+        text: str | bytes,
+        parameters: Mapping[str, Any] | str | None = None,
+        *,
+        outputs: tuple[str, ...] = (),
+        of_request: Mapping[str, str | int] | None = None,
+        **flags_and_operation: bool | str,
+    ) -> None:
+        """`of_request` are the request's own parameters, outside its tensors."""
+        inputs = [text_input("text_input", text)]
+        if parameters is not None:
+            sent = parameters if isinstance(parameters, str) else json.dumps(parameters)
+            inputs.append(text_input("sampling_parameters", sent))
+        for name, value in flags_and_operation.items():
+            inputs.append(flag_input(name, value) if isinstance(value, bool) else text_input(name, value))
+        wanted = [grpc.InferRequestedOutput(name) for name in outputs] or None
+        self.client.async_stream_infer(
+            "lm", inputs, outputs=wanted, parameters=of_request, enable_empty_final_response=True
+        )
+
     def responses(self) -> list[Outputs]:
-        """Wait for all; raises Failed where the request fails."""
+        """Wait for all of the only request; raises Failed where it fails."""
         found: list[Outputs] = []
         while True:
             outputs, final = self.next()
@@ -41,7 +63,7 @@ class Stream:
                 return found
 
     def next(self) -> tuple[Outputs, bool]:
-        """One response, and whether it is the last; raises Failed."""
+        """One response, and whether it is the last of its request; raises Failed."""
         result, error = self.arrived.get(timeout=TIMEOUT_SECONDS)
         if error is not None:
             raise Failed(str(error))
@@ -58,31 +80,23 @@ class Server:
     client: Any
     ports: Ports
     repository: Path
+    key: str
+
+    def load(self, model: str) -> None:
+        self.client.load_model(model, headers={f"{GRPC_PREFIX}{KEY_HEADER}": self.key})
 
     @contextmanager
-    def stream(
-        self,
-        text: str | bytes,
-        parameters: Mapping[str, Any] | str | None = None,
-        *,
-        outputs: tuple[str, ...] = (),
-        of_request: Mapping[str, str | int] | None = None,
-        **flags_and_operation: bool | str,
-    ) -> Iterator[Stream]:
-        """`of_request` are the request's own parameters, outside its tensors."""
-        inputs = [text_input("text_input", text)]
-        if parameters is not None:
-            sent = parameters if isinstance(parameters, str) else json.dumps(parameters)
-            inputs.append(text_input("sampling_parameters", sent))
-        for name, value in flags_and_operation.items():
-            inputs.append(flag_input(name, value) if isinstance(value, bool) else text_input(name, value))
+    def connect(self) -> Iterator[Stream]:
         with grpc.InferenceServerClient(f"127.0.0.1:{self.ports.grpc}") as client:
             stream = Stream(client)
             client.start_stream(lambda result, error: stream.arrived.put((result, error)))
-            wanted = [grpc.InferRequestedOutput(name) for name in outputs] or None
-            client.async_stream_infer(
-                "lm", inputs, outputs=wanted, parameters=of_request, enable_empty_final_response=True
-            )
+            yield stream
+
+    @contextmanager
+    def stream(self, text: str | bytes, *arguments: Any, **options: Any) -> Iterator[Stream]:
+        """A stream with one request, as `Stream.send` takes it."""
+        with self.connect() as stream:
+            stream.send(text, *arguments, **options)
             yield stream
 
     def ask(self, text: str | bytes, *arguments: Any, **options: Any) -> list[Outputs]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as grpc
 
-from api.back.cluster.installation import Installation
-from api.back.cluster.triton_process import Ports, TritonProcess, assemble_backends
+from api.back.cluster.installation import Installation, assemble_backends
+from api.back.cluster.server_home import Ports, ServerHome
+from api.back.cluster.triton_process import TritonProcess
 from api.back.settings import BackSettings
 from runtime.contract import BACKEND_NAME, Variant
 from tests.runtime.engines import version_folder
@@ -41,20 +42,22 @@ def lay_out(repository: Path, name: str, artifact: Path, **settings: int) -> Pat
 def server(
     lm_artifact: Path, classifier_artifact: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    settings = BackSettings(home=tmp_path_factory.mktemp("triton"))
+    settings = BackSettings(home=tmp_path_factory.mktemp("triton"), triton_http_port=0)
     settings.logs.mkdir(parents=True)
-    lay_out(settings.repository, "lm", lm_artifact, num_slots=2, prefill_chunk=16)
-    lay_out(settings.repository, "head", classifier_artifact)
+    home = ServerHome(settings)
+    lay_out(home.repository, "lm", lm_artifact, num_slots=2, prefill_chunk=16)
+    lay_out(home.repository, "head", classifier_artifact)
     installation = Installation.find()
     assemble_backends(settings, installation)
-    ports = Ports.choose(settings)
+    ports = Ports.choose(home)
     loop = asyncio.new_event_loop()
-    process = loop.run_until_complete(TritonProcess.start(settings, installation, ports))
+    process = loop.run_until_complete(TritonProcess.start(home, installation, ports))
     try:
         with grpc.InferenceServerClient(f"127.0.0.1:{ports.grpc}") as client:
-            client.load_model("lm")
-            client.load_model("head")
-            yield Server(client, ports, settings.repository)
+            server = Server(client, ports, home.repository, process.key)
+            server.load("lm")
+            server.load("head")
+            yield server
     finally:
         loop.run_until_complete(process.stop())
         loop.close()

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from api.back.cluster.installation import Installation
-from runtime.answers import Generated
 from runtime.engine import Engine
+from runtime.errors import RequestFault
+from runtime.messages import Generated, Usage
 
 
 class Sender:
@@ -44,7 +45,7 @@ def test_one_sender_that_fails_hides_no_other(
     adapter = LmAdapter.__new__(LmAdapter)  # its making needs a server
     adapter._engine = engine
     adapter._asking_due = 0.0
-    adapter._metrics_due = adapter._relays_due = math.inf
+    adapter._metrics_due = adapter._sessions_due = math.inf
     answers: list[bool | Exception] = [False, RuntimeError("the request is gone"), True, True]
     adapter._responses = {
         str(number): LmResponses(Sender(answer), builder, lambda: None)
@@ -97,7 +98,7 @@ def test_hundreds_under_way_are_asked_seldom_and_slow_no_metrics(monkeypatch: py
     adapter._engine, adapter._metrics = Idle(), metrics
     adapter._closing = threading.Event()
     adapter._asking_due = adapter._metrics_due = 0.0
-    adapter._relays_due = math.inf
+    adapter._sessions_due = math.inf
     senders = [Counted() for _ in range(400)]  # due every four seconds
     adapter._responses = {
         str(number): lm.LmResponses(sender, builder, lambda: None) for number, sender in enumerate(senders)
@@ -111,8 +112,8 @@ def test_hundreds_under_way_are_asked_seldom_and_slow_no_metrics(monkeypatch: py
     assert [sender.times for sender in senders] == [1] * 400
 
 
-class Pipe:
-    """A relay's sender, which was cancelled; where it is `broken` it raises on all that it is asked."""
+class SessionSender:
+    """A session's sender, which was cancelled; where it is `broken` it raises on everything."""
 
     def __init__(self) -> None:
         self.broken = False
@@ -134,30 +135,34 @@ class Response:
         self.output_tensors = output_tensors
 
 
-def test_one_relay_that_fails_hides_no_other_and_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_fails_ends_and_aborts_its_requests_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.syspath_prepend(str(Installation.find().python_backend))
     import triton_python_backend_utils as pb_utils
 
-    from runtime.triton.relay import Relays
+    from runtime.triton.session import Sessions
 
     monkeypatch.setattr(pb_utils, "Tensor", lambda name, array: array, raising=False)
     monkeypatch.setattr(pb_utils, "InferenceResponse", Response, raising=False)
-    relays, broken, whole = Relays(), Pipe(), Pipe()
-    relays.open("broken", broken)
-    relays.open("whole", whole)
-    places = [relays.place(name, 1) for name in ("broken", "whole")]
-    for place in places:
-        assert place is not None
-        assert place.take(Generated(1, [], None, None))
+    aborted: list[str] = []
+    sessions, broken, whole = Sessions(aborted.append), SessionSender(), SessionSender()
+    for name, sender in (("broken", broken), ("whole", whole)):
+        sessions.open(name, sender)
+        session = sessions.find(name)
+        session.register(1, f"{name} 1").send(Generated(1, [], None, None), final=False)
+        session.register(2, f"{name} 2").send(Generated(1, [], Usage.of(1, 0), None), final=True)
     broken.broken = True
-    relays.flush()
-    assert (broken.sent, whole.sent) == (1, 2)
-    assert [place is not None and place.relay.over for place in places] == [True, False]
-    assert relays.place("broken", 1) is None
+    sessions.flush()
+    assert (broken.sent, whole.sent) == (0, 1)
+    assert aborted == ["broken 1"]
+    with pytest.raises(RequestFault, match="the session is not open"):
+        sessions.find("broken")
     broken.broken = False
-    relays.open("broken", broken)
+    sessions.open("broken", broken)
     broken.broken = True
-    relays.end_cancelled()
-    assert relays.place("broken", 1) is not None  # nobody knows whether it was cancelled
-    assert relays.place("whole", 1) is None
-    assert whole.sent == 3
+    sessions.end_cancelled()
+    assert sessions.find("broken")  # whether it was cancelled is not known
+    assert (whole.sent, aborted) == (2, ["broken 1", "whole 1"])
+    with pytest.raises(RequestFault, match="the session is not open"):
+        sessions.find("whole")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 import anyio
 import anyio.lowlevel
@@ -14,12 +14,21 @@ from api.back.backend import Backend
 from api.back.cluster.records import ServerState
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
-from api.errors import ApiError, Unavailable
-from runtime.contract import Kind
-from tests.api.back.cluster.requests import complete, deploy_all, language_model, processes, stub_pids, until
+from api.errors import Unavailable
+from runtime.contract import Kind, Operation
+from runtime.messages import Answer
+from tests.api.back.cluster.requests import (
+    complete,
+    deploy_all,
+    language_model,
+    outcome,
+    processes,
+    stub_pids,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
-HEAL_SECONDS = 10.0
+HEAL_SECONDS = 60.0
 Victim = Callable[[Backend, BackSettings], int]
 
 
@@ -39,13 +48,15 @@ def stub(backend: Backend, settings: BackSettings) -> int:
     return stub_pids(settings, "tiny", 1)[0]
 
 
-async def ask_until_it_fails(backend: Backend) -> ApiError:
-    """Requests without end; the one that meets the death of the server gets exactly one error."""
-    try:
-        while True:
-            await complete(backend, language_model(backend, 1), max_tokens=80)
-    except ApiError as error:
-        return error
+async def begun_stream(backend: Backend) -> AsyncGenerator[Answer, None]:
+    """A long stream, of which the first piece is here."""
+    parameters = {"max_tokens": 80, "ignore_eos": True, "n": 16}
+    target = language_model(backend, 1)
+    answer = backend.cluster.generate(
+        target, prompt="the", parameters=parameters, operation=Operation.GENERATE, stream=True
+    )
+    await answer.__anext__()
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -59,17 +70,21 @@ async def test_it_heals(
     await until(lambda: patient.cluster.readiness().ready, "ready")
     expected = await complete(patient, language_model(patient, 1))
     others = stub_pids(cluster_settings, "tiny", 2) + stub_pids(cluster_settings, "head", 1)
-    errors: list[ApiError] = []
+    texts: list[str] = []
 
     async def ask() -> None:
-        errors.append(await ask_until_it_fails(patient))
+        texts.append(await complete(patient, language_model(patient, 1), stream=False))
 
     with anyio.fail_after(HEAL_SECONDS):
         async with anyio.create_task_group() as group:
+            pid = victim(patient, cluster_settings)
+            stream = await begun_stream(patient)
             for _ in range(3):
                 group.start_soon(ask)
             await anyio.lowlevel.checkpoint()  # the requests are on their way
-            os.kill(victim(patient, cluster_settings), sign)
+            os.kill(pid, sign)
+            # On a busy machine the engine may have been done before this process saw the first piece.
+            assert await outcome(stream) in (Unavailable, 16)
             await until(
                 lambda: any("tiny/1" in reason for reason in patient.cluster.readiness().reasons), "unready"
             )
@@ -78,7 +93,7 @@ async def test_it_heals(
                 language_model(patient, 1)
             assert caught.value.retry_after > 0
         await until(lambda: patient.cluster.readiness().ready, "healed")
-    assert [type(error) for error in errors] == [Unavailable] * 3
+    assert texts == [expected] * 3  # nothing of them had been sent: each was sent again
     assert await complete(patient, language_model(patient, 1)) == expected
     if victim is stub:  # the neighbours felt nothing
         assert stub_pids(cluster_settings, "tiny", 2) + stub_pids(cluster_settings, "head", 1) == others
@@ -106,11 +121,11 @@ async def test_a_crash_loop_backs_off_and_shows(patient: Backend, cluster_settin
         await until(lambda: patient.cluster.servers()[0].pid is not None, "running")
         restarts = patient.cluster.servers()[0].restarts
         os.kill(triton(patient, cluster_settings), signal.SIGKILL)
-        await until(lambda: patient.cluster.servers()[0].state is ServerState.RESTARTING, "restarting")
+        await until(lambda: patient.cluster.servers()[0].state is ServerState.DEAD, "dead")
         await anyio.lowlevel.checkpoint()
         waited = max(
             waited,
             await until(lambda: patient.cluster.servers()[0].restarts > restarts, "restarted"),  # noqa: B023
         )
     assert waited > 0.9
-    await until(lambda: patient.cluster.readiness().ready, "healed", 20)
+    await until(lambda: patient.cluster.readiness().ready, "healed")

@@ -12,16 +12,19 @@ import anyio
 import pytest
 
 from api.back.backend import Backend
-from api.back.cluster import manager, placement
-from api.back.cluster.keeper import WORK_SECONDS
+from api.back.cluster import controller, local_triton
 from api.back.cluster.metrics import engine_counters
+from api.back.cluster.probe import WORK_SECONDS
 from api.back.cluster.records import ServerState
-from api.back.cluster.repository import LiveRepository
+from api.back.cluster.repository import ModelRepository
+from api.back.cluster.server_home import ServerHome
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
-from api.errors import Conflict, InvalidInput, NotFound, Unavailable
+from api.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, Unavailable
 from runtime.contract import Kind, Operation, Variant
+from runtime.messages import Answer, Candidates, Embedded, Scored
 from tests.api.back.cluster.requests import POLL_SECONDS, complete, language_model, stub_pids, until
+from tests.api.back.stores import locked
 
 pytestmark = pytest.mark.anyio
 
@@ -54,26 +57,30 @@ async def test_a_language_model_answers(backend: Backend) -> None:
     assert await complete(backend, target, stream=False) == streamed
 
 
-async def test_every_operation_has_its_details(backend: Backend) -> None:
+async def test_every_operation_has_its_answer(backend: Backend) -> None:
     await deployed(backend)
     wanted: dict[Operation, dict[str, Any]] = {
         Operation.SCORE: {"continuations": [" sat", " ran home"]},
         Operation.NEXT: {"top_k": 3},
         Operation.EMBED: {},
     }
-    found = {}
+    found: list[Answer] = []
     for operation, parameters in wanted.items():
         answer = backend.cluster.generate(
             language_model(backend),
-            text="the dog",
+            prompt="the dog",
             parameters=parameters,
             operation=operation,
             stream=False,
         )
-        (found[operation],) = [details async for details in answer]
-    assert len(found[Operation.SCORE]["scores"]) == 2
-    assert len(found[Operation.NEXT]["candidates"]) == 3
-    assert len(found[Operation.EMBED]["embedding"]) == 64
+        found += [reply async for reply in answer]
+    scored, ranked, embedded = found
+    assert isinstance(scored, Scored)
+    assert len(scored.scores) == 2
+    assert isinstance(ranked, Candidates)
+    assert len(ranked.candidates) == 3
+    assert isinstance(embedded, Embedded)
+    assert len(embedded.embedding) == 64
 
 
 async def test_a_classifier_answers(backend: Backend) -> None:
@@ -104,19 +111,22 @@ async def test_a_second_version_does_not_disturb_the_first(
     await undeployed(backend, "tiny", 2)
     before = stub_pids(cluster_settings, "tiny", 1)
     expected = await complete(backend, language_model(backend, 1))
-    answers = []
+    await until(lambda: backend.cluster.readiness().ready, "readiness")
+    answers, ready = [], []
 
     async with anyio.create_task_group() as group:
 
         async def ask() -> None:
             while True:
                 answers.append(await complete(backend, language_model(backend, 1)))
+                ready.append(backend.cluster.readiness().ready)
 
         group.start_soon(ask)
         second = await backend.cluster.deploy("tiny", "latest", "fp32", traffic_weight=0)
         group.cancel_scope.cancel()
     assert len(answers) > 3
     assert set(answers) == {expected}
+    assert all(ready)  # what has never served does not count
     assert second.version == 2
     assert stub_pids(cluster_settings, "tiny", 1) == before
     assert await complete(backend, language_model(backend, "latest")) != expected
@@ -137,37 +147,48 @@ async def test_a_second_version_does_not_disturb_the_first(
 
 async def test_closing_the_answer_cancels_in_the_engine(backend: Backend) -> None:
     await deployed(backend)
-    answer = backend.cluster.generate(
-        language_model(backend),
-        text="the",
-        parameters={"max_tokens": 90, "ignore_eos": True, "n": 16},
-        operation=Operation.GENERATE,
-        stream=True,
-    )
-    port = int(backend.cluster.servers()[0].metrics_address.rpartition(":")[2])
-    series = 'lmaas_engine_sequences_finished_total{model="tiny",reason="cancelled",version="1"}'
-    before = await engine_counters(port, "tiny", 1)  # another test may have cancelled some
-    await answer.__anext__()
-    assert backend.cluster.servers()[0].outstanding >= 1  # a probe may be on its way too
-    await answer.aclose()
-    begin = time.monotonic()
-    while (await engine_counters(port, "tiny", 1))[series] == before[series]:
-        assert time.monotonic() - begin < 5
-        await anyio.sleep(POLL_SECONDS)
+    address = backend.cluster.servers()[0].metrics_address
+    series = 'lmaas_engine_sequences_finished_total{model="tiny",reason="%s",version="1"}'
+
+    async def finished(*reasons: str) -> float:
+        counters = await engine_counters(address, "tiny", 1)
+        return sum(counters.get(series % reason, 0) for reason in reasons)
+
+    before = await finished("cancelled")  # another test may have cancelled some
+    for _ in range(20):  # on a busy machine the small model may be done before it hears of the cancelling
+        ended = await finished("cancelled", "length")
+        answer = backend.cluster.generate(
+            language_model(backend),
+            prompt="the",
+            parameters={"max_tokens": 90, "ignore_eos": True, "n": 16},
+            operation=Operation.GENERATE,
+            stream=True,
+        )
+        await answer.__anext__()
+        assert backend.cluster.servers()[0].outstanding == 1
+        await answer.aclose()
+        assert backend.cluster.servers()[0].outstanding == 0
+        begin = time.monotonic()
+        while await finished("cancelled", "length") < ended + 16:
+            assert time.monotonic() - begin < 60
+            await anyio.sleep(POLL_SECONDS)
+        if await finished("cancelled") > before:
+            return
+    raise AssertionError("nothing was cancelled")
 
 
 async def test_the_engine_shows_that_it_works(backend: Backend) -> None:
     """The prober trusts these counters where a full engine leaves a probe waiting."""
     await deployed(backend)
-    port = int(backend.cluster.servers()[0].metrics_address.rpartition(":")[2])
+    address = backend.cluster.servers()[0].metrics_address
     series = 'lmaas_engine_steps_total{model="tiny",version="1"}'
-    before = await engine_counters(port, "tiny", 1)
+    before = await engine_counters(address, "tiny", 1)
     await complete(backend, language_model(backend))
     begin = time.monotonic()
-    while (await engine_counters(port, "tiny", 1))[series] == before[series]:
+    while (await engine_counters(address, "tiny", 1))[series] == before[series]:
         assert time.monotonic() - begin < WORK_SECONDS
         await anyio.sleep(POLL_SECONDS)
-    assert await engine_counters(port, "tiny", 9) == {}
+    assert await engine_counters(address, "tiny", 9) == {}
 
 
 async def test_undeploying_takes_everything_away(backend: Backend, cluster_settings: BackSettings) -> None:
@@ -175,7 +196,7 @@ async def test_undeploying_takes_everything_away(backend: Backend, cluster_setti
     await undeployed(backend, "tiny", 2)
     target = language_model(backend)
     await backend.cluster.undeploy(deployment)
-    assert not (cluster_settings.repository / "tiny").exists()
+    assert not (ServerHome(cluster_settings).repository / "tiny").exists()
     assert stub_pids(cluster_settings, "tiny", 1) == []
     assert await backend.deployments.list("tiny") == []
     with pytest.raises(NotFound, match="'tiny' is not deployed"):
@@ -210,7 +231,7 @@ async def test_what_cannot_be_deployed_is_refused(
 async def test_a_deployment_beyond_the_memory_is_refused(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "available_memory", lambda: 10 * 1024**2)
+    monkeypatch.setattr(local_triton, "available_memory", lambda: 10 * 1024**2)
     with pytest.raises(Conflict, match="10 MiB are free"):
         await backend.cluster.deploy("tiny", 2, "fp32")
 
@@ -231,7 +252,7 @@ async def test_a_version_that_does_not_load_says_why_and_leaves_nothing(
         blob.write_bytes(content)
     assert "Traceback" not in str(caught.value)
     assert all(record.version == 1 for record in backend.cluster.deployments())
-    assert not (cluster_settings.repository / "tiny" / "2").exists()
+    assert not (ServerHome(cluster_settings).repository / "tiny" / "2").exists()
 
 
 async def test_undeploying_what_is_still_loading_ends_both_calls(backend: Backend) -> None:
@@ -256,7 +277,7 @@ async def test_a_deployment_that_cannot_be_laid_out_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(LiveRepository, "lay_out", full)
+        patched.setattr(ModelRepository, "lay_out", full)
         with pytest.raises(OSError, match="No space left"):
             await backend.cluster.deploy("head", 1, "fp32")
     assert await backend.deployments.list("head") == []
@@ -264,7 +285,7 @@ async def test_a_deployment_that_cannot_be_laid_out_leaves_nothing(
 
 
 async def test_a_cancellation_that_is_lost_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manager, "CANCEL_SECONDS", 0.01)
+    monkeypatch.setattr(controller, "CANCEL_SECONDS", 0.01)
     lost = 0
 
     async def deaf() -> None:
@@ -279,7 +300,7 @@ async def test_a_cancellation_that_is_lost_is_repeated(monkeypatch: pytest.Monke
 
     task = asyncio.create_task(deaf())
     await asyncio.sleep(0)
-    await asyncio.wait_for(manager._end(task), 5)
+    await asyncio.wait_for(controller.end(task), 5)
     assert (task.done(), lost) == (True, 3)
 
 
@@ -294,3 +315,14 @@ async def test_the_pool_and_its_readiness_show(backend: Backend) -> None:
     assert "tiny/1" in server.models
     assert (server.restarts, server.backoff) == (0, 0)
     assert server.last_probe is not None
+
+
+async def test_what_cannot_be_recorded_is_not_undeployed(
+    backend: Backend, cluster_settings: BackSettings
+) -> None:
+    deployment_id = await deployed(backend)
+    with locked(cluster_settings), pytest.raises(StoreUnavailable, match="locked by another process"):
+        await backend.cluster.undeploy(deployment_id)
+    assert await complete(backend, language_model(backend, 1))
+    await backend.cluster.undeploy(deployment_id)
+    assert deployment_id not in {record.id for record in await backend.deployments.list("tiny")}

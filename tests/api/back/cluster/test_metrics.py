@@ -17,11 +17,24 @@ lmaas_engine_sequences_finished_total{model="tiny",reason="stop",version="1"} 3
 async def test_a_growing_queue_is_no_sign_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """While an engine hangs its gauges may still move: callers come and wait."""
 
-    async def lines(port: int) -> str:
+    async def lines(address: str) -> str:
         return LINES
 
     monkeypatch.setattr(metrics, "engine_lines", lines)
-    assert await metrics.engine_counters(1, "tiny", 1) == {
+    assert await metrics.engine_counters("127.0.0.1:1", "tiny", 1) == {
         'lmaas_engine_steps_total{model="tiny",version="1"}': 12,
         'lmaas_engine_sequences_finished_total{model="tiny",reason="stop",version="1"}': 3,
     }
+
+
+def test_the_samples_of_several_servers_stand_together() -> None:
+    joined = metrics.join_servers({"triton-0": LINES, "triton-1": "", "triton-2": LINES})
+    assert joined.splitlines()[:4] == [
+        "# HELP lmaas_engine_waiting Requests that wait for a slot",
+        "# TYPE lmaas_engine_waiting gauge",
+        'lmaas_engine_waiting{model="tiny",version="1",server="triton-0"} 7',
+        'lmaas_engine_waiting{model="tiny",version="1",server="triton-2"} 7',
+    ]
+    assert len(joined.splitlines()) == 2 + 2 * 4
+    assert metrics.join_servers({"triton-0": "lmaas_up 1\n"}) == 'lmaas_up{server="triton-0"} 1\n'
+    assert metrics.join_servers({"triton-0": "", "triton-1": ""}) == ""

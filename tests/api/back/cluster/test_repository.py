@@ -1,22 +1,35 @@
-"""What a deployment's engine is told of the settings."""
+"""What Triton reads, changed where the disk is full."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from api.back.cluster.repository import LiveRepository
+from api.back.cluster.repository import ModelRepository
 from api.back.settings import BackSettings
-from api.back.store.models import ModelStore
-from runtime.config import EngineConfig
-from runtime.contract import Device, Variant
+from runtime.contract import ENGINE_FILE
 
 
-@pytest.mark.parametrize("tensorrt", [False, True])
-def test_the_engine_reads_what_the_repository_writes(tmp_path: Path, tensorrt: bool) -> None:
-    settings = BackSettings(home=tmp_path, device=Device.CUDA, tensorrt=tensorrt, num_slots=3)
-    repository = LiveRepository(settings, ModelStore.__new__(ModelStore))
-    config = EngineConfig.from_mapping(repository._engine(Variant.FP16))
-    cache = str(tmp_path / "triton" / "tensorrt") if tensorrt else ""
-    assert config == EngineConfig(Variant.FP16, Device.CUDA, cache, num_slots=3)
+def full(*_: object, **__: object) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_version_is_marked_for_a_reload_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = BackSettings(home=tmp_path)
+    root = tmp_path / "repository"
+    engine = root / "tiny" / "1" / ENGINE_FILE
+    engine.parent.mkdir(parents=True)
+    engine.write_text("{}")
+    os.utime(engine, (1, 1))
+    repository = ModelRepository(root, settings, models=None)  # type: ignore[arg-type]
+    monkeypatch.setattr("io.open", full)
+    monkeypatch.setattr("os.open", full)
+    monkeypatch.setattr("os.replace", full)
+    repository.touch("tiny", 1)
+    assert engine.stat().st_mtime > 1

@@ -13,13 +13,13 @@ import pytest
 
 from api.back import backend as opening
 from api.back.backend import Backend
-from api.back.cluster.triton_process import assemble_backends
+from api.back.cluster.installation import assemble_backends
 from api.back.settings import BackSettings
 from api.errors import Unavailable
 from tests.api.back.cluster.requests import complete, language_model, stub_pids, until
 
 pytestmark = pytest.mark.anyio
-HEAL_SECONDS = 10.0
+HEAL_SECONDS = 60.0
 POISON = 13
 # The backend, with a graph that hangs in a request with this seed.
 MODEL = f"""
@@ -30,7 +30,7 @@ from runtime.triton import TritonPythonModel as TritonPythonModel
 run = LmSession.run
 
 def hang(self, batch):
-    if any(sequence.live.request.parameters.seed == {POISON} for sequence in batch.sequences):
+    if any(sequence.state.request.parameters.seed == {POISON} for sequence in batch.sequences):
         time.sleep(600)
     return run(self, batch)
 
@@ -42,8 +42,9 @@ LmSession.run = hang
 def stall_settings(converted_home: Path, cluster_settings: BackSettings, tmp_path: Path) -> BackSettings:
     """The probes are so patient that the engine's own watchdog comes first."""
     shutil.copytree(converted_home, tmp_path / "home")
+    engine = dataclasses.replace(cluster_settings.engine, step_timeout_seconds=1)
     return dataclasses.replace(
-        cluster_settings, home=tmp_path / "home", step_timeout_seconds=1, probe_timeout_seconds=60.0
+        cluster_settings, home=tmp_path / "home", engine=engine, probe_timeout_seconds=60.0
     )
 
 
@@ -85,6 +86,6 @@ async def test_a_step_that_hangs_is_told_of_and_healed(
     }
     assert await complete(patient, language_model(patient)) == expected
     assert stub_pids(stall_settings, "tiny", 1) != before
-    log = (stall_settings.logs / "triton.log").read_text()
+    log = (stall_settings.logs / "triton-0.log").read_text()
     assert "time.sleep(600)" in log, "it says where it hung"
     assert "this process ends with status 70" in log

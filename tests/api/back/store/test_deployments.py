@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from api.back.store.records import DeploymentRecord, DeploymentState, now
+from api.back.store.records import Autoscale, Capacity, DeploymentRecord, DeploymentState, now
 from api.errors import Conflict, NotFound
 from runtime.contract import Variant
 from tests.api.back.stores import Stores
@@ -37,12 +37,14 @@ async def test_a_version_is_deployed_once(stores: Stores, upload: Callable[[str]
 async def test_update_and_delete(stores: Stores, upload: Callable[[str], Path]) -> None:
     await stores.models.add_upload("tiny", upload("lm"), "x")
     await stores.deployments.add(record(1))
-    ready = dataclasses.replace(await stores.deployments.get("dep-1"), state=DeploymentState.READY)
+    ready = dataclasses.replace(
+        record(1), state=DeploymentState.READY, autoscale=Autoscale(0, 4, 0.5),
+        capacity=Capacity(8.5, None, 0.1, 0.2, "2026-11-29T12:00:00Z", "lmaas perf capacity tiny", 2),
+    )  # fmt: skip
     await stores.deployments.update(ready)
-    assert await stores.deployments.get("dep-1") == ready
+    assert await stores.deployments.list() == [ready]
     await stores.deployments.delete("dep-1")
-    for call in (stores.deployments.get("dep-1"), stores.deployments.delete("dep-1")):
+    assert await stores.deployments.list() == []
+    for call in (stores.deployments.update(ready), stores.deployments.delete("dep-1")):
         with pytest.raises(NotFound, match="dep-1"):
             await call
-    with pytest.raises(NotFound, match="dep-1"):
-        await stores.deployments.update(ready)

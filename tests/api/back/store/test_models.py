@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
-from api.back.store.records import DeploymentRecord, DeploymentState, VersionState, now
-from api.errors import Conflict, InvalidInput, NotFound, TooLarge
-from runtime.contract import Kind, Variant
+from api.back.settings import BackSettings
+from api.back.store import catalog
+from api.back.store.records import DeploymentRecord, DeploymentState, ModelRecord, VersionState, now
+from api.errors import Conflict, InvalidInput, NotFound, ServerFault, TooLarge
+from export.archive import unpack_archive
+from runtime.contract import TOKENIZER_FILE, Kind, Variant
+from runtime.manifest import Manifest
 from tests.api.back.stores import Stores, open_stores
 
 pytestmark = pytest.mark.anyio
 Upload = Callable[[str], Path]
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def settings(request: pytest.FixtureRequest, settings: BackSettings) -> BackSettings:
+    """Every test of this file runs on both kinds of blob store."""
+    if request.param == "folder":
+        return settings
+    return dataclasses.replace(settings, blob_url=request.getfixturevalue("bucket"))
 
 
 async def converted(stores: Stores, upload: Upload, archive: str, name: str) -> None:
@@ -30,8 +45,9 @@ async def test_an_upload_becomes_a_version_and_its_file_is_gone(stores: Stores, 
     assert (version.model, version.version, version.state) == ("tiny", 1, VersionState.UPLOADED)
     assert not archive.exists()
     assert stores.blob_files() == {version.archive_sha256}
-    assert await stores.models.versions("tiny") == [version]
-    assert (await stores.models.get("tiny")).kind is None
+    assert await stores.models.version("tiny", 1) == version
+    record = await stores.models.get("tiny")
+    assert (record.kind, record.versions) == (None, (1,))
 
 
 async def test_the_same_archive_makes_no_second_copy(stores: Stores, upload: Upload) -> None:
@@ -100,6 +116,35 @@ async def test_aliases_follow_and_leave_with_their_version(stores: Stores, uploa
     assert (await models.update("tiny", aliases={"mine": None})).aliases == {"latest": 1}
 
 
+async def test_a_list_takes_the_same_queries_for_any_number_of_models(stores: Stores, upload: Upload) -> None:
+    async def listed() -> tuple[list[ModelRecord], int]:
+        statements: list[str] = []
+
+        def count(*given: Any) -> None:
+            statements.append(given[2])
+
+        async with stores.database.read() as connection:
+            event.listen(connection.sync_connection, "before_cursor_execute", count)
+            return await catalog.read_models(connection), len(statements)
+
+    await converted(stores, upload, "lm", "tiny")
+    alone, queries = await listed()
+    assert [(record.name, record.versions) for record in alone] == [("tiny", (1,))]
+    await stores.models.add_upload("tiny", upload("other-lm"), "x")
+    await stores.models.update("tiny", aliases={"next": 2})
+    await stores.models.add_upload("raw", upload("lm"), "x")
+    await converted(stores, upload, "classifier", "head")
+    several, again = await listed()
+    assert again == queries
+    assert [(record.name, record.kind, record.versions, record.aliases) for record in several] == [
+        ("head", Kind.CLASSIFIER, (1,), {"latest": 1}),
+        ("raw", None, (1,), {}),
+        ("tiny", Kind.LM, (1, 2), {"latest": 1, "next": 2}),
+    ]
+    assert several == [await stores.models.get(record.name) for record in several]
+    assert several == await stores.models.list()
+
+
 @pytest.mark.parametrize("alias", ["latest", "7", "Bad", ""])
 async def test_a_bad_alias_is_refused(stores: Stores, upload: Upload, alias: str) -> None:
     await stores.models.add_upload("tiny", upload("lm"), "x")
@@ -121,7 +166,7 @@ async def test_what_is_not_there_is_not_found(stores: Stores, upload: Upload) ->
         with pytest.raises(NotFound) as raised:
             await stores.models.version(name, version)
         assert [error.field for error in raised.value.errors] == ["model" if name == "other" else "version"]
-    for call in (stores.models.get, stores.models.versions, stores.models.delete):
+    for call in (stores.models.get, stores.models.delete):
         with pytest.raises(NotFound, match="'other'"):
             await call("other")
 
@@ -165,6 +210,27 @@ async def test_the_download_is_an_upload_again(stores: Stores, upload: Upload, t
     assert copy.manifest.variants == original.manifest.variants
 
 
+async def test_an_artifact_that_lost_bytes_is_not_stored(
+    stores: Stores, upload: Upload, tmp_path: Path
+) -> None:
+    await converted(stores, upload, "lm", "tiny")
+    download = await stores.models.archive("tiny", 1)
+    (tmp_path / "a.tar").write_bytes(b"".join([chunk async for chunk in download.read()]))
+    (tmp_path / "into").mkdir()
+    folder = unpack_archive(tmp_path / "a.tar", tmp_path / "into")
+    version, _ = await stores.models.add_upload("tiny", upload("other-lm"), "x")
+    before = stores.blob_files()
+    tokenizer = folder / TOKENIZER_FILE
+    for left in (tokenizer.read_bytes()[:-1], None):
+        tokenizer.unlink()
+        if left is not None:
+            tokenizer.write_bytes(left)
+        with pytest.raises(ServerFault, match=TOKENIZER_FILE):
+            await stores.models.finish(version, Manifest.load(folder), folder)
+    assert stores.blob_files() == before
+    assert (await stores.models.version("tiny", 2)).state is VersionState.UPLOADED
+
+
 async def test_a_version_that_is_not_ready_has_no_archive(stores: Stores, upload: Upload) -> None:
     await stores.models.add_upload("tiny", upload("lm"), "x")
     with pytest.raises(Conflict, match="uploaded, not ready"):
@@ -176,9 +242,27 @@ async def test_a_restart_takes_up_what_was_cut_off(stores: Stores, upload: Uploa
     async with open_stores(settings) as first:
         version, _ = await first.models.add_upload("tiny", upload("lm"), "x")
         await first.models.set_state(version, VersionState.CONVERTING)
-        orphan = settings.blobs / "ab" / ("ab" + "0" * 62)
-        orphan.parent.mkdir(exist_ok=True)
-        orphan.write_bytes(b"left by a crash")
     async with open_stores(settings) as second:
         assert (await second.models.version("tiny", 1)).state is VersionState.UPLOADED
-        assert second.blob_files() == {version.archive_sha256}
+
+
+async def test_a_blob_that_was_sent_before_becomes_a_version(
+    stores: Stores, upload: Upload, tmp_path: Path
+) -> None:
+    first, _ = await stores.models.add_upload("tiny", upload("lm"), "x")
+    second, new = await stores.models.add_blob("twin", first.archive_sha256)
+    assert (second.model, second.archive_sha256, new) == ("twin", first.archive_sha256, True)
+    assert await stores.models.add_blob("twin", first.archive_sha256) == (second, False)
+    assert (await stores.converter.convert(second)).state is VersionState.READY
+    with pytest.raises(NotFound, match="not stored"):
+        await stores.models.add_blob("tiny", "0" * 64)
+    with pytest.raises(InvalidInput, match="name"):
+        await stores.models.add_blob("Bad Name", first.archive_sha256)
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"no archive")
+    sha256 = hashlib.sha256(b"no archive").hexdigest()
+    await stores.blobs.put(junk, sha256)
+    with pytest.raises(InvalidInput) as caught:
+        await stores.models.add_blob("tiny", sha256)
+    assert caught.value.errors[0].field == "blob"
+    assert list(stores.settings.staging.iterdir()) == []

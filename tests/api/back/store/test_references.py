@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import union
@@ -15,6 +16,7 @@ from sqlalchemy import union
 from api.back.settings import BackSettings
 from api.back.store import tables
 from api.errors import NotFound
+from bench.chaos.services import S3Server
 from tests.api.back.stores import Stores, open_stores
 
 NAMES = st.sampled_from(["a", "b"])
@@ -52,12 +54,16 @@ async def referenced(stores: Stores) -> set[str]:
         return set((await connection.execute(query)).scalars())
 
 
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_blobs_are_what_versions_refer_to(archives: dict[str, Path], steps: list[Any]) -> None:
+def test_blobs_are_what_versions_refer_to(
+    archives: dict[str, Path], s3_server: S3Server, bucket: str, kind: str, steps: list[Any]
+) -> None:
     async def play() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            async with open_stores(BackSettings(home=Path(folder))) as stores:
+            url = s3_server.create_bucket() if kind == "bucket" else None
+            async with open_stores(BackSettings(home=Path(folder), blob_url=url)) as stores:
                 for step in steps:
                     await take(stores, archives, step)
                     assert stores.blob_files() == await referenced(stores)

@@ -1,0 +1,145 @@
+"""A deployment with its replicas: what was asked for, and the state that it has."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any, Literal
+
+from api.back.cluster.canary import Watch
+from api.back.cluster.messages import RETRY_SECONDS
+from api.back.cluster.records import ModelVersion, Target
+from api.back.cluster.replica import Replica
+from api.back.cluster.traffic import Traffic
+from api.back.store.records import (
+    DeploymentEvent,
+    DeploymentRecord,
+    DeploymentState,
+    Rollout,
+    VersionRecord,
+    now,
+)
+from api.errors import Unavailable
+from runtime.manifest import Manifest
+
+# The state of a deployment is the first of these that one of its replicas has.
+PRECEDENCE = (
+    DeploymentState.READY,
+    DeploymentState.UNHEALTHY,
+    DeploymentState.LOADING,
+    DeploymentState.FAILED,
+    DeploymentState.UNLOADING,
+)
+
+MAX_EVENTS = 20  # that a record keeps
+
+
+class Deployment:
+    def __init__(self, record: DeploymentRecord, version: VersionRecord, manifest: Manifest) -> None:
+        self._record = record
+        self.watch = None if record.canary is None else Watch(record.canary)
+        self.unrecorded = False  # the record was changed here, and is not yet in the database
+        self.version_record = version
+        self.manifest = manifest
+        self.replicas: list[Replica] = []
+        self.traffic = Traffic()
+        self.target = Target(
+            deployment_id=record.id,
+            model=record.model,
+            version=record.version,
+            precision=record.variant,
+            kind=manifest.kind,
+            labels=manifest.labels,
+            context_length=manifest.architecture.context_length,
+        )
+        self.expected = False  # it was ready once, or an earlier run had deployed it: readiness waits for it
+        self.share = 0.0  # of the model's traffic, as the router counts it
+        self.scaling = asyncio.Lock()  # held while replicas are added or removed
+        self.removal: asyncio.Task[None] | None = None
+        self.successor: Deployment | None = None  # what is loaded to take its place
+        self.predecessor: Deployment | None = None  # whose place it took, while that ends its requests
+        self._leaving = False
+
+    @property
+    def record(self) -> DeploymentRecord:
+        """What was asked for; `status` has the present state."""
+        return self._record
+
+    @record.setter
+    def record(self, record: DeploymentRecord) -> None:
+        if record.canary != self._record.canary:
+            self.watch = None if record.canary is None else Watch(record.canary)
+        self._record = record
+
+    @property
+    def version(self) -> ModelVersion:
+        return self.record.model, self.record.version
+
+    @property
+    def name(self) -> str:
+        return f"{self.record.model}/{self.record.version}"
+
+    @property
+    def state(self) -> DeploymentState:
+        if self._leaving:
+            return DeploymentState.UNLOADING
+        if not self.replicas and not self.record.replicas:
+            return DeploymentState.IDLE
+        states = {replica.state for replica in self.replicas}
+        return next((state for state in PRECEDENCE if state in states), DeploymentState.LOADING)
+
+    @property
+    def error(self) -> str | None:
+        """Why it does not serve; None where it does."""
+        if self.state is DeploymentState.READY:
+            return None
+        errors = [replica.error for replica in self.replicas if replica.error is not None]
+        return "; ".join(dict.fromkeys(errors)) or None
+
+    @property
+    def status(self) -> DeploymentRecord:
+        """The record with its present state."""
+        servers = {replica.server.name: replica.state for replica in self.replicas}
+        return dataclasses.replace(
+            self.record,
+            state=self.state,
+            error=self.error,
+            servers=servers,
+            rollout=self._rollout(),
+            figures=None if self.watch is None else self.watch.figures,
+        )
+
+    def _rollout(self) -> Rollout | None:
+        if (coming := self.successor) is not None:
+            return Rollout("loading", coming.record.version, coming.record.variant)
+        if (going := self.predecessor) is not None:
+            return Rollout("draining", going.record.version, going.record.variant)
+        return None
+
+    @property
+    def last_good(self) -> float | None:
+        """When an inference last succeeded on any replica, in monotonic seconds."""
+        return max((item.last_good for item in self.replicas if item.last_good is not None), default=None)
+
+    def remember(self, kind: Literal["replaced", "rolled-back"], reason: str, **changes: Any) -> None:
+        """Change the record in memory, with an event that says why."""
+        figures = {} if self.watch is None else dataclasses.asdict(self.watch.figures)
+        event = DeploymentEvent(now().isoformat(timespec="milliseconds"), kind, reason, figures)
+        events = (*self.record.events, event)[-MAX_EVENTS:]
+        self.record = dataclasses.replace(self.record, events=events, **changes)
+
+    def leave(self) -> None:
+        """It takes no more requests, and never will."""
+        self._leaving = True
+        for replica in self.replicas:
+            replica.become(DeploymentState.UNLOADING)
+        if self.successor is not None:
+            self.successor.leave()
+
+    def require_ready(self) -> None:
+        """Raises Unavailable."""
+        if self.state is not DeploymentState.READY:
+            self.traffic.missed += 1
+            error = "a replica is being loaded" if self.state is DeploymentState.IDLE else self.error
+            reason = f": {error}" if error else ""
+            raise Unavailable(f"{self.name} is {self.state.value}{reason}", RETRY_SECONDS)

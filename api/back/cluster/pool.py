@@ -1,0 +1,143 @@
+"""The servers of the cluster, and the replicas that run on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from api.back.cluster.admission import check_memory
+from api.back.cluster.controller import ReplicaController
+from api.back.cluster.deployment import Deployment
+from api.back.cluster.driver import Capabilities, ServerDriver
+from api.back.cluster.metrics import engine_lines, join_servers
+from api.back.cluster.probe import LoadProgress
+from api.back.cluster.records import ModelVersion
+from api.back.cluster.replica import Replica
+from api.back.cluster.supervisor import Supervisor
+from api.back.settings import BackSettings
+from api.back.store.records import DeploymentState
+from api.errors import Conflict, ServerFault
+
+
+class ServerPool:
+    def __init__(self, settings: BackSettings, drivers: Sequence[ServerDriver]) -> None:
+        self.servers = [Supervisor(driver) for driver in drivers]
+        self._settings = settings
+        self._controllers: dict[Replica, ReplicaController] = {}
+        # By server and model: held while the model's files change or load there.
+        self._loading: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._loads = LoadProgress()
+
+    async def start(self) -> None:
+        """Start all servers, with empty repositories. One that does not start is tried again later.
+
+        Raises ServerFault where none starts.
+        """
+        for server in self.servers:
+            await asyncio.to_thread(server.driver.repository.clear)
+        starts = [server.start() for server in self.servers]
+        failures = await asyncio.gather(*starts, return_exceptions=True)
+        for failure in failures:
+            defect = failure is not None and not isinstance(failure, (ServerFault, OSError))
+            if failure is not None and (defect or None not in failures):
+                raise failure
+        for server, failure in zip(self.servers, failures, strict=True):
+            if failure is not None:
+                server.keep()
+
+    async def keep(self, versions: set[ModelVersion]) -> None:
+        """Remove what earlier runs left in repositories that are not emptied by a start."""
+        for server in self.servers:
+            await asyncio.to_thread(server.driver.repository.keep, versions)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(controller.close() for controller in self._controllers.values()))
+        await asyncio.gather(*(server.stop() for server in self.servers))
+
+    async def admit(self, deployment: Deployment, count: int) -> list[Supervisor]:
+        """The servers for `count` new replicas: those with memory, few replicas and few requests in flight.
+
+        A server holds a version once, in whatever precision.
+
+        Raises Unavailable, Conflict (no memory, no server without that version).
+        """
+        used = {replica.server for replica in self._controllers if replica.version == deployment.version}
+        free = [server for server in self.places() if server not in used and not server.draining]
+        if len(free) < count:
+            raise Conflict(
+                f"a server holds a version once, and none that drains takes one: {deployment.name} needs "
+                f"{count} more, {len(free)} of {len(self.servers)} can take it"
+            )
+        up = [server for server in free if server.up]
+        for server in [server for server in free if not server.up][: max(0, count - len(up))]:
+            _ = server.client  # raises Unavailable
+        found = [(server, await server.driver.capabilities()) for server in up]
+        bounds = self._settings.engine.num_slots, self._settings.engine.max_kv_tokens
+
+        def check(capabilities: Sequence[Capabilities]) -> None:
+            check_memory(deployment.manifest, deployment.record.variant, *bounds, capabilities)
+
+        found.sort(key=lambda place: (not _passes(check, [place[1]]), *self._burden(place[0])))
+        check([capabilities for _, capabilities in found[:count]])
+        return [server for server, _ in found[:count]]
+
+    def _burden(self, server: Supervisor) -> tuple[int, int]:
+        """The replicas that it holds, and the requests that these answer now."""
+        held = self.replicas_on(server)
+        return len(held), sum(replica.in_flight for replica in held)
+
+    def places(self) -> list[Supervisor]:
+        """The servers, the best for a new replica first: it is up, and holds few replicas."""
+        return sorted(self.servers, key=lambda server: (not server.up, len(self.replicas_on(server))))
+
+    def replicas_on(self, server: Supervisor) -> list[Replica]:
+        return [replica for replica in self._controllers if replica.server is server]
+
+    def add_replica(self, deployment: Deployment, server: Supervisor) -> ReplicaController:
+        variant = deployment.record.variant
+        replica = Replica(deployment.version_record, deployment.manifest, variant, server, deployment.traffic)
+        lock = self._loading[server.name, deployment.record.model]
+        controller = ReplicaController(replica, self._settings, lock, self._loads)
+        deployment.replicas.append(replica)
+        self._controllers[replica] = controller
+        return controller
+
+    async def grow(self, deployment: Deployment, servers: Sequence[Supervisor]) -> None:
+        """Add a replica on each server, and wait until all answer. Raises ServerFault, Conflict, OSError."""
+        added = [self.add_replica(deployment, server) for server in servers]
+        for controller in added:
+            await controller.publish()
+            if controller.replica.state is DeploymentState.LOADING:
+                controller.start()
+        for controller in added:
+            replica = controller.replica
+            await replica.settled.wait()
+            if replica.state is DeploymentState.FAILED:
+                raise ServerFault(f"{replica.name} does not load: {replica.error}")
+            if replica.state is DeploymentState.UNLOADING:
+                raise Conflict(f"{replica.name} was undeployed while it loaded")
+        deployment.expected = True
+
+    async def shrink(self, deployment: Deployment, leaving: Sequence[Replica]) -> None:
+        """Drain and unload some replicas of a deployment; a second call for the same ones does no harm."""
+        known = [self._controllers[replica] for replica in leaving if replica in self._controllers]
+        await asyncio.gather(*(controller.remove() for controller in known))
+        for replica in leaving:
+            self._controllers.pop(replica, None)
+        deployment.replicas = [replica for replica in deployment.replicas if replica not in leaving]
+
+    async def engine_metrics(self) -> str:
+        """The lmaas_* lines of all servers, in Prometheus' text format; without those that are away."""
+        addresses = [server.driver.endpoints.metrics for server in self.servers]
+        texts = await asyncio.gather(*map(engine_lines, addresses))
+        names = [server.name for server in self.servers]
+        return join_servers(dict(zip(names, texts, strict=True)))
+
+
+def _passes(check: Callable[[Sequence[Capabilities]], None], capabilities: Sequence[Capabilities]) -> bool:
+    try:
+        check(capabilities)
+    except Conflict:
+        return False
+    return True

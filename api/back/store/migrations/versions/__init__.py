@@ -1,0 +1,1 @@
+"""One module for each revision; CONTRIBUTING.md says how to add one."""

@@ -1,0 +1,1 @@
+"""The CUDA engine on a GPU: checks, and speed beside transformers."""

@@ -1,0 +1,1 @@
+"""How the autoscaler follows curves of arrivals: a simulation with chance, and no real server."""

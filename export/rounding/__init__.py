@@ -1,1 +1,0 @@
-"""Weights changed so that the same function loses less when it is rounded."""

@@ -1,1 +1,0 @@
-"""Ready-made artifacts: looked at, then run once within limits; `artifact` is the way in."""

@@ -1,0 +1,180 @@
+"""Replicas that follow the load: the loop over scripted servers, and a deployment on two real Tritons."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from api.back.backend import Backend
+from api.back.cluster import following, scaling
+from api.back.cluster.deployment import Deployment
+from api.back.cluster.scaling import ScalingLoop
+from api.back.settings import BackSettings
+from api.back.store.records import Autoscale, Capacity, DeploymentState
+from api.errors import Conflict, Unavailable
+from runtime.config import EngineSettings
+from runtime.contract import Operation
+from tests.api.back.cluster.deployments import deployed, server
+from tests.api.back.cluster.requests import complete, language_model, until
+
+pytestmark = pytest.mark.anyio
+MEASURED = Capacity(10.0, None, 0.1, 0.2, "2026-11-29T12:00:00Z", "lmaas perf capacity tiny", 2)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "DECISION_SECONDS", 0.1)
+    monkeypatch.setattr(scaling, "WAKE_SECONDS", 0.02)
+
+
+class Bench:
+    """A loop over one deployment on scripted servers, that records what it would scale to."""
+
+    def __init__(self, settings: BackSettings, autoscale: Autoscale | None, replicas: int = 1) -> None:
+        self.servers = [server(number) for number in range(4)]
+        self.deployment = deployed("tiny", servers=self.servers[:replicas])
+        self._change(autoscale=autoscale, capacity=MEASURED)
+        self.asked: list[int] = []
+        self.error: Exception | None = None
+        self.loop = ScalingLoop(settings, self.servers, lambda: [self.deployment], self._scale)
+
+    def _change(self, **changes: Any) -> None:
+        self.deployment.record = dataclasses.replace(self.deployment.record, **changes)
+
+    async def _scale(self, deployment: Deployment, replicas: int) -> None:
+        self.asked.append(replicas)
+        if self.error is not None:
+            raise self.error
+        self._change(replicas=replicas)
+        if not replicas:
+            deployment.replicas.clear()
+
+    async def load(self, requests: int) -> None:
+        """More requests than the replicas finish, until it is cancelled."""
+        while True:
+            self.deployment.traffic.started += requests
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def settings(tmp_path: Any) -> BackSettings:
+    return BackSettings(home=tmp_path, autoscale_stabilisation_seconds=0.3)
+
+
+async def test_a_deployment_gets_the_replicas_that_its_load_needs(settings: BackSettings) -> None:
+    bench = Bench(settings, Autoscale(1, 3))
+    load = asyncio.create_task(bench.load(100))
+    bench.loop.start()
+    await until(lambda: bench.asked == [3], "three replicas")
+    load.cancel()
+    (found,) = bench.loop.records()
+    assert found.capacity == 5.0, "10 requests/s were measured on two replicas"
+    assert (found.possible, found.replicas) == (4, 1)
+    assert found.missing == found.wanted - 1
+    assert "the maximum is 3" in found.reason
+    await until(lambda: bench.asked[-1] == 1, "one replica again")  # nothing comes any longer
+    await bench.loop.close()
+
+
+async def test_nothing_is_scaled_without_bounds(settings: BackSettings) -> None:
+    bench = Bench(settings, None)
+    load = asyncio.create_task(bench.load(100))
+    bench.loop.start()
+    await until(lambda: bench.loop.records()[0].wanted >= 3, "three wanted")
+    load.cancel()
+    await bench.loop.close()
+    assert bench.asked == []
+
+
+async def test_a_change_that_fails_is_explained_and_not_tried_again_at_once(
+    settings: BackSettings,
+) -> None:
+    bench = Bench(settings, Autoscale(1, 4))
+    bench.error = Conflict("500 MiB of memory are needed, 20 MiB are free")
+    load = asyncio.create_task(bench.load(100))
+    bench.loop.start()
+    await until(
+        lambda: "the latest change failed: 500 MiB of memory" in bench.loop.records()[0].reason, "the reason"
+    )
+    decisions = bench.loop.records()[0].arrival_rate
+    await until(lambda: bench.loop.records()[0].arrival_rate != decisions, "another decision")
+    assert len(bench.asked) == 1
+    load.cancel()
+    await bench.loop.close()
+
+
+async def test_a_request_wakes_a_deployment_without_replicas(settings: BackSettings) -> None:
+    bench = Bench(settings, Autoscale(0, 2))
+    bench.loop.start()
+    await until(lambda: bench.asked == [0], "no replica")
+    assert bench.deployment.state is DeploymentState.IDLE
+    with pytest.raises(Unavailable, match="tiny/1 is idle: a replica is being loaded"):
+        bench.deployment.require_ready()
+    await until(lambda: bench.asked == [0, 1], "one replica")
+    await bench.loop.close()
+
+
+async def test_replicas_that_follow_the_load_are_no_change_for_other_facades(settings: BackSettings) -> None:
+    bench = Bench(settings, Autoscale(1, 3), replicas=3)
+    recorded = dataclasses.replace(bench.deployment.record, replicas=1)
+    present = {recorded.id: bench.deployment}
+    assert following.compare([recorded], present, present).adjusted == []
+    by_hand = dataclasses.replace(recorded, autoscale=None)
+    assert following.compare([by_hand], present, present).adjusted == [(bench.deployment, by_hand)]
+
+
+@pytest.fixture
+async def pair(cluster_settings: BackSettings, anyio_backend: str) -> AsyncIterator[Backend]:
+    settings = dataclasses.replace(
+        cluster_settings,
+        servers=2,
+        engine=EngineSettings(num_slots=4, threads=1),
+        autoscale_stabilisation_seconds=1.0,
+    )
+    async with Backend.open(settings) as opened:
+        yield opened
+
+
+async def test_real_replicas_follow_the_load_from_none_to_two_and_back(
+    pair: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "usable_cores", lambda: 2)
+    cluster = pair.cluster
+    record = await cluster.deploy("tiny", 1, "auto", autoscale=Autoscale(0, 2))
+
+    def present() -> tuple[DeploymentState, int]:
+        (found,) = cluster.deployments()
+        return found.state, list(found.servers.values()).count(DeploymentState.READY)
+
+    await until(lambda: present() == (DeploymentState.IDLE, 0), "no replica")
+    assert cluster.readiness().ready, "nothing is wrong with it"
+    with pytest.raises(Unavailable, match="is idle"):
+        language_model(pair, 1)
+    await until(lambda: present() == (DeploymentState.READY, 1), "one replica")
+    assert await complete(pair, language_model(pair, 1))
+
+    async def ask() -> None:
+        parameters = {"max_tokens": 90, "ignore_eos": True, "n": 4}
+        target = language_model(pair, 1)
+        while True:
+            answer = cluster.generate(
+                target, prompt="the", parameters=parameters, operation=Operation.GENERATE, stream=False
+            )
+            async for _ in answer:
+                pass
+
+    crowd = [asyncio.create_task(ask()) for _ in range(12)]
+    await until(lambda: present() == (DeploymentState.READY, 2), "two replicas")
+    for one in crowd:
+        one.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
+    await until(lambda: present() == (DeploymentState.IDLE, 0), "no replica")
+    (recorded,) = await pair.deployments.list()
+    assert recorded.replicas == 1, "as it was asked for: another facade has its own load"
+    await cluster.adjust(record.id, replicas=1)  # by hand: from now on nothing scales it
+    assert cluster.deployments()[0].autoscale is None
+    assert present() == (DeploymentState.READY, 1)

@@ -1,0 +1,112 @@
+"""HTTPS over a real socket: answers, streams, refusals, and the command line's client."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+from pathlib import Path
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from starlette.concurrency import run_in_threadpool
+
+from api.app import create_app
+from api.config import Settings, SettingsError, load_settings
+from api.server import Server
+from cli import serving
+from client.http import Client, connect
+from tests.api.conftest import serving as until_serving
+from tests.api.fakes import FakeBack
+from tests.api.sockets import started
+
+NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lmaas test")])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1, signed by itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    moment = datetime.datetime.now(datetime.timezone.utc)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(NAME, NAME, key.public_key(), x509.random_serial_number())
+        .not_valid_before(moment - datetime.timedelta(hours=1))
+        .not_valid_after(moment + datetime.timedelta(hours=1))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8
+    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain))
+    locked = serialization.BestAvailableEncryption(b"secret")
+    (folder / "locked.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, locked))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_the_api_speaks_https(
+    settings: Settings, back: FakeBack, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = files
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    changed = settings.model_copy(update={"port": 0, "tls_certificate": certificate, "tls_key": key})
+
+    def ask(port: int) -> None:
+        with connect(f"https://127.0.0.1:{port}") as client:
+            assert client.call("POST", "/v1/generate", json={"prompt": "a"})["model"] == "mini-lm"
+            body = {"prompt": "a", "stream": True}
+            streamed = [data for _, data in client.events("POST", "/v1/generate", json=body)]
+            assert streamed[-1]["usage"]["completion_tokens"] > 0
+            assert_refusals(client)
+
+    async def test() -> None:
+        server = Server(create_app(changed, open_backend=back.open), changed)
+        task, port = await started(server)
+        await until_serving(server.config.app)  # type: ignore[arg-type]
+        await run_in_threadpool(ask, port)
+        server.should_exit = True
+        await task
+
+    uvloop.run(test())
+
+
+def assert_refusals(client: Client) -> None:
+    """An answer that comes before its request's end, and one to what is no request."""
+    http = client._http
+    large = http.post("/v1/generate", content=b"x" * 2**21, headers={"content-type": "application/json"})
+    assert large.status_code == 413
+    long = http.get("/v1/models", headers={"X-Long": "x" * 2**17})
+    assert (long.status_code, json.loads(long.content)["type"]) == (431, "/docs#head-too-large")
+    assert long.headers["x-content-type-options"] == "nosniff"
+    assert http.get("/health/live").headers["strict-transport-security"].startswith("max-age=")
+
+
+def test_a_bad_certificate_is_one_line(settings: Settings, files: tuple[Path, Path], tmp_path: Path) -> None:
+    certificate, key = files
+    (tmp_path / "no.pem").write_text("nothing")
+    bad = [(tmp_path / "no.pem", key), (tmp_path / "none.pem", key), (certificate, certificate)]
+    for chain, secret in [*bad, (certificate, key.with_name("locked.pem"))]:
+        changed = settings.model_copy(update={"tls_certificate": chain, "tls_key": secret})
+        problem = serving._tls_problem(changed)
+        assert problem is not None
+        assert "LMAAS_TLS_CERTIFICATE" in problem
+        assert "\n" not in problem
+    changed = settings.model_copy(update={"tls_certificate": certificate, "tls_key": key})
+    assert serving._tls_problem(changed) is serving._tls_problem(settings) is None
+
+
+@pytest.mark.parametrize("name", ["LMAAS_TLS_KEY", "LMAAS_TLS_CERTIFICATE"])
+def test_certificate_and_key_belong_together(name: str) -> None:
+    with pytest.raises(SettingsError, match="LMAAS_TLS_CERTIFICATE and LMAAS_TLS_KEY are needed together"):
+        load_settings({name: "file.pem"})
+
+
+def test_the_address_says_so() -> None:
+    assert serving._url("0.0.0.0", 1, secure=True) == "https://127.0.0.1:1"
+    assert serving._url("::", 1, secure=False) == "http://[::1]:1"

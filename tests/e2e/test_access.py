@@ -1,0 +1,82 @@
+"""Keys on a real appliance: made while it runs, used by an `openai` client, revoked, and counted for good."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.e2e.appliance import Appliance, foreign_variables, running
+
+PROMPT = "Once upon a time there was a"
+
+
+@pytest.fixture(scope="module")
+def home(converted_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(converted_home, tmp_path_factory.mktemp("keys") / "home of its own"))
+
+
+def lmaas(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    environment = foreign_variables() | {"LMAAS_HOME": str(home), **variables}
+    command = [sys.executable, "-m", "lmaas", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+
+
+def new_key(home: Path, *arguments: str) -> dict[str, Any]:
+    made = lmaas(home, "keys", "create", *arguments, "--json")
+    assert made.returncode == 0, made.stderr
+    key: dict[str, Any] = json.loads(made.stdout)
+    return key
+
+
+def bearer(key: Mapping[str, Any]) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key['key']}"}
+
+
+def status(appliance: Appliance, key: Mapping[str, Any] | None = None, path: str = "/v1/models") -> int:
+    return appliance.http.get(path, headers=bearer(key) if key else {}).status_code
+
+
+def test_a_key_s_life(home: Path) -> None:
+    with running(home) as appliance:
+        assert status(appliance) == 200
+        admin = new_key(home, "root", "--scopes", "admin")
+        appliance.wait_for(lambda: status(appliance) == 401, "the first key closes the API")
+        ann = new_key(home, "ann", "--requests-per-minute", "3")
+        assert status(appliance, ann) == 200
+        assert status(appliance, ann, "/v1/servers") == 403
+        assert status(appliance, admin, "/v1/servers") == 200
+        with openai.OpenAI(base_url=f"{appliance.url}/v1", api_key=ann["key"], max_retries=0) as client:
+            answer = client.completions.create(model="mini-lm", prompt=PROMPT, max_tokens=5)
+            assert answer.usage is not None
+            used = answer.usage.total_tokens
+            client.embeddings.create(model="mini-lm", input="a")
+            client.completions.create(model="mini-lm", prompt=PROMPT, max_tokens=1)
+            with pytest.raises(openai.RateLimitError) as limited:
+                client.completions.create(model="mini-lm", prompt=PROMPT)
+            assert limited.value.code == "rate_limit_exceeded"
+            with pytest.raises(openai.AuthenticationError):
+                openai.OpenAI(base_url=client.base_url, api_key="sk-none", max_retries=0).models.list()
+        said = lmaas(home, "generate", PROMPT, "--url", appliance.url, LMAAS_API_KEY=admin["key"])
+        assert (said.returncode, said.stdout.startswith(PROMPT)) == (0, True), said.stderr
+        without = lmaas(home, "generate", PROMPT, "--url", appliance.url)
+        assert (without.returncode, "API key" in without.stderr) == (1, True)
+        assert lmaas(home, "keys", "revoke", ann["id"]).returncode == 0
+        appliance.wait_for(lambda: status(appliance, ann) == 401, "a revoked key is refused", 5)
+    with running(home, key=admin["key"]) as again:  # what was counted has outlived the process
+        rows = again.http.get("/v1/usage", params={"key": ann["id"]}).json()["data"]
+        (row,) = rows
+        assert (row["name"], row["model"], row["requests"]) == ("ann", "mini-lm", 3)
+        assert row["prompt_tokens"] + row["completion_tokens"] > used
+        audit = again.http.get("/v1/audit").json()["data"]
+        of_keys = [item["action"] for item in audit if item["action"].startswith("keys ")]
+        assert of_keys == ["keys revoke", "keys create", "keys create"]
+        assert again.http.get("/v1/usage", headers={"Authorization": ""}).status_code == 401

@@ -1,0 +1,99 @@
+"""Memory of a device, with OrtValues of the CPU: what the host writes arrives, and slots are copied whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.contract import GRAPH_FILE
+from runtime.cuda.accelerator import Accelerator
+from runtime.cuda.memory import DeviceArrays, DeviceKvMemory
+from runtime.errors import ModelError
+from runtime.memory import CacheLayout, HostArrays
+from runtime.session import open_session
+from tests.runtime.cuda.accelerated import Stand, accelerated_engine
+from tests.runtime.cuda.test_accelerator import needs_none
+from tests.runtime.engines import token_ids
+
+LAYOUT = CacheLayout(num_layers=2, num_heads=3, head_size=8, dtype=np.dtype(np.float16))
+
+
+def test_arrays_of_a_block_do_not_touch() -> None:
+    block = DeviceArrays({"ids": (3, np.int64), "lengths": (5, np.int32), "share": (1, np.float64)}, "cpu")
+    for number, array in enumerate(block.arrays.values()):
+        array[:] = number + 1
+    assert block.arrays["ids"].tolist() == [1, 1, 1]
+    assert block.arrays["lengths"].tolist() == [2] * 5
+    offsets = [block.address(name) - block.address("ids") for name in block.arrays]
+    assert offsets == [0, 256, 512]
+
+
+def test_a_block_is_pushed_and_pulled_whole() -> None:
+    block = DeviceArrays({"ids": (3, np.int64), "logits": (2, np.float32)}, "cpu")
+    block.arrays["ids"][:] = [7, 8, 9]
+    block.arrays["logits"][:] = 0.5
+    block.push()
+    for array in block.arrays.values():
+        array[:] = 0
+    block.pull()
+    assert block.arrays["ids"].tolist() == [7, 8, 9]
+    assert block.arrays["logits"].tolist() == [0.5, 0.5]
+
+
+def test_on_the_host_a_block_is_where_runs_read() -> None:
+    block = HostArrays({"ids": (3, np.int64)})
+    assert block.address("ids") == block.arrays["ids"].ctypes.data
+
+
+def test_a_slot_is_copied_whole_and_no_other() -> None:
+    memory = DeviceKvMemory(LAYOUT, 3, 16, Stand())
+    random = np.random.default_rng(0)
+    values = random.standard_normal(memory.shape).astype(np.float16)
+    memory._value.update_inplace(values)
+    memory.copy_rows(2, 0, 5)
+    values[:, 0] = values[:, 2]
+    assert (memory.buffers == values).all()
+    memory.copy_rows(1, 2, 0)
+    memory.give_back(1, 0, 16)
+    assert (memory.buffers == values).all()
+
+
+def test_a_slot_comes_back_as_it_was_read() -> None:
+    memory = DeviceKvMemory(LAYOUT, 3, 16, Stand())
+    values = np.random.default_rng(0).standard_normal(memory.shape).astype(np.float16)
+    memory._value.update_inplace(values)
+    rows = memory.read_rows(1, 5)
+    assert (rows[:, :, :5] == values[:, 1, :, :5]).all()
+    memory.copy_rows(0, 1, 16)
+    memory.write_rows(1, rows)
+    assert (memory.buffers == values).all()
+
+
+def test_addresses_follow_the_layout() -> None:
+    memory = DeviceKvMemory(LAYOUT, 3, 16, Stand())
+    array = np.zeros(memory.shape, np.float16)
+    for half, slot in ((0, 0), (0, 2), (3, 1)):
+        there = array[half, slot].ctypes.data - array.ctypes.data
+        assert memory.address(half, slot) - memory.start == there
+
+
+def test_tensorrt_sees_its_shapes_before_the_first_request(lm_artifact: Path, tmp_path: Path) -> None:
+    plain = accelerated_engine(lm_artifact, num_slots=3, prefill_chunk=8)
+    compiled = accelerated_engine(
+        lm_artifact, accelerator=Stand(str(tmp_path / "engines")), num_slots=3, prefill_chunk=8
+    )
+    try:
+        parameters = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
+        text = "the cat and the dog ran on"
+        assert token_ids(compiled, text, **parameters) == token_ids(plain, text, **parameters)
+    finally:
+        plain.close()
+        compiled.close()
+
+
+@needs_none
+def test_a_model_for_a_gpu_says_which_setting_asks_for_it(lm_artifact: Path) -> None:
+    with pytest.raises(ModelError, match=r"engine.json: device: cuda \(LMAAS_DEVICE\), but .*CUDAExecution"):
+        open_session(lm_artifact / "fp32" / GRAPH_FILE, 1, Accelerator())
