@@ -143,8 +143,8 @@ class Batches:
             await runner.run()
         except Lost:
             log.warning("batch %s is another façade's: not worked on here any more", batch_id)
-        except StoreUnavailable as error:
-            log.warning("batch %s is interrupted: %s", batch_id, error.detail)
+        except StoreUnavailable:
+            log.warning("batch %s is interrupted, as the store cannot be used; trying again later", batch_id)
         except Exception:
             log.exception("batch %s failed", batch_id)
             fault = BatchError(

@@ -122,8 +122,8 @@ class Follower:
             await asyncio.sleep(FOLLOW_SECONDS)
             try:
                 await self.follow()
-            except StoreUnavailable as error:
-                logger.debug("the records of deployments cannot be read: %s", error)
+            except StoreUnavailable:
+                logger.debug("the records of deployments cannot be read")
             except Exception:  # as above
                 logger.exception("the records of deployments could not be followed")
 

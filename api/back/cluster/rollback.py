@@ -55,8 +55,8 @@ class Rollbacks:
             try:
                 with suppress(NotFound):  # undeployed meanwhile
                     await self._records.update(canary.status)
-            except StoreUnavailable as error:  # noqa: PERF203 - trying again is the point
-                logger.warning("the rollback of %s cannot be recorded yet: %s", canary.name, error)
+            except StoreUnavailable:  # noqa: PERF203 - trying again is the point
+                logger.warning("the rollback of %s cannot be recorded yet; trying again later", canary.name)
                 await asyncio.sleep(backoff_seconds(times, MAX_BACKOFF_SECONDS))
             else:
                 canary.unrecorded = False

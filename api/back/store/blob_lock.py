@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from api.back.store.database import Database
-from api.back.store.failures import translated
+from api.back.store.failures import report, translated
 from api.errors import StoreUnavailable
 
 WAIT_SECONDS = 30.0
@@ -81,5 +81,7 @@ def _locked(descriptor: int, how: int) -> bool:
 async def _wait(end: float) -> None:
     """Until the next try. Raises StoreUnavailable."""
     if time.monotonic() >= end:
-        raise StoreUnavailable("the blob store is held by a backup, an upload or a clean-up; try again later")
+        raise report(
+            StoreUnavailable("the blob store is held by a backup, an upload or a clean-up; try again later")
+        )
     await asyncio.sleep(POLL_SECONDS)

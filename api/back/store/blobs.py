@@ -16,7 +16,7 @@ import obstore
 from obstore.store import ObjectStore
 
 from api.back.store.blob_lock import BlobLock
-from api.back.store.failures import translated
+from api.back.store.failures import report, translated
 from api.back.store.object_store import open_objects
 from api.errors import ServerFault, StoreUnavailable
 
@@ -63,7 +63,7 @@ class BlobStore:
             try:
                 await asyncio.to_thread(obstore.put, self._store, _key(sha256), path)
             except FileNotFoundError as error:
-                raise StoreUnavailable(f"the blob store is gone: {self._where}") from error
+                raise report(StoreUnavailable(f"the blob store is gone: {self._where}")) from error
 
     async def find(self, sha256: str) -> Blob | None:
         with translated(self._where):

@@ -124,9 +124,8 @@ class Database:
         except TimeoutError:
             if self.failure is not None:
                 raise copy.copy(self.failure) from None
-            raise StoreUnavailable(
-                f"the writes before this one did not end within {TURN_SECONDS:g} s: {self._where}"
-            ) from None
+            late = f"the writes before this one did not end within {TURN_SECONDS:g} s: {self._where}"
+            raise failures.report(StoreUnavailable(late)) from None
         try:
             if self.failure is not None and self._failed > begin:
                 raise copy.copy(self.failure)

@@ -1,6 +1,7 @@
 """What goes wrong with the database, the blob store and their disk, as the family of api/errors.py.
 
-Every such failure is translated here, and logged here: one line a minute for each cause.
+Every StoreUnavailable is logged where it arises, by `report`: one line a minute for each cause. Code that
+catches it and goes on logs only what it could not do.
 """
 
 from __future__ import annotations
@@ -75,8 +76,14 @@ def translated(where: Path | str, *, logged: bool = True) -> Iterator[None]:
         if found is None:
             raise
         if logged and isinstance(found, StoreUnavailable):
-            logger.error("%s", found.detail)
+            report(found)
         raise found from error
+
+
+def report(error: StoreUnavailable) -> StoreUnavailable:
+    """Log an error that is about to be raised; returns it."""
+    logger.error("%s", error.detail)
+    return error
 
 
 def _found(error: Exception, where: Path | str) -> ApiError | None:

@@ -49,8 +49,8 @@ async def delete_unreferenced(database: Database, blobs: BlobStore, sha256s: Col
     try:
         async with blobs.lock.deleting(WAIT_SECONDS):
             await _delete(database, blobs, sha256s)
-    except StoreUnavailable as error:
-        logger.warning("unused blobs stay until the next clean-up: %s", error.detail)
+    except StoreUnavailable:
+        logger.warning("unused blobs stay until the next clean-up")
 
 
 async def _delete(database: Database, blobs: BlobStore, sha256s: Collection[str]) -> set[str]:
@@ -71,8 +71,8 @@ async def collecting(database: Database, blobs: BlobStore, grace: timedelta) -> 
                 gone = await collect(database, blobs, grace)
                 if gone:
                     logger.info("%d unused blobs deleted", len(gone))
-            except StoreUnavailable as error:
-                logger.warning("unused blobs could not be deleted; trying again later: %s", error.detail)
+            except StoreUnavailable:
+                logger.warning("unused blobs could not be deleted; trying again later")
             await asyncio.sleep(SWEEP_SECONDS)
 
     sweeper = asyncio.create_task(sweep())

@@ -27,8 +27,8 @@ async def sweeping(
             try:
                 if count := await sweep():
                     logger.info("%d %s deleted", count, what)
-            except StoreUnavailable as error:
-                logger.warning("%s could not be deleted; trying again later: %s", what, error.detail)
+            except StoreUnavailable:
+                logger.warning("%s could not be deleted; trying again later", what)
             await first(closing, seconds)
 
     sweeper = asyncio.create_task(run())

@@ -115,8 +115,8 @@ class UsageStore:
     async def _try_to_write(self) -> None:
         try:
             await self.write()
-        except StoreUnavailable as error:
-            logger.debug("usage waits in memory: %s", error.detail)  # the cause is logged already
+        except StoreUnavailable:
+            logger.debug("usage waits in memory")
         except Exception:  # a defect, which must not end the writer
             logger.exception("usage cannot be written")
 

@@ -22,6 +22,7 @@ from api.back.settings import BackSettings
 from api.back.store import database, failures
 from api.back.store.failures import SILENCE_SECONDS, OncePerMinute, translated
 from api.back.store.records import TaskState, VersionState
+from api.back.store.sweeping import sweeping
 from api.errors import ServerFault, StoreFull, StoreUnavailable
 from tests.api.back.conftest import AWKWARD_NAME
 from tests.api.back.store.test_tasks import record
@@ -67,11 +68,12 @@ async def test_a_write_to_a_locked_database_fails_soon_with_the_cause(
 ) -> None:
     await stores.writer.add(record(1))
     with locked(stores.settings):
-        errors = await refusals(
-            *(stores.writer.add(record(number)) for number in range(10, 40)),
-            *(stores.models.update("tiny", description="new") for _ in range(15)),
-            *(stores.deployments.delete("d") for _ in range(15)),
-        )
+        async with sweeping(stores.tasks.sweep, "old records", seconds=60.0, closing=asyncio.Event()):
+            errors = await refusals(
+                *(stores.writer.add(record(number)) for number in range(10, 40)),
+                *(stores.models.update("tiny", description="new") for _ in range(15)),
+                *(stores.deployments.delete("d") for _ in range(15)),
+            )
         assert {error.detail for error in errors} == {
             f"the database is locked by another process: {file_of(stores.settings)}"
         }
@@ -85,6 +87,7 @@ async def test_a_write_to_a_locked_database_fails_soon_with_the_cause(
     assert [task.id for task in await stores.tasks.list()] == ["task-001"]
     assert state_of(stores.settings, "task-001") == "running"
     assert len([line for line in caplog.messages if "is locked" in line]) == 1
+    assert "old records could not be deleted; trying again later" in caplog.messages
     assert "the database can be written again" in caplog.text
 
 
