@@ -5,6 +5,9 @@ No label holds what a caller wrote: routes are patterns, and a model's name coun
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Iterable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -14,7 +17,12 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from api.back.cluster.manager import ClusterManager
+from api.back.cluster.records import ServerState
+from api.back.store.records import DeploymentState
 from runtime.messages import Timings, Usage
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second line per series that no one reads
@@ -34,79 +42,97 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # memory, processor time, open files
+        self._declare_http()
+        self._declare_tasks()
+        self._declare_queue()
+        self._declare_engine()
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(name, text, labels, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
 
-        def histogram(name: str, text: str, *labels: str) -> Histogram:
-            return Histogram(name, text, labels, registry=self.registry, buckets=SECONDS)
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(name, text, labels, registry=self.registry, buckets=SECONDS)
 
-        self.requests = counter(
+    def _declare_http(self) -> None:
+        self.requests = self._counter(
             "lmaas_http_requests_total", "HTTP requests answered.", "method", "route", "status"
         )
-        self.request_seconds = histogram(
+        self.request_seconds = self._histogram(
             "lmaas_http_request_duration_seconds",
             "From the request's head to its last byte.",
             "method",
             "route",
         )
-        self.requests_open = gauge("lmaas_http_requests_in_flight", "HTTP requests under way.")
-        self.upload_bytes = counter("lmaas_http_upload_bytes_total", "Bytes of model archives received.")
-        self.outcomes = counter("lmaas_task_outcomes_total", "Tasks closed, by outcome.", "type", "outcome")
-        self.task_seconds = histogram(
-            "lmaas_task_duration_seconds", "From a task's arrival to its outcome.", "type", "model"
+        self.requests_open = self._gauge("lmaas_http_requests_in_flight", "HTTP requests under way.")
+        self.upload_bytes = self._counter(
+            "lmaas_http_upload_bytes_total", "Bytes of model archives received."
         )
-        self.in_flight = gauge("lmaas_task_in_flight", "Tasks running.", "type")
-        self.batches_open = gauge("lmaas_batch_open", "Batches that this façade works on.")
-        self.batch_lines = counter("lmaas_batch_lines_total", "Lines of batches answered.", "outcome")
-        self.batch_gave_way = counter(
-            "lmaas_batch_gave_way_total", "Requests of batches that were interrupted for tasks, to run again."
-        )
-        self.queued = gauge("lmaas_task_queued", "Asynchronous tasks waiting.")
-        self.queue_age = gauge(
-            "lmaas_task_queue_age_seconds", "How long the asynchronous task has waited that waits longest."
-        )
-        self.queue_seconds = histogram(
-            "lmaas_task_queue_seconds", "From an asynchronous task's arrival to its start.", "type"
-        )
-        self.store_waiting = gauge("lmaas_store_waiting", "Task records that wait to be written.")
-        self.store_failing = gauge(
-            "lmaas_store_failing", "1 while task records cannot be written: submissions are refused."
-        )
-        self.callbacks = counter("lmaas_callbacks_total", "Attempts to send a callback.", "outcome")
-        self.refusals = counter(
+        self.refusals = self._counter(
             "lmaas_http_refusals_total",
             "Requests that may be sent again later (429, 503, 507), by reason.",
             "route",
             "reason",
         )
-        self.first_token = histogram(
+
+    def _declare_tasks(self) -> None:
+        self.outcomes = self._counter(
+            "lmaas_task_outcomes_total", "Tasks closed, by outcome.", "type", "outcome"
+        )
+        self.task_seconds = self._histogram(
+            "lmaas_task_duration_seconds", "From a task's arrival to its outcome.", "type", "model"
+        )
+        self.in_flight = self._gauge("lmaas_task_in_flight", "Tasks running.", "type")
+        self.first_token = self._histogram(
             "lmaas_task_time_to_first_token_seconds",
             "From a streamed task's arrival to its first text.",
             "type",
             "model",
         )
-        self.inter_token = histogram(
+        self.inter_token = self._histogram(
             "lmaas_task_inter_token_latency_seconds",
             "Between two pieces of text of a streamed task.",
             "type",
             "model",
         )
-        self.prompt_tokens = counter("lmaas_task_prompt_tokens_total", "Prompt tokens read.", "model")
-        self.completion_tokens = counter("lmaas_task_generation_tokens_total", "Tokens generated.", "model")
 
+    def _declare_queue(self) -> None:
+        """What runs later than it was sent: asynchronous tasks, batches, records, callbacks."""
+        self.queued = self._gauge("lmaas_task_queued", "Asynchronous tasks waiting.")
+        self.queue_age = self._gauge(
+            "lmaas_task_queue_age_seconds", "How long the asynchronous task has waited that waits longest."
+        )
+        self.queue_seconds = self._histogram(
+            "lmaas_task_queue_seconds", "From an asynchronous task's arrival to its start.", "type"
+        )
+        self.batches_open = self._gauge("lmaas_batch_open", "Batches that this façade works on.")
+        self.batch_lines = self._counter("lmaas_batch_lines_total", "Lines of batches answered.", "outcome")
+        self.batch_gave_way = self._counter(
+            "lmaas_batch_gave_way_total", "Requests of batches that were interrupted for tasks, to run again."
+        )
+        self.store_waiting = self._gauge("lmaas_store_waiting", "Task records that wait to be written.")
+        self.store_failing = self._gauge(
+            "lmaas_store_failing", "1 while task records cannot be written: submissions are refused."
+        )
+        self.callbacks = self._counter("lmaas_callbacks_total", "Attempts to send a callback.", "outcome")
+
+    def _declare_engine(self) -> None:
+        """What the engine reports for a request, at its end: see `count_request`."""
+        self.prompt_tokens = self._counter("lmaas_task_prompt_tokens_total", "Prompt tokens read.", "model")
+        self.completion_tokens = self._counter(
+            "lmaas_task_generation_tokens_total", "Tokens generated.", "model"
+        )
         self.request_seconds_of = {
-            part: histogram(f"lmaas_request_{part}_time_seconds", text, "model")
+            part: self._histogram(f"lmaas_request_{part}_time_seconds", text, "model")
             for part, text in (
                 ("queue", "How long a request waited in the engine."),
                 ("prefill", "From a request's first step to its first token."),
                 ("decode", "From a request's first token to its last."),
             )
         }
-        self.time_per_token = histogram(
+        self.time_per_token = self._histogram(
             "lmaas_request_time_per_output_token_seconds",
             "Time of a request between two of its tokens, on average.",
             "model",
@@ -128,3 +154,83 @@ class Metrics:
     def render(self) -> str:
         """Prometheus' text format."""
         return generate_latest(self.registry).decode()
+
+
+class ClusterCollector(Collector):
+    """The cluster as it is when somebody asks: servers, deployments, replicas, sessions."""
+
+    def __init__(self, cluster: ClusterManager) -> None:
+        self._cluster = cluster
+
+    def collect(self) -> Iterable[Metric]:
+        deployments = self._cluster.deployments()
+        by_state = collections.Counter(each.state.value for each in deployments)
+        replicas = collections.Counter(state.value for each in deployments for state in each.servers.values())
+        servers = self._cluster.servers()
+        yield _by_state("lmaas_deployments", "Deployments, by state.", DeploymentState, by_state)
+        yield _by_state("lmaas_replicas", "Replicas of all deployments, by state.", DeploymentState, replicas)
+        server_states = collections.Counter(server.state.value for server in servers)
+        yield _by_state("lmaas_servers", "Model servers, by state.", ServerState, server_states)
+        in_flight = _gauge(
+            "lmaas_server_requests_in_flight", "Requests of callers at a model server.", "server"
+        )
+        sessions = _gauge("lmaas_server_sessions", "Open sessions with the models of a server.", "server")
+        restarts = CounterMetricFamily(
+            "lmaas_server_restarts", "How often a model server was started again.", labels=["server"]
+        )
+        rollbacks = CounterMetricFamily(
+            "lmaas_deployment_rollbacks", "Canaries that lost their traffic.", labels=["model"]
+        )
+        for model, count in self._cluster.rollbacks.items():
+            rollbacks.add_metric([model], count)
+        for server in servers:
+            in_flight.add_metric([server.name], server.outstanding)
+            sessions.add_metric([server.name], server.sessions)
+            restarts.add_metric([server.name], server.restarts)
+        yield from (in_flight, sessions, restarts, rollbacks)
+        yield self._answer_ages()
+        yield from self._scaling()
+
+    def _scaling(self) -> Iterable[Metric]:
+        """On `lmaas_wanted_replicas` an autoscaler of Kubernetes acts."""
+        of = ("model", "version")
+        wanted = _gauge("lmaas_wanted_replicas", "Replicas that the present load of a deployment needs.", *of)
+        arrivals = _gauge("lmaas_arrival_rate", "Requests per second that come for a deployment.", *of)
+        capacity = _gauge("lmaas_replica_capacity", "Requests per second that one replica finishes.", *of)
+        used = _gauge("lmaas_utilisation_ratio", "Arrivals as a share of what the replicas can do.", *of)
+        for each in self._cluster.capacity():
+            labels = [each.model, str(each.version)]
+            wanted.add_metric(labels, each.wanted)
+            arrivals.add_metric(labels, each.arrival_rate)
+            if each.capacity is not None:
+                capacity.add_metric(labels, each.capacity)
+            if each.utilisation is not None:
+                used.add_metric(labels, each.utilisation)
+        return wanted, arrivals, capacity, used
+
+    def _answer_ages(self) -> Metric:
+        ages = _gauge(
+            "lmaas_deployment_answer_age_seconds",
+            "Time since a deployment last answered, a caller or a probe.",
+            "model",
+            "version",
+        )
+        probes = self._cluster.readiness().probes
+        for each in self._cluster.deployments():
+            if (age := probes.get(each.id)) is not None:
+                ages.add_metric([each.model, str(each.version)], age)
+        return ages
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=labels)
+
+
+def _by_state(
+    name: str, text: str, states: type[DeploymentState] | type[ServerState], found: collections.Counter[str]
+) -> GaugeMetricFamily:
+    """Each state has a sample, so that none disappears when its number becomes 0."""
+    metric = _gauge(name, text, "state")
+    for state in states:
+        metric.add_metric([state.value], found[state.value])
+    return metric

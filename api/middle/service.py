@@ -17,7 +17,6 @@ from api.middle.batch_lines import LineFormat
 from api.middle.batch_runner import BatchParts
 from api.middle.batches import Batches, BatchLimits
 from api.middle.callbacks import OUTCOMES, Callbacks
-from api.middle.cluster_metrics import ClusterCollector
 from api.middle.dispatcher import Dispatcher
 from api.middle.files import FileLimits, Files
 from api.middle.gaps import Gaps
@@ -25,7 +24,7 @@ from api.middle.handlers import MODEL_TASKS
 from api.middle.handlers.base import Lane
 from api.middle.handlers.convert import ConvertHandler
 from api.middle.leases import LeaseKeeper
-from api.middle.metrics import Metrics
+from api.middle.metrics import ClusterCollector, Metrics
 from api.middle.models import Models
 from api.middle.tasks import TaskManager
 

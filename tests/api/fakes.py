@@ -652,6 +652,10 @@ class FakeCluster(ClusterManager):
             for each in self.live.values()
         ]  # fmt: skip
 
+    @property
+    def rollbacks(self) -> Mapping[str, int]:
+        return {"mini-lm": 2}
+
     async def engine_metrics(self) -> str:
         return "# TYPE lmaas_running_sequences gauge\nlmaas_running_sequences 0\n"
 

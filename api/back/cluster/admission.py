@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections import Counter
 from collections.abc import Sequence
 
 from api.back.cluster.driver import Capabilities
-from api.back.cluster.precision import resolve_precision
+from api.back.cluster.precision import explain, resolve_precision
 from api.back.cluster.quality_gate import QualityGate
 from api.back.cluster.resources import needed_gpu_memory, needed_memory
 from api.back.store.records import DeploymentRecord, DeploymentState, VersionRecord, VersionState, now
@@ -34,17 +35,19 @@ def plan(
     Raises InvalidInput, Conflict.
     """
     check_traffic_weight(traffic_weight)
-    return DeploymentRecord(
+    manifest = require_manifest(version)
+    record = DeploymentRecord(
         id=f"dep-{secrets.token_hex(6)}",
         model=version.model,
         version=version.version,
         precision_asked=precision,
-        variant=resolve_precision(require_manifest(version), precision, gate, device, force=force),
+        variant=resolve_precision(manifest, precision, gate, device, force=force),
         state=DeploymentState.LOADING,
         replicas=replicas,
         traffic_weight=traffic_weight,
         created=now(),
     )
+    return dataclasses.replace(record, note=explain(manifest, record, gate, device))
 
 
 def require_manifest(version: VersionRecord) -> Manifest:

@@ -9,8 +9,7 @@ from typing import Any, Literal
 from api.back.cluster.canary import Watch
 from api.back.cluster.messages import RETRY_SECONDS
 from api.back.cluster.records import ModelVersion, Target
-from api.back.cluster.replica import Replica
-from api.back.cluster.traffic import Traffic
+from api.back.cluster.replica import Replica, Traffic
 from api.back.store.records import (
     DeploymentEvent,
     DeploymentRecord,

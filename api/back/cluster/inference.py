@@ -1,19 +1,26 @@
-"""Requests of callers: each goes to a deployment, there to a replica, and to another one if that dies."""
+"""Requests of callers: each goes to a deployment, there to a replica, and to another one if that dies.
+
+A request whose model server dies is sent again, while nothing of its answer has gone to the caller. Inference
+changes nothing, so that a second try does no harm. A request that itself kills the server must not kill every
+server: the number of tries is limited.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from api.back.cluster import router
+from api.back.cluster.canaries import FAULTS, Canaries, heads_again, observed
 from api.back.cluster.canary import labels
+from api.back.cluster.controller import first_of
 from api.back.cluster.deployment import Deployment
-from api.back.cluster.observation import FAULTS, Observation, canaries_of, heads_again, observed
 from api.back.cluster.records import HeadAnswer, Target
-from api.back.cluster.retry import Tries
-from api.back.cluster.rollback import Rollbacks
-from api.back.cluster.shadow import Shadows
+from api.back.cluster.replica import Replica
 from api.back.store.deployments import DeploymentStore
 from api.back.store.models import ModelStore
 from api.back.store.records import DeploymentState
@@ -23,6 +30,11 @@ from runtime.commands import Submit
 from runtime.contract import Kind, Operation
 from runtime.messages import Answer
 
+MAX_TRIES = 3
+DEADLINE = "deadline_ms"  # what the engine calls the time that a request has left
+
+logger = logging.getLogger(__name__)
+
 
 class Inference:
     def __init__(self, models: ModelStore, records: DeploymentStore, retry_seconds: float) -> None:
@@ -30,9 +42,8 @@ class Inference:
         self._models = models
         self._retry_seconds = retry_seconds
         self._deployments: dict[str, Deployment] = {}  # by id, oldest first
-        self._replaced: list[Deployment] = []  # they end the tasks that had chosen them
-        self._rollbacks = Rollbacks(self._deployments, records)
-        self._shadows = Shadows(self._rollbacks.judge)
+        self._draining: list[Deployment] = []  # they were replaced, and end the tasks that had chosen them
+        self._canaries = Canaries(self._deployments, records)
 
     def choose(
         self,
@@ -80,7 +91,7 @@ class Inference:
         deployment = self._deployment(target)
         request = Submit(prompt, operation, parameters, stream)
         answers = self._answers(deployment, request)
-        observation = self._observe(deployment)
+        observation = self._canaries.observe(deployment)
         return answers if observation is None else observed(answers, request, observation)
 
     async def _answers(self, deployment: Deployment, request: Submit) -> AsyncGenerator[Answer, None]:
@@ -116,7 +127,7 @@ class Inference:
         Raises as `generate` does; the field of an InvalidInput names the row as HeadTensors says.
         """
         deployment = self._deployment(target)
-        observation = self._observe(deployment)
+        observation = self._canaries.observe(deployment)
         if observation is None:
             return await self._classified(deployment, texts, text_pairs)
         try:
@@ -143,14 +154,49 @@ class Inference:
 
     def _deployment(self, target: Target) -> Deployment:
         """Raises Unavailable where it is gone."""
-        for item in (self._deployments.get(target.deployment_id), *self._replaced):
+        for item in (self._deployments.get(target.deployment_id), *self._draining):
             if item is not None and item.target == target:
                 return item
         raise Unavailable(f"{target.model}/{target.version} was undeployed")
 
-    def _observe(self, deployment: Deployment) -> Observation | None:
-        """None where no canary is concerned."""
-        canaries = canaries_of(self._deployments.values(), deployment)
-        if not canaries:
-            return None
-        return Observation(deployment, canaries, self._shadows, self._rollbacks.judge)
+
+class Tries:
+    """The tries of one request to a deployment. Times are monotonic seconds."""
+
+    def __init__(
+        self, deployment: Deployment, wait_seconds: float, parameters: Mapping[str, Any] | None = None
+    ) -> None:
+        """`wait_seconds` is the longest wait for a replica; the request's own deadline may come before it."""
+        self._deployment = deployment
+        self._parameters = parameters or {}
+        self._begin = time.monotonic()
+        self._end = self._begin + min(wait_seconds, self._parameters.get(DEADLINE, math.inf) / 1000)
+        self._tries = 0
+
+    def replica(self) -> Replica:
+        """The replica for the next try. Raises Unavailable where none is ready."""
+        self._tries += 1
+        return router.choose_replica(self._deployment)
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Those of the request, with the time that is left of its deadline now."""
+        if self._tries == 1 or DEADLINE not in self._parameters:
+            return self._parameters
+        spent = 1000 * (time.monotonic() - self._begin)
+        return {**self._parameters, DEADLINE: max(1, int(self._parameters[DEADLINE] - spent))}
+
+    async def after(self, error: Unavailable) -> None:
+        """Return when another try may succeed. Raises `error` where none may, or no time or try is left."""
+        if self._tries >= MAX_TRIES or not await self._wait_for_replica():
+            raise error
+        logger.info("%s: a request is sent again: %s", self._deployment.name, error.detail)
+
+    async def _wait_for_replica(self) -> bool:
+        deployment = self._deployment
+        while not any(replica.ready and not replica.away for replica in deployment.replicas):
+            left = self._end - time.monotonic()
+            if left <= 0 or deployment.state is DeploymentState.UNLOADING or not deployment.replicas:
+                return False
+            await first_of(*(replica.changed for replica in deployment.replicas), timeout=left)
+        return time.monotonic() < self._end and deployment.state is not DeploymentState.UNLOADING

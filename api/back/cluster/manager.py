@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from api.back.cluster import admission, metrics, rollout, status
+from api.back.cluster import admission, rollout, status
 from api.back.cluster.deployment import Deployment
 from api.back.cluster.driver import ServerDriver
 from api.back.cluster.inference import Inference
@@ -30,8 +29,6 @@ from api.back.store.records import (
 )
 from api.errors import Conflict, NotFound, StoreUnavailable
 
-logger = logging.getLogger(__name__)
-
 
 class ClusterManager(Inference):
     """Never blocks the event loop, and is used from that loop alone."""
@@ -47,7 +44,9 @@ class ClusterManager(Inference):
         self._settings = settings
         self._records = records
         self._pool = ServerPool(settings, drivers)
-        self._background: set[asyncio.Task[None]] = set()
+        self._rollouts = rollout.Rollouts(
+            self._pool, self._deployments, self._draining, settings.replace_drain_seconds
+        )
         self._scaling = ScalingLoop(
             settings, self._pool.servers, lambda: self._deployments.values(), self._scale_by_load
         )
@@ -79,11 +78,8 @@ class ClusterManager(Inference):
             yield manager
         finally:
             await manager._scaling.close()
-            await manager._shadows.close()
-            await manager._rollbacks.close()
-            for task in manager._background:
-                task.cancel()
-            await asyncio.gather(*manager._background, return_exceptions=True)
+            await manager._canaries.close()
+            await manager._rollouts.close()
             await manager._pool.close()
 
     async def restore(self, record: DeploymentRecord) -> None:
@@ -94,16 +90,7 @@ class ClusterManager(Inference):
         deployment = Deployment(record, version, manifest)
         deployment.expected = True
         self._deployments[record.id] = deployment
-        for server in self._pool.places()[: record.replicas]:
-            controller = self._pool.add_replica(deployment, server)
-            try:
-                await controller.publish()
-            except Exception as error:  # of the disk or of a bucket: the others can still be served
-                logger.exception("%s cannot be laid out on %s", deployment.name, server.name)
-                reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-                controller.replica.become(DeploymentState.FAILED, f"its files cannot be laid out: {reason}")
-            else:
-                controller.start()
+        await self._pool.restore(deployment)
 
     async def deploy(
         self,
@@ -127,8 +114,8 @@ class ClusterManager(Inference):
         found = await self._models.version(model, version)
         admission.check_replicas(replicas, len(self._pool.servers))
         planned = self._plan(found, precision, replicas, traffic_weight, force=force)
-        record = dataclasses.replace(planned.record, canary=canary, autoscale=autoscale)
-        deployment = Deployment(record, found, planned.manifest)
+        record = dataclasses.replace(planned, canary=canary, autoscale=autoscale)
+        deployment = Deployment(record, found, admission.require_manifest(found))
         self._require_new(deployment)
         servers = await self._pool.admit(deployment, replicas)
         await self._records.add(record)  # refuses a version that is deployed
@@ -145,15 +132,12 @@ class ClusterManager(Inference):
 
     def _plan(
         self, version: VersionRecord, precision: str, replicas: int, traffic_weight: int, *, force: bool
-    ) -> Deployment:
-        """A deployment without replicas yet. Raises InvalidInput, Conflict."""
+    ) -> DeploymentRecord:
+        """Raises InvalidInput, Conflict."""
         gate, device = self._settings.budget, self._settings.engine.device
-        record = admission.plan(
+        return admission.plan(
             version, precision, replicas, traffic_weight, gate=gate, device=device, force=force
         )
-        manifest = admission.require_manifest(version)
-        record = dataclasses.replace(record, note=explain(manifest, record, gate, device))
-        return Deployment(record, version, manifest)
 
     def _require_new(self, planned: Deployment, beside: Deployment | None = None) -> None:
         """Raises Conflict where that version is deployed, other than as `beside`."""
@@ -181,48 +165,19 @@ class ClusterManager(Inference):
         planned = self._plan(
             found, precision or before.precision_asked, before.replicas, before.traffic_weight, force=force
         )
-        record = rollout.successor_record(before, planned.record)
-        planned = Deployment(record, found, planned.manifest)
-        if (found.version, planned.record.variant) == (before.version, before.variant):
+        if (planned.version, planned.variant) == (before.version, before.variant):
             return current.status
-        self._require_new(planned, beside=current)
-        await self._put_in_place(current, planned, self._records)
-        return planned.status
+        record = rollout.successor_record(before, planned)
+        successor = Deployment(record, found, admission.require_manifest(found))
+        self._require_new(successor, beside=current)
+        await self._rollouts.replace(current, successor, self._records)
+        return successor.status
 
     async def follow_replacement(self, current: Deployment, record: DeploymentRecord) -> None:
         """Put in the place of `current` what another façade has put there, as the record says."""
         version = await self._models.version(record.model, record.version)
-        planned = Deployment(record, version, admission.require_manifest(version))
-        await self._put_in_place(current, planned, None)
-
-    async def _put_in_place(
-        self, current: Deployment, planned: Deployment, records: DeploymentStore | None
-    ) -> None:
-        """Load `planned` beside `current`, and then let it take the traffic. None: it is recorded already."""
-        planned.expected, planned.share = True, current.share
-        await rollout.bring_up(current, planned, self._pool, records)
-        # No await from here on: a request finds the one or the other.
-        self._deployments[planned.record.id] = planned
-        current.successor, planned.predecessor = None, current
-        self._replaced.append(current)
-        self._go_on_with(self._retire(current, planned))
-        logger.info("%s in %s took the place of %s", planned.name, planned.record.variant.value, current.name)
-
-    def _go_on_with(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do it beside everything else; it is cancelled at the end of the cluster."""
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _retire(self, replaced: Deployment, successor: Deployment) -> None:
-        """Let what was replaced end its requests, and remove it."""
-        try:
-            await rollout.until_idle(replaced.replicas, self._settings.replace_drain_seconds)
-            replaced.leave()
-            await self._pool.shrink(replaced, list(replaced.replicas))
-        finally:
-            self._replaced.remove(replaced)
-            successor.predecessor = None
+        successor = Deployment(record, version, admission.require_manifest(version))
+        await self._rollouts.replace(current, successor, None)
 
     async def adjust(
         self,
@@ -276,21 +231,13 @@ class ClusterManager(Inference):
                 raise rollout.under_way(deployment)  # it has been replaced while this call waited
             before = list(deployment.replicas)
             if replicas > len(before):
-                servers = await self._pool.admit(deployment, replicas - len(before))
-                try:
-                    await self._pool.grow(deployment, servers)
-                except BaseException:
-                    added = [item for item in deployment.replicas if item not in before]
-                    await asyncio.shield(self._pool.shrink(deployment, added))
-                    raise
+                await self._pool.add(deployment, replicas - len(before))
             if replicas != deployment.record.replicas and recorded:
                 await self._change(deployment, {"replicas": replicas})
             deployment.record = dataclasses.replace(deployment.record, replicas=replicas)
             if replicas < len(before):
-                # Those that do not serve go first, then those on the fullest servers.
-                load = {replica: len(self._pool.replicas_on(replica.server)) for replica in before}
-                worst = sorted(before, key=lambda replica: (replica.ready, -load[replica]))
-                await asyncio.shield(self._pool.shrink(deployment, worst[: len(before) - replicas]))
+                leaving = self._pool.least_useful(before)[: len(before) - replicas]
+                await asyncio.shield(self._pool.shrink(deployment, leaving))
 
     async def undeploy(self, deployment_id: str) -> None:
         """Take no new requests, wait up to `unload_wait_seconds` for running ones, unload.
@@ -337,7 +284,7 @@ class ClusterManager(Inference):
 
     def servers(self) -> list[ServerRecord]:
         """The pool as it is now."""
-        return [status.server_record(server, self._pool.replicas_on(server)) for server in self._pool.servers]
+        return [self._pool.record(server) for server in self._pool.servers]
 
     def drain_server(self, name: str, draining: bool) -> ServerRecord:
         """Let a server take no new replicas, and requests only where no other replica can; or end that.
@@ -347,7 +294,7 @@ class ClusterManager(Inference):
         for server in self._pool.servers:
             if server.name == name:
                 server.draining = draining
-                return status.server_record(server, self._pool.replicas_on(server))
+                return self._pool.record(server)
         raise NotFound(f"server {name!r} does not exist; GET /v1/servers lists them")
 
     def capacity(self) -> list[CapacityRecord]:
@@ -356,12 +303,12 @@ class ClusterManager(Inference):
 
     async def engine_metrics(self) -> str:
         """The lmaas_* lines of all servers, in Prometheus' text format; without those that are away."""
-        return await self._pool.engine_metrics() + metrics.counter_lines(
-            "lmaas_deployment_rollbacks_total",
-            "Canaries that lost their traffic.",
-            "model",
-            self._rollbacks.counts,
-        )
+        return await self._pool.engine_metrics()
+
+    @property
+    def rollbacks(self) -> Mapping[str, int]:
+        """How many canaries lost their traffic, by model."""
+        return self._canaries.rollbacks
 
     def readiness(self) -> Readiness:
         """Whether each deployment that ever served answered a probe inference lately, and if not, why."""

@@ -53,10 +53,3 @@ async def engine_counters(address: str, model: str, version: int) -> dict[str, f
         for sample in samples
         if sample and all(label in sample["series"] for label in labels)
     }
-
-
-def counter_lines(name: str, text: str, label: str, values: Mapping[str, int]) -> str:
-    """One counter of the façade's own in the same format; `values` by the value of its label."""
-    lines = [f"# HELP {name} {text}", f"# TYPE {name} counter"]
-    lines += [f'{name}{{{label}="{value}"}} {count}' for value, count in values.items()]
-    return "".join(f"{line}\n" for line in lines)

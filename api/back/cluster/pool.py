@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -12,12 +13,15 @@ from api.back.cluster.deployment import Deployment
 from api.back.cluster.driver import Capabilities, ServerDriver
 from api.back.cluster.metrics import engine_lines, join_servers
 from api.back.cluster.probe import LoadProgress
-from api.back.cluster.records import ModelVersion
+from api.back.cluster.records import ModelVersion, ServerRecord
 from api.back.cluster.replica import Replica
+from api.back.cluster.status import server_record
 from api.back.cluster.supervisor import Supervisor
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
 from api.errors import Conflict, ServerFault
+
+logger = logging.getLogger(__name__)
 
 
 class ServerPool:
@@ -94,6 +98,14 @@ class ServerPool:
     def replicas_on(self, server: Supervisor) -> list[Replica]:
         return [replica for replica in self._controllers if replica.server is server]
 
+    def record(self, server: Supervisor) -> ServerRecord:
+        """The server as it is now."""
+        return server_record(server, self.replicas_on(server))
+
+    def least_useful(self, replicas: Sequence[Replica]) -> list[Replica]:
+        """Those that do not serve come first, then those on the fullest servers."""
+        return sorted(replicas, key=lambda item: (item.ready, -len(self.replicas_on(item.server))))
+
     def add_replica(self, deployment: Deployment, server: Supervisor) -> ReplicaController:
         variant = deployment.record.variant
         replica = Replica(deployment.version_record, deployment.manifest, variant, server, deployment.traffic)
@@ -102,6 +114,32 @@ class ServerPool:
         deployment.replicas.append(replica)
         self._controllers[replica] = controller
         return controller
+
+    async def restore(self, deployment: Deployment) -> None:
+        """Begin to load the replicas of a deployment that an earlier run, or another façade, has recorded."""
+        for server in self.places()[: deployment.record.replicas]:
+            controller = self.add_replica(deployment, server)
+            try:
+                await controller.publish()
+            except Exception as error:  # of the disk or of a bucket: the others can still be served
+                logger.exception("%s cannot be laid out on %s", deployment.name, server.name)
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+                controller.replica.become(DeploymentState.FAILED, f"its files cannot be laid out: {reason}")
+            else:
+                controller.start()
+
+    async def add(self, deployment: Deployment, count: int) -> None:
+        """Add `count` replicas where there is room; all are removed again where one does not load.
+
+        Raises as `admit` and `grow`.
+        """
+        servers, before = await self.admit(deployment, count), list(deployment.replicas)
+        try:
+            await self.grow(deployment, servers)
+        except BaseException:
+            added = [item for item in deployment.replicas if item not in before]
+            await asyncio.shield(self.shrink(deployment, added))
+            raise
 
     async def grow(self, deployment: Deployment, servers: Sequence[Supervisor]) -> None:
         """Add a replica on each server, and wait until all answer. Raises ServerFault, Conflict, OSError."""

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 from api.back.cluster.records import ModelVersion
 from api.back.cluster.supervisor import Supervisor
-from api.back.cluster.traffic import Traffic
 from api.back.cluster.triton_client import TritonClient
 from api.back.store.records import DeploymentState, VersionRecord
 from api.errors import Unavailable
@@ -20,6 +19,24 @@ from runtime.manifest import GoldenPrompt, Manifest
 PROBE_TEXT = GoldenPrompt("The")  # where the artifact brings no golden prompt
 
 _turns = itertools.count(1)
+
+
+class Traffic:
+    """What came for a deployment, and what of it was finished: sums since the façade began.
+
+    Shared by a deployment and its replicas.
+    """
+
+    __slots__ = ("finished", "missed", "started")
+
+    def __init__(self) -> None:
+        self.started = 0  # requests that were given to a replica
+        self.missed = 0  # requests that came while no replica answered
+        self.finished = 0  # requests that were answered
+
+    @property
+    def arrivals(self) -> int:
+        return self.started + self.missed
 
 
 class Replica:

@@ -49,7 +49,56 @@ def successor_record(current: DeploymentRecord, planned: DeploymentRecord) -> De
     )
 
 
-async def bring_up(
+class Rollouts:
+    """Replacements under way. `deployments` are those that take requests, by id."""
+
+    def __init__(
+        self, pool: ServerPool, deployments: dict[str, Deployment], draining: list[Deployment], seconds: float
+    ) -> None:
+        """`draining`: those that were replaced, and have `seconds` to end the tasks that had chosen them."""
+        self._pool = pool
+        self._deployments = deployments
+        self._draining = draining
+        self._seconds = seconds
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def replace(
+        self, current: Deployment, successor: Deployment, records: DeploymentStore | None
+    ) -> None:
+        """Load `successor` beside `current`, and then let it take the traffic. None: it is recorded already.
+
+        Raises as ClusterManager.deploy; `current` then serves as before.
+        """
+        successor.expected, successor.share = True, current.share
+        await _bring_up(current, successor, self._pool, records)
+        # No await from here on: a request finds the one or the other.
+        self._deployments[successor.record.id] = successor
+        current.successor, successor.predecessor = None, current
+        self._draining.append(current)
+        retiring = asyncio.create_task(self._retire(current, successor))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        logger.info(
+            "%s in %s took the place of %s", successor.name, successor.record.variant.value, current.name
+        )
+
+    async def _retire(self, replaced: Deployment, successor: Deployment) -> None:
+        """Let what was replaced end its requests, and remove it."""
+        try:
+            await until_idle(replaced.replicas, self._seconds)
+            replaced.leave()
+            await self._pool.shrink(replaced, list(replaced.replicas))
+        finally:
+            self._draining.remove(replaced)
+            successor.predecessor = None
+
+    async def close(self) -> None:
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+
+
+async def _bring_up(
     current: Deployment, successor: Deployment, pool: ServerPool, records: DeploymentStore | None
 ) -> None:
     """Load `successor` beside `current`, and record it in `records`. It is removed again where that fails.

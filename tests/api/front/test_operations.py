@@ -84,6 +84,7 @@ def test_metrics(client: TestClient) -> None:
         'lmaas_request_decode_time_seconds_count{model="mini-lm"} 1.0',
         'lmaas_deployments{state="failed"} 0.0',
         'lmaas_servers{state="ready"} 1.0',
+        'lmaas_deployment_rollbacks_total{model="mini-lm"} 2.0',
         'lmaas_server_sessions{server="triton-0"} 1.0',
         "process_open_fds",
         "lmaas_running_sequences 0",

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
+from api.back.cluster.canaries import MAX_WAITING, Copy, Observation, Rollbacks, Shadows, canaries_of
 from api.back.cluster.canary import Essence, Watch, agreement, essence, labels, service_seconds
 from api.back.cluster.deployment import Deployment
-from api.back.cluster.observation import Observation, canaries_of
 from api.back.cluster.records import HeadAnswer
-from api.back.cluster.rollback import Rollbacks
-from api.back.cluster.shadow import MAX_WAITING, Copy, Shadows
 from api.back.store.deployments import DeploymentStore
 from api.back.store.records import CanaryPolicy, DeploymentRecord
 from api.errors import Overloaded, ServerFault, StoreUnavailable
@@ -139,7 +137,7 @@ async def test_a_rollback_takes_the_weight_and_says_why(monkeypatch: pytest.Monk
     stable, tried, store = deployed("a", 1), canary(), Recorded()
     rollbacks = Rollbacks({"a-1": stable, "a-2": tried}, store)
     store.failures.append(StoreUnavailable("locked"))
-    monkeypatch.setattr("api.back.cluster.rollback.backoff_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("api.back.cluster.canaries.backoff_seconds", lambda *_: 0.0)
     tried.watch = watch(seconds=3.0)
     rollbacks.judge(tried)
     record = tried.status

@@ -8,9 +8,9 @@ from unittest.mock import patch
 
 import pytest
 
-from api.back.cluster import retry
+from api.back.cluster import inference
 from api.back.cluster.deployment import Deployment
-from api.back.cluster.retry import Tries
+from api.back.cluster.inference import Tries
 from api.back.store.records import DeploymentState
 from api.errors import Unavailable
 from tests.api.back.cluster.deployments import deployed, server
@@ -42,7 +42,7 @@ async def test_another_replica_is_tried_at_once(pair: Deployment) -> None:
 
 async def test_a_request_that_kills_each_server_has_three_tries(pair: Deployment) -> None:
     tries = Tries(pair, WAIT_SECONDS)
-    for _ in range(retry.MAX_TRIES - 1):
+    for _ in range(inference.MAX_TRIES - 1):
         fail(tries)
         for replica in pair.replicas:
             replica.trust()
