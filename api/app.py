@@ -27,7 +27,7 @@ from api.middle.bundled import Progress
 from api.middle.keys import KeyRing
 from api.middle.metrics import Metrics
 from api.middle.startup import Appliance, OpenBackend
-from api.tracing import open_tracer
+from api.tracing import Tracer, open_tracer
 
 GZIP_FROM_BYTES = 2048  # below that, compressing costs more than it saves
 # Byte ranges count the bytes of the file itself, and weights hardly compress.
@@ -62,21 +62,9 @@ def create_app(
             if tracer is not None:
                 await asyncio.to_thread(tracer.close)
 
-    by_path = itertools.groupby(sorted(ENDPOINTS, key=lambda endpoint: endpoint.path), lambda item: item.path)
     app = Starlette(
-        routes=[Route(path, PathApp(path, list(group)), methods=None) for path, group in by_path],
-        middleware=[
-            Middleware(SecurityHeadersMiddleware),
-            Middleware(RequestIdMiddleware),
-            Middleware(ObserveMiddleware, metrics=metrics, tracer=tracer),
-            *cors(settings),
-            Middleware(
-                GZipMiddleware,
-                minimum_size=GZIP_FROM_BYTES,
-                compresslevel=4,
-                exclude_content_types=NEVER_COMPRESSED,
-            ),
-        ],
+        routes=_routes(),
+        middleware=_middleware(settings, metrics, tracer),
         exception_handlers={404: on_no_route},
         lifespan=lifespan,
     )
@@ -86,3 +74,24 @@ def create_app(
     app.state.appliance = appliance
     app.state.endpoints = ENDPOINTS
     return app
+
+
+def _routes() -> list[Route]:
+    by_path = itertools.groupby(sorted(ENDPOINTS, key=lambda endpoint: endpoint.path), lambda item: item.path)
+    return [Route(path, PathApp(path, list(group)), methods=None) for path, group in by_path]
+
+
+def _middleware(settings: Settings, metrics: Metrics, tracer: Tracer | None) -> list[Middleware]:
+    """The first one sees a request first."""
+    return [
+        Middleware(SecurityHeadersMiddleware),
+        Middleware(RequestIdMiddleware),
+        Middleware(ObserveMiddleware, metrics=metrics, tracer=tracer),
+        *cors(settings),
+        Middleware(
+            GZipMiddleware,
+            minimum_size=GZIP_FROM_BYTES,
+            compresslevel=4,
+            exclude_content_types=NEVER_COMPRESSED,
+        ),
+    ]

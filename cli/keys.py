@@ -29,24 +29,28 @@ Result = TypeVar("Result")
 SPAN = re.compile(r"([1-9][0-9]{0,4})([mhd])")
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 AtLeastOne = Annotated[int | None, typer.Option(min=1, max=1_000_000_000, show_default=False)]
+Name = Annotated[str, typer.Argument(help="Whose key it is: a person or a program.")]
+ScopeNames = Annotated[
+    str,
+    typer.Option(
+        help="What it may do, by commas: infer, tasks, models:read, models:write, metrics, admin;"
+        " inference is the first three together, admin is all of them."
+    ),
+]
+Expires = Annotated[
+    str | None, typer.Option(help="After a time, as 30d, 12h or 90m, or at a date, as 2027-01-31.")
+]
+ModelNames = Annotated[
+    str | None, typer.Option(help="The only models that it may use, by commas.", show_default=False)
+]
 
 
 @keys.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is: a person or a program.")],
-    scopes: Annotated[
-        str,
-        typer.Option(
-            help="What it may do, by commas: infer, tasks, models:read, models:write, metrics, admin;"
-            " inference is the first three together, admin is all of them."
-        ),
-    ] = "inference",
-    expires: Annotated[
-        str | None, typer.Option(help="After a time, as 30d, 12h or 90m, or at a date, as 2027-01-31.")
-    ] = None,
-    models: Annotated[
-        str | None, typer.Option(help="The only models that it may use, by commas.", show_default=False)
-    ] = None,
+    name: Name,
+    scopes: ScopeNames = "inference",
+    expires: Expires = None,
+    models: ModelNames = None,
     requests_per_minute: AtLeastOne = None,
     tokens_per_minute: AtLeastOne = None,
     max_in_flight: AtLeastOne = None,

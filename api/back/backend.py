@@ -73,10 +73,7 @@ class Backend:
         is in use, a database of a newer LMaaS, a Triton that does not start; StoreUnavailable: a home that
         cannot be written, a database that is damaged.
         """
-        problems = await asyncio.to_thread(find_problems, settings)
-        if problems:
-            raise ServerFault("; ".join(problems))
-        installation = Installation.find()
+        installation = await _require_runnable(settings)
         with only_user(settings):
             with translated(settings.home, logged=False):
                 await asyncio.to_thread(_prepare_home, settings, installation)
@@ -92,37 +89,52 @@ class Backend:
                 blobs = await asyncio.to_thread(BlobStore.open, settings.blobs, settings.blob_url, lock)
                 models = _model_store(settings, database, blobs)
                 await models.recover()
-                deployments = DeploymentStore(database)
-                converter = Converter(settings, models)
-                drivers: list[ServerDriver] = [
-                    *_local_servers(settings, installation, models),
-                    *_remote_servers(settings, models, worker),
-                ]
                 async with (
                     FileStore.open(database, blobs) as files,
                     _uploads(settings, blobs) as uploads,
                     garbage.collecting(database, blobs, settings.upload_retention),
-                    ClusterManager.open(settings, drivers, models, deployments) as cluster,
-                    nullcontext() if database.is_sqlite else following(cluster, models, deployments),
+                    _cluster(settings, installation, database, models, worker) as cluster,
                 ):
-                    queue, batches = TaskQueue(database, writer, worker), BatchStore(database, worker)
-                    keys = KeyStore(database)
-                    audit = AuditStore(database, timedelta(days=settings.audit_retention_days))
                     yield cls(
-                        models,
-                        tasks,
-                        queue,
-                        deployments,
-                        converter,
-                        cluster,
-                        keys,
-                        files,
-                        usage,
-                        audit,
-                        uploads,
-                        batches,
-                        CallbackStore(database),
+                        models=models,
+                        tasks=tasks,
+                        queue=TaskQueue(database, writer, worker),
+                        deployments=DeploymentStore(database),
+                        converter=Converter(settings, models),
+                        cluster=cluster,
+                        keys=KeyStore(database),
+                        files=files,
+                        usage=usage,
+                        audit=AuditStore(database, timedelta(days=settings.audit_retention_days)),
+                        uploads=uploads,
+                        batches=BatchStore(database, worker),
+                        callbacks=CallbackStore(database),
                     )
+
+
+async def _require_runnable(settings: BackSettings) -> Installation:
+    """Raises ServerFault: what the machine lacks."""
+    problems = await asyncio.to_thread(find_problems, settings)
+    if problems:
+        raise ServerFault("; ".join(problems))
+    return Installation.find()
+
+
+@asynccontextmanager
+async def _cluster(
+    settings: BackSettings, installation: Installation, database: Database, models: ModelStore, worker: str
+) -> AsyncIterator[ClusterManager]:
+    """Its servers are up; other façades are followed where there may be some."""
+    deployments = DeploymentStore(database)
+    drivers: list[ServerDriver] = [
+        *_local_servers(settings, installation, models),
+        *_remote_servers(settings, models, worker),
+    ]
+    async with (
+        ClusterManager.open(settings, drivers, models, deployments) as cluster,
+        nullcontext() if database.is_sqlite else following(cluster, models, deployments),
+    ):
+        yield cluster
 
 
 def _model_store(settings: BackSettings, database: Database, blobs: BlobStore) -> ModelStore:

@@ -104,9 +104,7 @@ def _measure(
 
     from bench.gpu.subjects import Ours, Transformers, measure_bandwidth
 
-    manifest = Manifest.load(artifact)
-    shape, files = manifest.architecture, manifest.variants[Variant.FP16].files
-    traffic = Traffic(sum(file.size for file in files), 4 * shape.num_layers * shape.hidden_size)
+    traffic, device = _traffic(artifact), torch.cuda.get_device_name()
     bandwidth = measure_bandwidth()
     with opened(artifact, Device.CUDA, Variant.FP16, max(case.batch for case in cases)) as engine:
         subjects: list[Subject] = [
@@ -121,7 +119,6 @@ def _measure(
         for case, subjects_found in found.items()
         for name, measured in subjects_found.items()
     ]
-    device = torch.cuda.get_device_name()
     head = (
         f"{device}, {bandwidth / 1e9:.0f} GB/s (a copy within it), torch {torch.__version__}, fp16,"
         f" GPT-2's 124M shape with random weights, {new_tokens} new tokens, {rounds} rounds in turn,"
@@ -133,6 +130,13 @@ def _measure(
     }
     data = {"device": device, "bandwidth": bandwidth, "traffic": asdict(traffic), "figures": figures}
     return f"{head}\n\n{markdown_table(COLUMNS, rows)}", data
+
+
+def _traffic(artifact: Path) -> Traffic:
+    """Of the fp16 variant: the bytes of its weights, and of a token's keys and values."""
+    manifest = Manifest.load(artifact)
+    shape, files = manifest.architecture, manifest.variants[Variant.FP16].files
+    return Traffic(sum(file.size for file in files), 4 * shape.num_layers * shape.hidden_size)
 
 
 @contextmanager

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 from api.back.store import catalog
 from api.back.store.blobs import Blob, BlobStore
 from api.back.store.database import Database
 from api.back.store.records import now
+from api.back.store.sweeping import sweeping
 from api.errors import StoreUnavailable
 
 SWEEP_SECONDS = 3600.0  # between two looks
@@ -61,23 +61,10 @@ async def _delete(database: Database, blobs: BlobStore, sha256s: Collection[str]
     return unused
 
 
-@asynccontextmanager
-async def collecting(database: Database, blobs: BlobStore, grace: timedelta) -> AsyncIterator[None]:
+def collecting(database: Database, blobs: BlobStore, grace: timedelta) -> AbstractAsyncContextManager[None]:
     """Within it, garbage is collected regularly."""
 
-    async def sweep() -> None:
-        while True:
-            try:
-                gone = await collect(database, blobs, grace)
-                if gone:
-                    logger.info("%d unused blobs deleted", len(gone))
-            except StoreUnavailable:
-                logger.warning("unused blobs could not be deleted; trying again later")
-            await asyncio.sleep(SWEEP_SECONDS)
+    async def sweep() -> int:
+        return len(await collect(database, blobs, grace))
 
-    sweeper = asyncio.create_task(sweep())
-    try:
-        yield
-    finally:
-        sweeper.cancel()
-        await asyncio.gather(sweeper, return_exceptions=True)
+    return sweeping(sweep, "unused blobs", SWEEP_SECONDS)

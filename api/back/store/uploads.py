@@ -18,6 +18,7 @@ from typing import IO
 from api.back.store.blobs import BlobStore
 from api.back.store.failures import translated
 from api.back.store.records import Received
+from api.back.store.sweeping import sweeping
 from api.errors import InvalidInput, Overloaded, TooLarge
 from export.files import hash_file
 
@@ -55,12 +56,8 @@ class UploadStore:
         store = cls(folder, blobs, max_bytes=max_bytes, max_uploads=max_uploads, retention=retention)
         with translated(folder):
             await asyncio.to_thread(folder.mkdir, exist_ok=True)
-        sweeper = asyncio.create_task(store._sweep_regularly())
-        try:
+        async with sweeping(store.sweep, "unfinished uploads", SWEEP_SECONDS):
             yield store
-        finally:
-            sweeper.cancel()
-            await asyncio.gather(sweeper, return_exceptions=True)
 
     async def received(self, sha256: str) -> Received:
         """Raises StoreUnavailable."""
@@ -132,6 +129,7 @@ class UploadStore:
 
     async def _require_room(self, sha256: str) -> None:
         """Raises Overloaded."""
+        await self.sweep()
         unfinished = await asyncio.to_thread(self._unfinished)
         others = (unfinished | self._receiving) - {sha256}
         if len(others) >= self._max_uploads:
@@ -155,29 +153,30 @@ class UploadStore:
     def _too_large(self) -> TooLarge:
         return TooLarge(f"an upload has at most {self._max_bytes} bytes (LMAAS_MAX_ARCHIVE_BYTES)")
 
-    def _unfinished(self) -> set[str]:
-        """The digests of those that are alive; the others are removed. Blocking."""
-        oldest = time.time() - self._retention.total_seconds()
-        alive = set()
+    async def sweep(self) -> int:
+        """Remove those that were given up; returns how many. Raises StoreUnavailable."""
+        with translated(self._folder):
+            return await asyncio.to_thread(self._remove_old)
+
+    def _remove_old(self) -> int:
+        oldest, count = time.time() - self._retention.total_seconds(), 0
         for path in self._folder.glob("*.part"):
             with suppress(FileNotFoundError):
-                if path.stem in self._receiving or path.stat().st_mtime >= oldest:
-                    alive.add(path.stem)
-                else:
+                if path.stem not in self._receiving and path.stat().st_mtime < oldest:
                     path.unlink()
                     logger.info("the upload of sha256:%s was given up", path.stem)
-        return alive
+                    count += 1
+        return count
+
+    def _unfinished(self) -> set[str]:
+        """The digests of those that are here."""
+        return {path.stem for path in self._folder.glob("*.part")}
 
     async def _discard(self, sha256: str) -> None:
         await asyncio.to_thread(self._path(sha256).unlink, missing_ok=True)
 
     def _path(self, sha256: str) -> Path:
         return self._folder / f"{sha256}.part"
-
-    async def _sweep_regularly(self) -> None:
-        while True:
-            await asyncio.to_thread(self._unfinished)
-            await asyncio.sleep(SWEEP_SECONDS)
 
 
 def _too_long(total: int) -> InvalidInput:
