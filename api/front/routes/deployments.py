@@ -11,7 +11,7 @@ from api.back.store.records import Autoscale, CanaryPolicy, Capacity
 from api.caller import Scope
 from api.front.calls import caller, json_answer, service
 from api.front.endpoint import Endpoint
-from api.front.schemas.models import (
+from api.front.schemas.deployments import (
     AutoscaleView,
     DeploymentChange,
     Deployments,

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from api.back.cluster.records import CapacityRecord, ServerRecord
-from api.front.schemas.models import AutoscaleView
+from api.front.schemas.deployments import AutoscaleView
 from api.middle.schemas.base import Schema
 
 
