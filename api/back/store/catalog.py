@@ -1,8 +1,8 @@
-"""Rows to records and back: the statements about models that several methods share."""
+"""Rows to records and back: the statements about models, versions and aliases."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.back.store.records import LATEST, ModelRecord, StoredFile, VersionRecord, VersionState
+from api.back.store.records import LATEST, ModelRecord, StoredFile, VersionRecord, VersionState, now
 from api.back.store.tables import (
     aliases,
     caller_files,
@@ -67,6 +67,14 @@ async def read_models(connection: AsyncConnection, name: str | None = None) -> l
         )
         for row in rows
     ]
+
+
+async def read_names(connection: AsyncConnection) -> Sequence[str]:
+    return (await connection.execute(select(models.c.name))).scalars().all()
+
+
+async def describe(connection: AsyncConnection, name: str, description: str) -> None:
+    await connection.execute(update(models).where(models.c.name == name).values(description=description))
 
 
 async def read_aliases(connection: AsyncConnection, name: str | None = None) -> dict[str, dict[str, int]]:
@@ -142,7 +150,24 @@ async def find_upload(connection: AsyncConnection, name: str, sha256: str) -> Ve
     return None if number is None else (await read_versions(connection, name, number))[0]
 
 
-async def next_version(connection: AsyncConnection, name: str) -> int:
+async def add_upload(connection: AsyncConnection, name: str, sha256: str) -> VersionRecord:
+    """A new version of the model, which is made where it does not exist."""
+    if await connection.scalar(select(models.c.name).where(models.c.name == name)) is None:
+        await connection.execute(insert(models).values(name=name, description="", created=now()))
+    number = await _next_version(connection, name)
+    await connection.execute(
+        insert(versions).values(
+            model=name,
+            version=number,
+            state=VersionState.UPLOADED.value,
+            archive_sha256=sha256,
+            created=now(),
+        )
+    )
+    return (await read_versions(connection, name, number))[0]
+
+
+async def _next_version(connection: AsyncConnection, name: str) -> int:
     """The next number: never used before under this name, not even by a version that was deleted."""
     last = await connection.scalar(select(version_counters.c.last).where(version_counters.c.model == name))
     if last is None:
@@ -152,6 +177,12 @@ async def next_version(connection: AsyncConnection, name: str) -> int:
         update(version_counters).where(version_counters.c.model == name).values(last=last + 1)
     )
     return int(last) + 1
+
+
+async def restart_conversions(connection: AsyncConnection) -> None:
+    """Let those that an earlier process had begun start again."""
+    cut_off = versions.c.state == VersionState.CONVERTING.value
+    await connection.execute(update(versions).where(cut_off).values(state=VersionState.UPLOADED.value))
 
 
 async def write_state(
@@ -177,6 +208,16 @@ async def write_state(
             {**key, "path": path, "sha256": file.sha256, "size": file.size} for path, file in files.items()
         ]
         await connection.execute(insert(version_files), rows)
+
+
+async def delete_versions(connection: AsyncConnection, name: str, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        here = (versions.c.model == name, versions.c.version == number)
+        await connection.execute(delete(versions).where(*here))
+
+
+async def delete_model(connection: AsyncConnection, name: str) -> None:
+    await connection.execute(delete(models).where(models.c.name == name))
 
 
 async def deployed_versions(connection: AsyncConnection, name: str) -> set[int]:

@@ -8,15 +8,13 @@ import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.back.store import catalog, garbage
 from api.back.store.archives import ArchiveDownload
 from api.back.store.blobs import BlobStore
 from api.back.store.database import Database
-from api.back.store.records import LATEST, ModelRecord, StoredFile, VersionRecord, VersionState, now
-from api.back.store.tables import models, versions
+from api.back.store.records import LATEST, ModelRecord, StoredFile, VersionRecord, VersionState
 from api.errors import Conflict, InvalidInput, NotFound, ServerFault, TooLarge
 from export.archive import validate_archive
 from export.errors import ArchiveError
@@ -54,10 +52,7 @@ class ModelStore:
     async def recover(self) -> None:
         """After a start: let interrupted conversions start again."""
         async with self._database.write() as connection:
-            cut_off = versions.c.state == VersionState.CONVERTING.value
-            await connection.execute(
-                update(versions).where(cut_off).values(state=VersionState.UPLOADED.value)
-            )
+            await catalog.restart_conversions(connection)
             await self._read_all_aliases(connection)
 
     async def refresh(self) -> None:
@@ -66,9 +61,8 @@ class ModelStore:
             await self._read_all_aliases(connection)
 
     async def _read_all_aliases(self, connection: AsyncConnection) -> None:
-        names = (await connection.execute(select(models.c.name))).scalars().all()
         named = await catalog.read_aliases(connection)
-        self._aliases = {name: named.get(name, {}) for name in names}
+        self._aliases = {name: named.get(name, {}) for name in await catalog.read_names(connection)}
 
     async def list(self) -> Models:
         """All models, by name."""
@@ -120,9 +114,7 @@ class ModelStore:
         async with self._database.write() as connection:
             await catalog.read_model(connection, name)
             if description is not None:
-                await connection.execute(
-                    update(models).where(models.c.name == name).values(description=description)
-                )
+                await catalog.describe(connection, name, description)
             for alias, version in (aliases or {}).items():
                 await self._set_alias(connection, name, alias, version)
             record = await catalog.read_model(connection, name)
@@ -196,28 +188,7 @@ class ModelStore:
                 known = await catalog.find_upload(connection, name, sha256)
                 if known is not None:
                     return known, False
-                if await connection.scalar(select(models.c.name).where(models.c.name == name)) is None:
-                    await connection.execute(insert(models).values(name=name, description="", created=now()))
-                version = VersionRecord(
-                    model=name,
-                    version=await catalog.next_version(connection, name),
-                    state=VersionState.UPLOADED,
-                    kind=None,
-                    archive_sha256=sha256,
-                    files={},
-                    manifest=None,
-                    error=None,
-                    created=now(),
-                )
-                await connection.execute(
-                    insert(versions).values(
-                        model=name,
-                        version=version.version,
-                        state=version.state.value,
-                        archive_sha256=sha256,
-                        created=version.created,
-                    )
-                )
+                version = await catalog.add_upload(connection, name, sha256)
         self._aliases.setdefault(name, {})
         return version, True
 
@@ -282,11 +253,9 @@ class ModelStore:
                 if numbers is None or version.version in numbers
             ]
             await self._refuse_deployed(connection, name, doomed)
-            for version in doomed:
-                here = (versions.c.model == name, versions.c.version == version.version)
-                await connection.execute(delete(versions).where(*here))
+            await catalog.delete_versions(connection, name, [version.version for version in doomed])
             if numbers is None:
-                await connection.execute(delete(models).where(models.c.name == name))
+                await catalog.delete_model(connection, name)
                 self._aliases.pop(name, None)
             else:
                 self._aliases[name] = await self._read_aliases(connection, name)
