@@ -110,7 +110,7 @@ def restore(
     import os
 
     from api.back.home import OTHERS
-    from api.back.store.backup import restore as bring_back
+    from api.back.store.restore import restore as bring_back
     from api.errors import ApiError
 
     settings = settings_now(home=None if home is None else str(home))

@@ -1,4 +1,4 @@
-"""Backup of records and files as one .tar, written while others serve; and its way back into an empty home.
+"""Backup of records and files as one .tar, written while others serve; `restore` brings it back.
 
     manifest.json | lmaas.db | bundled.json, if there is one | blobs/<sha256> | ...
 
@@ -12,27 +12,24 @@ import asyncio
 import hashlib
 import json
 import os
-import shutil
 import sqlite3
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.engine import URL
 
-from api.back.home import LEDGER_FILE, only_user
-from api.back.settings import BackSettings
+from api.back.home import LEDGER_FILE
 from api.back.store import catalog
-from api.back.store.blob_lock import BlobLock
 from api.back.store.blobs import CHUNK, BlobStore
 from api.back.store.database import Database
 from api.back.store.failures import translated
 from api.back.store.records import StoredFile, now
-from api.back.store.tables import api_keys, metadata, models, tasks
+from api.back.store.tables import metadata
 from api.errors import ServerFault
 from export.files import hash_file
 
@@ -40,10 +37,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 DATABASE = "lmaas.db"
 BLOBS = "blobs/"
-MAX_MANIFEST_BYTES = 256 * 1024**2
 ROWS = 1000  # that are copied at once
 TAR_RECORD = 512
-IN_ANY_FOLDER = {"lock", "lost+found"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +88,7 @@ async def write_backup(database: Database, blobs: BlobStore, home: Path, target:
         async with blobs.lock.keeping():
             snapshot, partial = Path(scratch, DATABASE), Path(scratch, "backup.tar")
             await _snapshot(database, snapshot)
-            async with Database.open(_sqlite(snapshot)) as copy, copy.read() as connection:
+            async with Database.open(sqlite_url(snapshot)) as copy, copy.read() as connection:
                 referenced = await catalog.referenced(connection)
             backup = await _describe(blobs, snapshot, home / LEDGER_FILE, referenced)
             with _created(partial) as archive:
@@ -170,8 +165,8 @@ async def _snapshot(database: Database, target: Path) -> None:
     if (file := database.file) is not None:
         await asyncio.to_thread(_vacuum_into, file, target)
         return
-    async with Database.open(_sqlite(target)) as copy:
-        await _copy_rows(database, copy)
+    async with Database.open(sqlite_url(target)) as copy:
+        await copy_rows(database, copy)
 
 
 def _vacuum_into(file: Path, target: Path) -> None:
@@ -184,7 +179,7 @@ def _vacuum_into(file: Path, target: Path) -> None:
         connection.close()
 
 
-async def _copy_rows(source: Database, target: Database) -> None:
+async def copy_rows(source: Database, target: Database) -> None:
     """All rows, as they are at one moment. What is in `target` goes."""
     async with source.read(isolated=True) as reading, target.write() as writing:
         for table in reversed(metadata.sorted_tables):
@@ -195,134 +190,5 @@ async def _copy_rows(source: Database, target: Database) -> None:
                 await writing.execute(insert(table), [dict(row) for row in part])
 
 
-async def restore(archive: Path, settings: BackSettings) -> Backup:
-    """Bring a backup into an empty home, and into an empty database where the settings name one.
-
-    The records come last: a home without them was not restored wholly. Raises ServerFault: the home or the
-    database is in use, the archive is damaged; StoreUnavailable.
-    """
-    home = settings.home
-    with translated(home, logged=False):
-        await asyncio.to_thread(home.mkdir, parents=True, exist_ok=True)
-        with only_user(settings):
-            _require_empty(home)
-            try:
-                return await _restore(archive, settings)
-            except BaseException:
-                await asyncio.to_thread(_clear, home)
-                raise
-
-
-async def _restore(archive: Path, settings: BackSettings) -> Backup:
-    records = settings.home / f"{DATABASE}.restoring"
-    trial = settings.home / "restoring"
-    with _opened(archive) as tar:
-        backup = await asyncio.to_thread(_read_manifest, tar)
-        await _extract(tar, DATABASE, backup, records)
-        async with Database.open(_sqlite(records)) as database:
-            lock = BlobLock(database, settings.blob_lock)
-            blobs = await asyncio.to_thread(BlobStore.open, settings.blobs, settings.blob_url, lock)
-            for name, file in list(backup.files.items())[1:]:
-                if name == LEDGER_FILE:
-                    await _extract(tar, name, backup, settings.home / LEDGER_FILE)
-                else:
-                    await _extract(tar, name, backup, trial)
-                    await blobs.put(trial, file.sha256)
-                    trial.unlink()
-            async with database.read() as connection:
-                missing = await catalog.referenced(connection) - {
-                    file.sha256 for file in backup.files.values()
-                }
-            if missing:
-                raise ServerFault(f"the backup lacks {len(missing)} files that its records name")
-            if settings.database_url is not None:
-                await _fill(settings.database_url, database)
-    if settings.database_url is None:
-        records.rename(settings.home / DATABASE)
-    else:
-        records.unlink()
-    return backup
-
-
-async def _fill(url: str, records: Database) -> None:
-    async with Database.open(url) as target:
-        async with target.read() as connection:
-            for table in (models, tasks, api_keys):
-                if await connection.scalar(select(func.count()).select_from(table)):
-                    raise ServerFault(
-                        f"database_url: the database has {table.name} already: name an empty one"
-                    )
-        await _copy_rows(records, target)
-
-
-def _opened(archive: Path) -> tarfile.TarFile:
-    try:
-        return tarfile.open(archive, "r:")
-    except tarfile.TarError as error:
-        raise ServerFault(f"{archive} is no backup: {error}") from None
-
-
-def _read_manifest(tar: tarfile.TarFile) -> Backup:
-    member = _next(tar, MANIFEST)
-    if member.size > MAX_MANIFEST_BYTES:
-        raise ServerFault(f"the backup's {MANIFEST} has {member.size} bytes, at most {MAX_MANIFEST_BYTES}")
-    backup = Backup.from_json(_content(tar, member).read())
-    if next(iter(backup.files), None) != DATABASE:
-        raise ServerFault(f"the backup does not begin with {DATABASE}")
-    for name, file in backup.files.items():
-        if name not in (DATABASE, LEDGER_FILE) and name != BLOBS + file.sha256:
-            raise ServerFault(f"the backup names {name!r}, which no backup has")
-    return backup
-
-
-async def _extract(tar: tarfile.TarFile, name: str, backup: Backup, target: Path) -> None:
-    """Write the next member to `target`. Raises ServerFault: it is another one, or damaged."""
-    await asyncio.to_thread(_extract_now, tar, name, backup.files[name], target)
-
-
-def _extract_now(tar: tarfile.TarFile, name: str, file: StoredFile, target: Path) -> None:
-    member = _next(tar, name)
-    content, total = _content(tar, member), hashlib.sha256()
-    with target.open("wb") as out:
-        while chunk := content.read(CHUNK):
-            total.update(chunk)
-            out.write(chunk)
-        out.flush()
-        os.fsync(out.fileno())
-    if (total.hexdigest(), member.size) != (file.sha256, file.size):
-        raise ServerFault(f"the backup is damaged: {name} has other bytes than its manifest says")
-
-
-def _next(tar: tarfile.TarFile, name: str) -> tarfile.TarInfo:
-    try:
-        member = tar.next()
-    except tarfile.TarError as error:
-        raise ServerFault(f"the backup is damaged before {name}: {error}") from None
-    if member is None or member.name != name or not member.isreg():
-        raise ServerFault(f"the backup is damaged: {name} is not where it should be")
-    return member
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[Any]:
-    content = tar.extractfile(member)
-    assert content is not None  # it is a plain file
-    return content
-
-
-def _require_empty(home: Path) -> None:
-    found = sorted({path.name for path in home.iterdir()} - IN_ANY_FOLDER)
-    if found:
-        raise ServerFault(
-            f"{home} is not empty (it has {found[0]}): restore into an empty folder, which LMAAS_HOME names"
-        )
-
-
-def _clear(home: Path) -> None:
-    """It was empty before."""
-    for path in home.iterdir():
-        if path.name not in IN_ANY_FOLDER:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _sqlite(file: Path) -> URL:
+def sqlite_url(file: Path) -> URL:
     return URL.create("sqlite+aiosqlite", database=str(file.absolute()))

@@ -18,8 +18,9 @@ from sqlalchemy import delete, select
 
 from api.back.settings import BackSettings
 from api.back.store import fsck
-from api.back.store.backup import MANIFEST, restore, write_backup
+from api.back.store.backup import MANIFEST, write_backup
 from api.back.store.keys import KeyStore
+from api.back.store.restore import restore
 from api.back.store.tables import metadata, version_files
 from api.caller import NO_LIMITS, Scope
 from api.errors import ServerFault
