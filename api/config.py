@@ -1,15 +1,14 @@
-"""The façade's settings: `LMAAS_*` variables, checked at once; one table for `lmaas config` and README."""
+"""The façade's settings, each declared once; `environment` reads and shows them as `LMAAS_*` variables."""
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
-from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from api.back.cluster.addresses import parse_address
@@ -44,10 +43,6 @@ def _engine_field(name: str) -> Any:
     item = next(item for item in number_fields() if item.name == name)
     limits = item.metadata
     return Field(default=item.default, ge=limits["least"], le=limits["most"], description=limits["help"])
-
-
-class SettingsError(Exception):
-    """A setting that stops the start; `str(error)` is one line for the operator."""
 
 
 class Settings(BaseSettings):
@@ -384,93 +379,24 @@ class Settings(BaseSettings):
     @property
     def back(self) -> BackSettings:
         """What the back layer takes of these settings."""
+        same = {name: getattr(self, name) for name in BACK_SETTINGS}
         return BackSettings(
-            home=self.home,
             database_url=self.database_url.get_secret_value() if self.database_url else None,
-            blob_url=self.blob_url,
-            triton_http_port=self.triton_http_port,
-            triton_grpc_port=self.triton_grpc_port,
-            triton_metrics_port=self.triton_metrics_port,
-            servers=self.servers,
             triton_urls=tuple(self.triton_urls.split(",")) if self.triton_urls else (),
-            triton_repository=self.triton_repository,
             triton_key=self.triton_key.get_secret_value(),
             engine=self.engine,
             variants=tuple(Variant(name) for name in self.variants.split(",")),
             budget=QualityGate(self.budget_perplexity, self.budget_top1, self.budget_labels),
-            max_archive_bytes=self.max_archive_bytes,
-            max_unpacked_bytes=self.max_unpacked_bytes,
-            convert_timeout_seconds=self.convert_timeout_seconds,
-            convert_memory_bytes=self.convert_memory_bytes,
-            task_retention_days=self.task_retention_days,
-            max_uploads=self.max_uploads,
-            upload_retention_hours=self.upload_retention_hours,
-            usage_retention_days=self.usage_retention_days,
-            audit_retention_days=self.audit_retention_days,
-            probe_interval_seconds=self.probe_interval_seconds,
-            probe_timeout_seconds=self.probe_timeout_seconds,
-            drain_seconds=self.drain_seconds,
-            replace_drain_seconds=self.replace_drain_seconds,
-            retry_seconds=self.retry_seconds,
-            autoscale_stabilisation_seconds=self.autoscale_stabilisation_seconds,
-            log_level=self.log_level,
-            log_format=self.log_format,
+            **same,
         )
 
 
-def load_settings(environ: Mapping[str, str]) -> Settings:
-    """Read `LMAAS_*` from `environ`; an empty value counts as not set. Raises SettingsError."""
-    values: dict[str, Any] = {}
-    for name, value in environ.items():
-        if not name.startswith(PREFIX):
-            continue
-        field = name.removeprefix(PREFIX).lower()
-        if field not in Settings.model_fields:
-            raise SettingsError(f"{name}: no such setting{_suggest(field)}")
-        if value != "":
-            values[field] = value
-    try:
-        return Settings(**values)
-    except ValidationError as error:
-        raise SettingsError("; ".join(_line(item) for item in error.errors())) from None
-
-
-def _suggest(field: str) -> str:
-    close = difflib.get_close_matches(field, Settings.model_fields, n=1)
-    return f"; did you mean {PREFIX}{close[0].upper()}?" if close else "; `lmaas config` lists the settings"
-
-
-def _line(item: Any) -> str:
-    name = PREFIX + str(item["loc"][0]).upper()
-    shown = "" if name == f"{PREFIX}DATABASE_URL" else f" (value {item['input']!r})"
-    return f"{name}: {item['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def settings_rows(settings: Settings) -> list[tuple[str, str, str, str]]:
-    """Variable, value now, default and description of each setting, for `lmaas config`."""
-    return [
-        (PREFIX + name.upper(), _shown(getattr(settings, name)), _default(name), field.description or "")
-        for name, field in Settings.model_fields.items()
-    ]
-
-
-def settings_markdown() -> str:
-    """The settings as a Markdown table, for the README."""
-    lines = ["| variable | default | what |", "| --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
-        default = f"`{_default(name)}`" if _default(name) else ""
-        lines.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
-    return "\n".join(lines) + "\n"
-
-
-def _default(name: str) -> str:
-    value = Settings.model_fields[name].default
-    return "models" if value == BUNDLED_MODELS else _shown(value)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, ByteSize):
-        return value.human_readable().replace(".0", "")
-    return f"{value:g}" if isinstance(value, float) else str(value)
+# What the back layer takes as it is.
+BACK_SETTINGS = {item.name for item in fields(BackSettings)} - {
+    "database_url",
+    "triton_urls",
+    "triton_key",
+    "engine",
+    "variants",
+    "budget",
+}

@@ -25,7 +25,7 @@ CLIENT_VARIABLES = frozenset({"LMAAS_URL", API_KEY})  # of the commands that tal
 
 def settings_now(**overrides: str | None) -> Settings:
     """The settings of environment and command line; a bad one ends the command with one line."""
-    from api.config import SettingsError, load_settings
+    from api.environment import SettingsError, load_settings
 
     environment = {name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES}
     environment |= {f"LMAAS_{name.upper()}": value for name, value in overrides.items() if value is not None}
@@ -75,7 +75,7 @@ def up(
 
 def config(as_json: AsJson = False) -> None:
     """Print every setting: variable, value, default, meaning."""
-    from api.config import settings_rows
+    from api.environment import settings_rows
 
     rows = settings_rows(settings_now())
     if as_json:

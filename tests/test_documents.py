@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api.config import settings_markdown
+from api.environment import settings_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,14 +7,8 @@ import pytest
 
 from api.back.cluster.quality_gate import QualityGate
 from api.back.settings import MAX_UNLOAD_WAIT_SECONDS
-from api.config import (
-    ENGINE_SETTINGS,
-    Settings,
-    SettingsError,
-    load_settings,
-    settings_markdown,
-    settings_rows,
-)
+from api.config import ENGINE_SETTINGS, Settings
+from api.environment import SettingsError, load_settings, settings_markdown, settings_rows
 from runtime.config import EngineSettings, number_fields
 from runtime.contract import Device, Variant
 

@@ -16,7 +16,8 @@ from cryptography.x509.oid import NameOID
 from starlette.concurrency import run_in_threadpool
 
 from api.app import create_app
-from api.config import Settings, SettingsError, load_settings
+from api.config import Settings
+from api.environment import SettingsError, load_settings
 from api.server import Server
 from cli import serving
 from client.http import Client, connect

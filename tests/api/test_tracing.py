@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 
 from api import otlp
 from api.app import create_app
-from api.config import Settings, load_settings
+from api.config import Settings
+from api.environment import load_settings
 from api.errors import Unavailable
 from api.tracing import SILENT, TracingError, open_tracer
 from tests.api.conftest import serving_client
