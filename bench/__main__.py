@@ -14,7 +14,7 @@ from bench.compare import command as compare
 from bench.gpu import run as gpu
 from bench.peers import commands as peers
 from bench.scaling import run as scaling
-from bench.stack import classify, facade, in_process, long_prompts, memory, start
+from bench.stack import classify, facade, in_process, long_prompts, memory, records, start
 from cli.command import Commands
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ stack.command("facade", help=facade.__doc__)(facade.facade)
 stack.command("classify", help=classify.__doc__)(classify.classify)
 stack.command("long-prompts", help=long_prompts.__doc__)(long_prompts.long_prompts)
 stack.command("memory", help=memory.__doc__)(memory.memory)
+stack.command("records", help=records.__doc__)(records.records)
 stack.command("start", help=start.__doc__)(start.start)
 app.add_typer(stack, name="stack")
 

@@ -30,9 +30,13 @@ PORTS = range(20_000, 32_000)
 class Facade:
     """One `lmaas up` of the checkout `root`, with its Triton and the processes of its models."""
 
-    def __init__(self, home: Path, port: int, settings: Mapping[str, str], root: Path = ROOT) -> None:
+    def __init__(
+        self, home: Path, port: int, settings: Mapping[str, str], root: Path = ROOT, module: str = "lmaas"
+    ) -> None:
+        """`module` is run with the argument `up`."""
         self.home = home
         self._root = root
+        self._module = module
         self.url = f"http://127.0.0.1:{port}"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("LMAAS_")},
@@ -47,7 +51,7 @@ class Facade:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lmaas", "up"],
+                [sys.executable, "-m", self._module, "up"],
                 cwd=self._root,
                 env=self._environment,
                 stdout=log,

@@ -68,7 +68,10 @@ class Comparison:
             appliances((self.old, self.new), Path(folder), self.checkpoint, self.variant) as (old, new),
         ):
             targets = [LoadTarget(self.old.name, old.url), LoadTarget(self.new.name, new.url)]
-            return pairs + over_http(targets, self)
+            ask = Ask(Task.GENERATE, self.max_tokens, ignore_eos=True)
+            levels = [Level(streams) for streams in self.streams]
+            plan = Plan(targets, levels, ask, Texts(self.prompt_words), self.extent)
+            return pairs + over_http(plan, self.rounds)
 
     def _in_process(self) -> list[Pair]:
         sweep = Sweep((self.prompt_tokens,), self.batches, self.rounds, self.max_tokens, self.threads)
@@ -96,25 +99,26 @@ def start_up(sides: Sequence[Side], artifacts: Sequence[Path], rounds: int) -> P
     return Pair("start of an engine", FIRST_TOKEN, False, *seconds)
 
 
-def over_http(targets: list[LoadTarget], comparison: Comparison) -> list[Pair]:
-    """The old target and the new one under every load in turn. Raises LoadError where a request fails."""
-    ask = Ask(Task.GENERATE, comparison.max_tokens, ignore_eos=True)
-    levels = [Level(streams) for streams in comparison.streams]
-    plan = greet(Plan(targets, levels, ask, Texts(comparison.prompt_words), comparison.extent))
+def over_http(plan: Plan, rounds: int) -> list[Pair]:
+    """The old target and the new one, in this order in the plan, under every load in turn.
+
+    One more round comes first and warms up. Raises LoadError where a request fails.
+    """
+    plan = greet(plan)
     rates: dict[tuple[Level, str], list[float]] = defaultdict(list)
     firsts: dict[tuple[Level, str], list[float]] = defaultdict(list)
     progress = Progress()
-    for number in range(comparison.rounds + 1):
-        for level in levels:
+    for number in range(rounds + 1):
+        for level in plan.levels:
             for target in plan.targets if number % 2 else reversed(plan.targets):
                 done = without_errors(in_event_loop(measure_http(plan, level, target, number, progress)))
-                figures = Figures.of([done], ask)
+                figures = Figures.of([done], plan.ask)
                 if number:
                     rates[level, target.name].append(figures.token_rate)
                     firsts[level, target.name].append(_median(figures.first_token, target))
-    old, new = (target.name for target in targets)
+    old, new = (target.name for target in plan.targets)
     pairs = []
-    for level in levels:
+    for level in plan.levels:
         what = f"over HTTP, {level.label} streams"
         pairs += [
             Pair(what, RATE, True, rates[level, old], rates[level, new]),

@@ -53,7 +53,13 @@ def describe(pairs: Sequence[Pair], tolerance: float) -> str:
     head = f"No figure is more than {tolerance:.2%} worse in the median of its rounds."
     if worse:
         head = f"WORSE by more than {tolerance:.2%} in the median of the rounds: {'; '.join(worse)}."
-    rows = [
+    table = markdown_table(COLUMNS, rows_of(pairs, tolerance))
+    return f"{head}\n\nMedian (least to most) of the rounds:\n\n{table}"
+
+
+def rows_of(pairs: Sequence[Pair], tolerance: float) -> list[tuple[str, ...]]:
+    """Of a table with `COLUMNS`."""
+    return [
         (
             f"{pair.what}, {pair.unit}",
             spread(pair.old, ".4g"),
@@ -64,7 +70,6 @@ def describe(pairs: Sequence[Pair], tolerance: float) -> str:
         )
         for pair in pairs
     ]
-    return f"{head}\n\nMedian (least to most) of the rounds:\n\n{markdown_table(COLUMNS, rows)}"
 
 
 def as_data(pairs: Sequence[Pair], tolerance: float) -> list[dict[str, Any]]:

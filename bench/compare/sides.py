@@ -76,7 +76,8 @@ def check_alike(old: Side, new: Side) -> None:
         if other.operators and not side.operators:
             raise PlanError(
                 f"{side.name.upper()}: kernels/ has no compiled operators, but {other.name.upper()} has"
-                f" {', '.join(other.operators)}; build them there: python setup.py build_ext --inplace"
+                f" {', '.join(other.operators)}; build them there with the packages of [build-system]:"
+                " python setup.py build_ext --inplace"
             )
 
 
