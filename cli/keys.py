@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -55,6 +56,15 @@ def create(
     tokens_per_minute: AtLeastOne = None,
     max_in_flight: AtLeastOne = None,
     max_queued: AtLeastOne = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the key, which was made elsewhere, as for a Secret of Kubernetes. Where the key"
+            " is there already, nothing is done.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a key and print it, once: it is kept nowhere.
@@ -71,9 +81,13 @@ def create(
         models=None if models is None else frozenset(_names("--models", models)),
     )
     wanted, moment = _scopes(scopes), None if expires is None else _moment(expires)
-    record, key = _change("keys create", lambda store: store.create(name, wanted, limits, moment))
+    given = None if key_file is None else key_file.read_text().strip()
+    record, key = _change("keys create", lambda store: store.create(name, wanted, limits, moment, given))
     if as_json:
         print_json({**_as_json(record), "key": key})
+        return
+    if given is not None:
+        print(f"{record.id} ({plain(record.name)}) is {_state(record)}")
         return
     sys.stderr.write(f"lmaas: this is the key of {plain(name)}; keep it now, it is not shown again:\n")
     print(key)

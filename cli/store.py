@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from api.back.store.database import Database
     from api.config import Settings
 
-store = typer.Typer(help="Check the stored files, and delete unused ones.", no_args_is_help=True)
+store = typer.Typer(
+    help="Check the stored files, delete unused ones, and bring the database up to date.",
+    no_args_is_help=True,
+)
 
 Result = TypeVar("Result")
 DAMAGED = 1  # exit status of a check that finds something
@@ -82,6 +85,16 @@ def check(
         )
     if report.findings:
         raise typer.Exit(DAMAGED)
+
+
+@store.command("migrate")
+def migrate() -> None:
+    """Bring the database to the schema of this release. A server does this by itself when it starts."""
+
+    async def opened(database: Database, _: Settings) -> str:
+        return database.where
+
+    print(f"{plain(on_database(opened))}: it has the schema of this release")
 
 
 def backup(

@@ -136,4 +136,5 @@ def _end_span(span: tracing.Span, scope: Scope, status: int) -> None:
 
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})  # asked every few seconds by machines
+# Asked every few seconds by machines.
+QUIET = frozenset({"/health/live", "/health/ready", "/health/serving", "/metrics"})

@@ -237,8 +237,14 @@ class FakeKeys(KeyStore):
         self.failure: StoreUnavailable | None = None  # while it is set, nothing can be read
 
     async def create(
-        self, name: str, scopes: frozenset[Scope], limits: Limits, expires: datetime | None = None
+        self,
+        name: str,
+        scopes: frozenset[Scope],
+        limits: Limits,
+        expires: datetime | None = None,
+        key: str | None = None,
     ) -> tuple[KeyRecord, str]:
+        assert key is None, "the API creates keys by itself"
         return self.add(name, scopes, limits, expires)
 
     def add(

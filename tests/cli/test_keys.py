@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from api.back.store.keys import make_key
 from lmaas import app
 
 RUNNER = CliRunner()
@@ -75,6 +76,30 @@ def test_the_list_is_for_people_too() -> None:
     text = keys("list").stdout
     for part in ("me", "valid", "metrics", "tokens_per_minute 1000", "2999-01-31 00:00"):
         assert part in text
+
+
+def test_a_key_of_a_file_is_created_and_not_shown(tmp_path: Path) -> None:
+    key = make_key()
+    file = tmp_path / "key"
+    file.write_text(f"{key}\n")
+    for _ in range(2):
+        made = keys("create", "operator", "--scopes", "admin", "--key-file", str(file))
+        assert (made.exit_code, made.stderr) == (0, "")
+        assert made.stdout == f"{key[:18]} (operator) is valid\n"
+    assert [(item["id"], item["name"]) for item in listed()] == [(key[:18], "operator")]
+    file.write_text("secret")
+    failed = keys("create", "operator", "--key-file", str(file))
+    assert (failed.exit_code, failed.stdout) == (1, "")
+    assert failed.stderr.startswith("lmaas: key: a key has the form lmaas_")
+
+
+def test_the_database_is_brought_up_to_date(home: Path) -> None:
+    for _ in range(2):
+        done = RUNNER.invoke(app, ["store", "migrate"])
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert done.stdout == f"{home}/lmaas.db: it has the schema of this release\n"
+    with closing(sqlite3.connect(home / "lmaas.db")) as database:
+        assert database.execute("SELECT count(*) FROM tasks").fetchone() == (0,)
 
 
 @pytest.mark.parametrize(

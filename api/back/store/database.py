@@ -44,7 +44,7 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._where = location(engine)
+        self.where = location(engine)  # without the password
         self._writing = asyncio.Lock()
         self._opened = False
         self.changes = Changes()
@@ -65,7 +65,7 @@ class Database:
         database = cls(engine)
         try:
             async with database.write(migrates=True) as connection:
-                await connection.run_sync(migrate, database._where)
+                await connection.run_sync(migrate, database.where)
             await engine.dispose()  # the next connections check references
             database._opened = True
             async with Changes.open(engine) as database.changes:
@@ -86,7 +86,7 @@ class Database:
     @asynccontextmanager
     async def read(self, *, isolated: bool = False) -> AsyncIterator[AsyncConnection]:
         """`isolated`: all statements see one moment, as SQLite's do in any case."""
-        with failures.translated(self._where):
+        with failures.translated(self.where):
             async with self._engine.connect() as connection:
                 if isolated and not self.is_sqlite:
                     await connection.execution_options(isolation_level="REPEATABLE READ")
@@ -97,7 +97,7 @@ class Database:
         """A transaction: durable when the block ends, undone when it raises."""
         async with self._turn():
             try:
-                with failures.translated(self._where, logged=self._opened):
+                with failures.translated(self.where, logged=self._opened):
                     async with self._engine.connect() as connection:
                         await connection.execution_options(lmaas_writes=True, lmaas_migrates=migrates)
                         async with connection.begin():
@@ -106,7 +106,7 @@ class Database:
                 self.failure, self._failed = error, time.monotonic()
                 raise
             if self.failure is not None:
-                failures.logger.warning("the database can be written again: %s", self._where)
+                failures.logger.warning("the database can be written again: %s", self.where)
                 self.failure = None
 
     async def check_writable(self) -> None:
@@ -124,7 +124,7 @@ class Database:
         except TimeoutError:
             if self.failure is not None:
                 raise copy.copy(self.failure) from None
-            late = f"the writes before this one did not end within {TURN_SECONDS:g} s: {self._where}"
+            late = f"the writes before this one did not end within {TURN_SECONDS:g} s: {self.where}"
             raise failures.report(StoreUnavailable(late)) from None
         try:
             if self.failure is not None and self._failed > begin:

@@ -15,13 +15,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, insert, inspect, select, update
+from sqlalchemy import Row, inspect, select, update
 from sqlalchemy.engine import URL
 
 from api.back.store import failures
 from api.back.store.database import Database, engine_of, location
 from api.back.store.records import KeyRecord, now
 from api.back.store.tables import api_keys
+from api.back.store.task_rows import insert_or_update
 from api.caller import KEY_PREFIX, Limits, Scope
 from api.errors import InvalidInput, NotFound
 
@@ -39,9 +40,18 @@ class KeyStore:
         self._clock = clock
 
     async def create(
-        self, name: str, scopes: frozenset[Scope], limits: Limits, expires: datetime | None = None
+        self,
+        name: str,
+        scopes: frozenset[Scope],
+        limits: Limits,
+        expires: datetime | None = None,
+        key: str | None = None,
     ) -> tuple[KeyRecord, str]:
-        """The record and the key, which cannot be had again. Raises InvalidInput."""
+        """The record and the key, which cannot be had again.
+
+        `key` was made elsewhere (`make_key`), as for a Secret of Kubernetes; where it is there already, its
+        record stays as it is. Raises InvalidInput.
+        """
         if not NAME.fullmatch(name):
             raise InvalidInput.of("name", f"{name!r} must have 1 to 64 letters, digits, spaces or ._@+-")
         if not scopes:
@@ -49,13 +59,21 @@ class KeyStore:
         moment = self._clock()
         if expires is not None and expires <= moment:
             raise InvalidInput.of("expires", f"{expires:%Y-%m-%d %H:%M:%S} UTC has passed")
-        secret = secrets.token_urlsafe(SECRET_BYTES)
-        digest = hashlib.sha256(secret.encode()).hexdigest()
-        key_id = KEY_PREFIX + secrets.token_hex(ID_BYTES)
-        record = KeyRecord(key_id, name, digest, scopes, limits, moment, expires)
+        whole = make_key() if key is None else key
+        parts = KEY.fullmatch(whole)
+        if parts is None:
+            form = "lmaas_, 12 hexadecimal digits, _ and 43 of A-Z a-z 0-9 _ -"
+            raise InvalidInput.of("key", f"a key has the form {form}")
+        digest = hashlib.sha256(parts["secret"].encode()).hexdigest()
+        record = KeyRecord(parts["id"], name, digest, scopes, limits, moment, expires)
         async with self._database.write() as connection:
-            await connection.execute(insert(api_keys).values(_row(record)))
-        return record, f"{key_id}_{secret}"
+            adding = insert_or_update(connection.dialect.name, api_keys).values(_row(record))
+            await connection.execute(adding.on_conflict_do_nothing(index_elements=[api_keys.c.id]))
+            row = (await connection.execute(select(api_keys).where(api_keys.c.id == record.id))).one()
+        there = _record(row)
+        if not there.has_secret(parts["secret"]):
+            raise InvalidInput.of("key", f"{record.id} is the id of another key")
+        return there, whole
 
     async def list(self) -> list[KeyRecord]:
         """The oldest first; expired and revoked ones too."""
@@ -83,6 +101,11 @@ class KeyStore:
         if row is None:
             raise NotFound(f"there is no key {key_id!r}")
         return _record(row)
+
+
+def make_key() -> str:
+    """A new key; nobody knows it yet."""
+    return f"{KEY_PREFIX}{secrets.token_hex(ID_BYTES)}_{secrets.token_urlsafe(SECRET_BYTES)}"
 
 
 async def keys_before_start(url: str | URL) -> list[KeyRecord]:

@@ -21,6 +21,7 @@ from api.front.schemas.operations import (
     ServerChange,
     Servers,
     ServerView,
+    Serving,
 )
 from api.middle.startup import RETRY_SECONDS, Phase
 
@@ -63,6 +64,13 @@ async def ready(request: Request, _: Any) -> Response:
     if found.ready:
         return json_answer(body)
     return json_answer(body, 503, {"Retry-After": str(int(RETRY_SECONDS))})
+
+
+async def serving(request: Request, _: Any) -> Response:
+    """As `ready`, in one word, which may be known to all."""
+    if appliance(request).readiness().ready:
+        return json_answer(Serving(status="ready"))
+    return json_answer(Serving(status="not ready"), 503, {"Retry-After": str(int(RETRY_SECONDS))})
 
 
 async def metrics(request: Request, _: Any) -> Response:
@@ -125,6 +133,17 @@ ENDPOINTS = (
         TAG,
         scope=None,
         answers={200: Ready, 503: Ready},
+    ),
+    Endpoint(
+        "GET",
+        "/health/serving",
+        serving,
+        "The status of /health/ready alone, without a key: for load balancers and Kubernetes",
+        TAG,
+        scope=None,
+        answers={200: Serving, 503: Serving},
+        open=True,
+        keyless=True,
     ),
     Endpoint(
         "GET",

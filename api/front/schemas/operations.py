@@ -96,6 +96,10 @@ class Live(BaseModel):
     detail: str | None = None
 
 
+class Serving(BaseModel):
+    status: Literal["ready", "not ready"]
+
+
 class Ready(BaseModel):
     status: Literal["ready", "not ready"]
     reasons: list[str] = Field(description="Why not.")

@@ -16,7 +16,8 @@ from api.front.routes import ENDPOINTS
 from tests.api.conftest import serving_client
 from tests.api.fakes import FakeBack
 
-KEYLESS = {"/health/live", "/", "/docs"}  # the pages hold nothing of this server's, and ask for the key
+# The pages hold nothing of this server's, and ask for the key.
+KEYLESS = {"/health/live", "/health/serving", "/", "/docs"}
 WRONG = "lmaas_000000000000_" + "z" * 43
 IDS = [f"{endpoint.method} {endpoint.path}" for endpoint in ENDPOINTS]
 

@@ -35,6 +35,12 @@ def test_health(client: TestClient, back: FakeBack) -> None:
     assert (ready.status_code, ready.headers["retry-after"]) == (503, "2")
     assert "mini-lm" in ready.json()["reasons"][0]
     assert client.get("/health/live").status_code == 200
+    serving = client.get("/health/serving")
+    assert (serving.status_code, serving.headers["retry-after"]) == (503, "2")
+    assert serving.json() == {"status": "not ready"}
+    back.cluster.ready = True
+    serving = client.get("/health/serving", headers={"host": "10.1.2.3:8080"})  # as Kubernetes asks
+    assert (serving.status_code, serving.json()) == (200, {"status": "ready"})
 
 
 def test_a_replica_that_is_away_is_a_warning(client: TestClient, back: FakeBack) -> None:

@@ -14,7 +14,7 @@ from api.front.endpoint import Endpoint
 from api.front.routes import ENDPOINTS
 from tests.api.fakes import FakeBack
 
-OPEN = {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v1/usage"}
+OPEN = {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/health/serving", "/v1/usage"}
 WRITES = {"POST", "PATCH", "DELETE"}
 
 

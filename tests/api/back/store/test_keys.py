@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from sqlalchemy import text
 
 from api.back.settings import BackSettings
 from api.back.store.database import Database
-from api.back.store.keys import KEY, KeyStore, keys_before_start
+from api.back.store.keys import KEY, KeyStore, keys_before_start, make_key
 from api.caller import ALL_SCOPES, NO_LIMITS, Limits, Scope
 from api.errors import InvalidInput, NotFound, ServerFault
 
@@ -52,6 +53,24 @@ async def test_keys_differ(database_url: str) -> None:
         made = [await store.create("me", ALL_SCOPES, NO_LIMITS) for _ in range(20)]
         assert len({key for _, key in made}) == len({record.id for record, _ in made}) == 20
         assert {record.id for record in await store.list()} == {record.id for record, _ in made}
+
+
+async def test_a_key_that_was_made_elsewhere_is_created_once(database_url: str) -> None:
+    key = make_key()
+    async with Database.open(database_url) as database:
+        store = KeyStore(database)
+        tries = [store.create("me", ALL_SCOPES, NO_LIMITS, key=key) for _ in range(3)]
+        made = await asyncio.gather(*tries)
+        assert [given for _, given in made] == [key] * 3
+        assert await store.list() == [made[0][0]]
+        assert made[0][0].has_secret(key[19:])
+        await store.revoke(made[0][0].id)
+        again, _ = await store.create("me", ALL_SCOPES, NO_LIMITS, key=key)
+        assert again.revoked is not None
+        for wrong in (key[:-1], key[:-1] + ("A" if key[-1] != "A" else "B"), ""):
+            with pytest.raises(InvalidInput):
+                await store.create("me", ALL_SCOPES, NO_LIMITS, key=wrong)
+        assert len(await store.list()) == 1
 
 
 async def test_it_expires_and_is_revoked(database_url: str) -> None:
