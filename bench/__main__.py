@@ -6,14 +6,12 @@ import typer
 
 import bench.chaos
 import bench.compare
-import bench.scaling
 import bench.stack
-from bench import checkpoints, exports, queue, variants
+from bench import checkpoints, exports, queue, scaling, variants
 from bench.chaos import run as chaos
 from bench.compare import command as compare
 from bench.gpu import run as gpu
 from bench.peers import commands as peers
-from bench.scaling import run as scaling
 from bench.stack import classify, facade, in_process, long_prompts, memory, records, start
 from cli.command import Commands
 
@@ -31,7 +29,7 @@ app.command("exports", help=exports.__doc__)(exports.exports)
 app.command("variants", help=variants.__doc__)(variants.variants)
 app.command("compare", help=bench.compare.__doc__)(compare.compare)
 app.command("gpu", help=gpu.__doc__)(gpu.gpu)
-app.command("scaling", help=bench.scaling.__doc__)(scaling.scaling)
+app.command("scaling", help=scaling.__doc__)(scaling.scaling)
 app.command("chaos", help=bench.chaos.__doc__)(chaos.chaos)
 app.command("queue", help=queue.__doc__)(queue.queue)
 app.add_typer(peers.peers, name="peers")

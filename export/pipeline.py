@@ -24,9 +24,8 @@ from export.files import file_entry
 from export.graph.build import write_graph
 from export.output import new_folder
 from export.progress import Report, Stages, ignore
-from export.quantization.calibration import measure_ranges
 from export.quantization.centering import CenteredCheckpoint
-from export.quantization.smoothing import SmoothedCheckpoint
+from export.quantization.smoothing import SmoothedCheckpoint, measure_ranges
 from export.validation.artifact import MAX_NOTE_LENGTH
 from export.verification.verify import Verify, check_verifiable
 from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, Variant

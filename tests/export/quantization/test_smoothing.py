@@ -12,8 +12,7 @@ import pytest
 from export.checkpoint.folder import Checkpoint
 from export.graph.build import write_graph
 from export.pipeline import export_checkpoint
-from export.quantization.calibration import measure_ranges
-from export.quantization.smoothing import SmoothedCheckpoint, watched_tensors
+from export.quantization.smoothing import SmoothedCheckpoint, measure_ranges, watched_tensors
 from export.verification import numpy_gpt2 as oracle
 from runtime.contract import Variant
 from tests.export.checkpoints import LmRunner, save_lm

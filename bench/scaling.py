@@ -1,15 +1,91 @@
-"""A deployment that is scaled: Poisson arrivals, replicas that load for a while, a bounded queue."""
+"""How the autoscaler follows curves of arrivals: a simulation with chance, and no real server."""
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from api.back.cluster.autoscaler import Autoscaler, CapacityEstimate, Observation, ScalingPolicy
-from bench.scaling.curves import Curve
+from cli.show import print_table
 
+# Arrivals over time: requests per second at a second of the simulation.
+Curve = Callable[[float], float]
+
+RECORDED = Path(__file__).parent / "recorded_arrivals.txt"
+RECORDED_SECONDS = 10  # of each of its numbers
+DAY = 86_400.0
 INTERVAL = 5  # seconds between two decisions
+
+
+def step(before: float, after: float, at: float) -> Curve:
+    return lambda second: before if second < at else after
+
+
+def ramp(before: float, after: float, begin: float, end: float) -> Curve:
+    def rate(second: float) -> float:
+        passed = min(1.0, max(0.0, (second - begin) / (end - begin)))
+        return before + passed * (after - before)
+
+    return rate
+
+
+def daily(least: float, most: float) -> Curve:
+    """A sine: the least at midnight, the most at noon."""
+    middle, height = (least + most) / 2, (most - least) / 2
+    return lambda second: middle - height * math.cos(2 * math.pi * second / DAY)
+
+
+def spike(base: float, top: float, at: float, seconds: float) -> Curve:
+    return lambda second: top if at <= second < at + seconds else base
+
+
+def recorded(mean: float) -> Curve:
+    """An hour as it was recorded, with its rates multiplied so that their mean is `mean`."""
+    lines = [line for line in RECORDED.read_text().splitlines() if not line.startswith("#")]
+    counts = [int(count) for line in lines for count in line.split()]
+    factor = mean * len(counts) / sum(counts)
+    return lambda second: factor * counts[int(second / RECORDED_SECONDS) % len(counts)]
+
+
+CURVES = {
+    "step, 5 to 50": (step(5, 50, at=600), 3600),
+    "ramp, 5 to 80 in 30 minutes": (ramp(5, 80, 600, 2400), 4000),
+    "ramp, 80 to 5 in 30 minutes": (ramp(80, 5, 600, 2400), 4000),
+    "a day, 2 to 100": (daily(2, 100), int(DAY)),
+    "spike, 60 for a minute": (spike(5, 60, at=600, seconds=60), 2400),
+    "recorded hour, mean 40": (recorded(40), 3500),
+}
+
+
+def scaling(
+    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 1,
+    load_seconds: Annotated[int, typer.Option(help="Until a new replica answers.", min=1)] = 20,
+) -> None:
+    """Print what the autoscaler did under each curve of arrivals."""
+    subject = Subject(load_seconds=load_seconds)
+    rows = []
+    for name, (curve, seconds) in CURVES.items():
+        enough = int(curve(0) / subject.capacity) + 1
+        simulation = Simulation(
+            ScalingPolicy(1, 20), subject, measured=subject.capacity, replicas=enough, seed=seed
+        )
+        run = simulation.run(curve, seconds)
+        offered = sum(second.offered for second in run.seconds)
+        used = offered / (run.replica_seconds * subject.capacity)
+        most = max(second.replicas for second in run.seconds)
+        rows.append(
+            (name, most, len(run.changes), run.turns, f"{used:.0%}", f"{run.refused() / offered:.2%}")
+        )
+    print_table(
+        ("requests/s", "most replicas", "changes", "turns", "utilisation", "refused"), rows, "no curves"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +135,8 @@ class Run:
 
 
 class Simulation:
+    """A deployment that is scaled: Poisson arrivals, replicas that load for a while, a bounded queue."""
+
     def __init__(
         self,
         policy: ScalingPolicy,

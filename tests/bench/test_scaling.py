@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from api.back.cluster.autoscaler import Autoscaler, CapacityEstimate, Observation, ScalingPolicy
-from bench.scaling.curves import Curve, daily, ramp, recorded, spike, step
-from bench.scaling.simulation import INTERVAL, Run, Simulation, Subject
+from bench.scaling import INTERVAL, Curve, Run, Simulation, Subject, daily, ramp, recorded, spike, step
 
 CAPACITY = Subject().capacity
 POLICY = ScalingPolicy(minimum=1, maximum=20)
