@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from api.errors import ApiError, InvalidInput
-from api.front.json_body import MalformedJson, parse_json
+from api.front.body import MalformedJson, parse_json
 from api.front.problems import problem_body
 from api.front.routes.inference import SUMMARIES
 from api.front.routes.openai import completion, embedding_list

@@ -18,9 +18,9 @@ from runtime.cuda.accelerator import accelerator_of
 from runtime.errors import RequestFault
 from runtime.heads import HeadAnswer, HeadInput, HeadModel
 from runtime.messages import Slot
-from runtime.triton.faults import error_response
 from runtime.triton.inputs import decoded, require
 from runtime.triton.metrics import HeadMetrics
+from runtime.triton.outputs import error_response
 
 logger = logging.getLogger(__name__)
 

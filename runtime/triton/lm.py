@@ -22,10 +22,9 @@ from runtime.contract import Fault, FaultCode
 from runtime.errors import RequestFault
 from runtime.load import load_engine
 from runtime.messages import Answer
-from runtime.triton.faults import error_response
 from runtime.triton.inputs import read_commands, read_lm, read_session, request_of
 from runtime.triton.metrics import EngineMetrics
-from runtime.triton.outputs import ResponseBuilder
+from runtime.triton.outputs import ResponseBuilder, error_response
 from runtime.triton.session import Session, Sessions
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from runtime.contract import LmTensors
+from runtime.contract import Fault, FaultCode, LmTensors
 from runtime.messages import Answer, Choice, Generated, TokenLogprob
 from runtime.request import Request
 from runtime.triton.inputs import RequestedOutputs
+
+_CODES = {
+    FaultCode.INVALID_ARGUMENT: "INVALID_ARG",
+    FaultCode.QUEUE_FULL: "UNAVAILABLE",
+    FaultCode.DEADLINE_EXCEEDED: "CANCELLED",
+    FaultCode.CANCELLED: "CANCELLED",
+    FaultCode.UNAVAILABLE: "UNAVAILABLE",
+    FaultCode.INTERNAL: "INTERNAL",
+}
 
 
 class ResponseBuilder:
@@ -98,3 +107,12 @@ def _ranked(record: TokenLogprob) -> dict[int, dict[str, Any]]:
 
 def _bytes_tensor(name: str, texts: list[str]) -> Any:
     return pb_utils.Tensor(name, np.array([text.encode() for text in texts], np.object_))
+
+
+def error_response(fault: Fault) -> Any:
+    """A response without tensors that fails its request.
+
+    The text carries the whole fault; the code is for clients of other backends.
+    """
+    error = pb_utils.TritonError(fault.encode(), getattr(pb_utils.TritonError, _CODES[fault.code]))
+    return pb_utils.InferenceResponse(output_tensors=[], error=error)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, contextmanager
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
@@ -14,7 +15,6 @@ from api.back.cluster.manager import ClusterManager
 from api.back.cluster.records import HeadAnswer, Target
 from api.caller import Scope
 from api.errors import FieldError, InvalidInput, ServerFault
-from api.middle.concurrency import map_bounded
 from api.middle.job import Job
 from api.middle.metrics import Metrics
 from api.middle.schemas.base import TaskParameters, is_many
@@ -24,6 +24,8 @@ from runtime.messages import Answer, Candidates, Embedded, Generated, Scored, Ti
 Parameters = TypeVar("Parameters", bound=TaskParameters)
 Result = TypeVar("Result", bound=BaseModel)
 Message = TypeVar("Message", Generated, Scored, Candidates, Embedded)
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 Taken = Callable[[int], AbstractContextManager[None]]
 
@@ -189,3 +191,27 @@ def error_rows(first: int, paths: Mapping[str, Callable[[int], str]]) -> Iterato
 def item_field(name: str, whole: object, number: int) -> str:
     """The path of one text: `input`, or `input.3` where the caller gave a list of them."""
     return f"{name}.{number}" if is_many(whole) else name
+
+
+async def map_bounded(
+    call: Callable[[Given], Awaitable[Made]], items: Sequence[Given], limit: int
+) -> list[Made]:
+    """Items of one task at the same time: `call` over all items, at most `limit` at once, answers in order.
+
+    The first error cancels the rest, waits for them to end, and is raised.
+    """
+    if len(items) == 1:
+        return [await call(items[0])]
+    gate = asyncio.Semaphore(limit)
+
+    async def one(item: Given) -> Made:
+        async with gate:
+            return await call(item)
+
+    running = [asyncio.ensure_future(one(item)) for item in items]
+    try:
+        return await asyncio.gather(*running)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

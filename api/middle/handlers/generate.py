@@ -9,8 +9,14 @@ from contextlib import aclosing, contextmanager
 
 from api.back.cluster.records import Target
 from api.errors import ServerFault
-from api.middle.concurrency import map_bounded
-from api.middle.handlers.base import ModelHandler, error_field, expected, for_the_queue, item_field
+from api.middle.handlers.base import (
+    ModelHandler,
+    error_field,
+    expected,
+    for_the_queue,
+    item_field,
+    map_bounded,
+)
 from api.middle.job import Job
 from api.middle.schemas.base import Prompt, as_prompts, origin
 from api.middle.schemas.generate import (

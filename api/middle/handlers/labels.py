@@ -6,8 +6,7 @@ from functools import partial
 
 from api.back.cluster.records import HeadAnswer, Target
 from api.errors import InvalidInput
-from api.middle.concurrency import map_bounded
-from api.middle.handlers.base import item_field
+from api.middle.handlers.base import item_field, map_bounded
 from api.middle.handlers.zero_shot import Question, ZeroShotHandler, ranked
 from api.middle.job import Job
 from api.middle.schemas.base import as_list, origin

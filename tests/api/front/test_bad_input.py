@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.config import Settings
-from api.front.json_body import MAX_MEMBERS
+from api.front.body import MAX_MEMBERS
 from api.front.validation import MOST_ERRORS
 from tests.api.conftest import serving_client
 from tests.api.fakes import FakeBack

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from api.middle.concurrency import map_bounded
+from api.middle.handlers.base import map_bounded
 from tests.api.asgi import until
 from tests.api.conftest import Run
 

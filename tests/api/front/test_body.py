@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.front.json_body import MAX_CONTAINERS, MAX_DEPTH, MAX_MEMBERS, MalformedJson, parse_json
+from api.front.body import MAX_CONTAINERS, MAX_DEPTH, MAX_MEMBERS, MalformedJson, parse_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60)
