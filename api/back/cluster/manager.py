@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from api.back.cluster import admission, rollout, status
@@ -47,9 +48,9 @@ class ClusterManager(Inference):
         self._rollouts = rollout.Rollouts(
             self._pool, self._deployments, self._draining, settings.replace_drain_seconds
         )
-        self._scaling = ScalingLoop(
-            settings, self._pool.servers, lambda: self._deployments.values(), self._scale_by_load
-        )
+        # What follows the load is not recorded: another façade has its own servers, and its own load.
+        scale = partial(self.scale, recorded=False)
+        self._scaling = ScalingLoop(settings, self._pool.servers, self._deployments.values, scale)
 
     @classmethod
     @asynccontextmanager
@@ -219,10 +220,6 @@ class ClusterManager(Inference):
         await self._records.update(dataclasses.replace(deployment.status, **changes))
         deployment.record = dataclasses.replace(deployment.record, **changes)
 
-    async def _scale_by_load(self, deployment: Deployment, replicas: int) -> None:
-        """The number is not recorded: another façade has its own servers, and its own load."""
-        await self.scale(deployment, replicas, recorded=False)
-
     async def scale(self, deployment: Deployment, replicas: int, *, recorded: bool = True) -> None:
         """Have as many replicas as asked for. A replica that does not load is removed again."""
         async with deployment.scaling:
@@ -291,11 +288,9 @@ class ClusterManager(Inference):
 
         Raises NotFound.
         """
-        for server in self._pool.servers:
-            if server.name == name:
-                server.draining = draining
-                return self._pool.record(server)
-        raise NotFound(f"server {name!r} does not exist; GET /v1/servers lists them")
+        server = self._pool.find(name)
+        server.draining = draining
+        return self._pool.record(server)
 
     def capacity(self) -> list[CapacityRecord]:
         """What each deployment is asked for, what it can do, and what is missing."""

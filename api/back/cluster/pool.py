@@ -19,7 +19,7 @@ from api.back.cluster.status import server_record
 from api.back.cluster.supervisor import Supervisor
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
-from api.errors import Conflict, ServerFault
+from api.errors import Conflict, NotFound, ServerFault
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,13 @@ class ServerPool:
 
     def replicas_on(self, server: Supervisor) -> list[Replica]:
         return [replica for replica in self._controllers if replica.server is server]
+
+    def find(self, name: str) -> Supervisor:
+        """Raises NotFound."""
+        for server in self.servers:
+            if server.name == name:
+                return server
+        raise NotFound(f"server {name!r} does not exist; GET /v1/servers lists them")
 
     def record(self, server: Supervisor) -> ServerRecord:
         """The server as it is now."""
