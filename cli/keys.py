@@ -45,6 +45,16 @@ ModelNames = Annotated[
     str | None, typer.Option(help="The only models that it may use, by commas.", show_default=False)
 ]
 
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file with the key, which was made elsewhere, as for a Secret of Kubernetes. Where the key"
+        " is there already, nothing is done.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+
 
 @keys.command("create")
 def create(
@@ -56,15 +66,7 @@ def create(
     tokens_per_minute: AtLeastOne = None,
     max_in_flight: AtLeastOne = None,
     max_queued: AtLeastOne = None,
-    key_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="A file with the key, which was made elsewhere, as for a Secret of Kubernetes. Where the key"
-            " is there already, nothing is done.",
-            exists=True,
-            dir_okay=False,
-        ),
-    ] = None,
+    key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a key and print it, once: it is kept nowhere.

@@ -76,17 +76,14 @@ class Backend:
         installation = await _require_runnable(settings)
         with only_user(settings):
             with translated(settings.home, logged=False):
-                await asyncio.to_thread(_prepare_home, settings, installation)
-                worker = await asyncio.to_thread(worker_id, settings)
-            retention = timedelta(days=settings.task_retention_days)
+                worker = await asyncio.to_thread(_prepare_home, settings, installation)
             async with (
                 Database.open(settings.database) as database,
                 TaskWriter.open(database) as writer,
-                TaskStore.open(database, writer, retention) as tasks,
+                TaskStore.open(database, writer, timedelta(days=settings.task_retention_days)) as tasks,
                 UsageStore.open(database, timedelta(days=settings.usage_retention_days)) as usage,
             ):
-                lock = BlobLock(database, settings.blob_lock)
-                blobs = await asyncio.to_thread(BlobStore.open, settings.blobs, settings.blob_url, lock)
+                blobs = await _blob_store(settings, database)
                 models = _model_store(settings, database, blobs)
                 await models.recover()
                 async with (
@@ -137,6 +134,11 @@ async def _cluster(
         yield cluster
 
 
+async def _blob_store(settings: BackSettings, database: Database) -> BlobStore:
+    lock = BlobLock(database, settings.blob_lock)
+    return await asyncio.to_thread(BlobStore.open, settings.blobs, settings.blob_url, lock)
+
+
 def _model_store(settings: BackSettings, database: Database, blobs: BlobStore) -> ModelStore:
     return ModelStore(
         database,
@@ -176,7 +178,8 @@ def _remote_servers(settings: BackSettings, models: ModelStore, facade: str) -> 
     return servers
 
 
-def _prepare_home(settings: BackSettings, installation: Installation) -> None:
+def _prepare_home(settings: BackSettings, installation: Installation) -> str:
+    """Nothing of an earlier run is left in the way. Returns the id of this façade as a worker."""
     end_leftovers(settings)
     # Of more servers than there are now, and of releases that had one server.
     for folder in (*settings.triton.glob("triton-*"), settings.triton / "repository"):
@@ -186,3 +189,4 @@ def _prepare_home(settings: BackSettings, installation: Installation) -> None:
     if settings.servers:
         assemble_backends(settings, installation)
     make_private(settings.home)
+    return worker_id(settings)
