@@ -30,6 +30,7 @@ Count = Annotated[int, Field(ge=1, le=100_000)]
 Connections = Annotated[int, Field(ge=0, le=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Servers = Annotated[int, Field(ge=0, le=64)]
+Facades = Annotated[int, Field(ge=1, le=64)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Pause = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
@@ -86,6 +87,11 @@ class Settings(BaseSettings):
         description="Model servers (Triton processes) on this machine, at most one for each processor. The "
         "replicas of a deployment run on different servers.",
     )
+    facades: Facades = Field(
+        default=1,
+        description="Façade processes on this machine that share one port, one PostgreSQL database and one "
+        "store of files (`blobs` in the home folder, or a bucket). Each has LMAAS_SERVERS model servers.",
+    )
     triton_urls: str = Field(
         default="",
         description="Tritons elsewhere, by commas: grpc://HOST:PORT, with metrics on the next port or on "
@@ -128,6 +134,7 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr | None = Field(
         default=None,
+        validate_default=True,
         description="postgresql://USER@HOST/NAME, a database that several façades may share (`pip install "
         "'lmaas[postgres]'`); empty: SQLite in the home folder.",
     )
@@ -318,6 +325,17 @@ class Settings(BaseSettings):
         if "," in urls and "{server}" not in text:
             raise ValueError("several Tritons need a folder each: have {server} in it")
         return text
+
+    @field_validator("database_url")
+    @classmethod
+    def _shared_database(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        facades = info.data.get("facades", 1)
+        if facades > 1 and not (url and url.get_secret_value().startswith("postgresql")):
+            raise ValueError(
+                f"{PREFIX}FACADES is {facades}, and several façades share a PostgreSQL database: set "
+                f"{PREFIX}DATABASE_URL to postgresql://USER@HOST/NAME, or {PREFIX}FACADES to 1"
+            )
+        return url
 
     @field_validator("tensorrt")
     @classmethod

@@ -16,8 +16,13 @@ log = logging.getLogger("lmaas")
 
 
 class _ContextFilter(logging.Filter):
+    def __init__(self, facade: str) -> None:
+        super().__init__()
+        self._facade = facade
+
     def filter(self, record: logging.LogRecord) -> bool:
         context = LogContext.current()
+        record.facade = self._facade
         record.request_id, record.task_id = context.request_id, context.task_id
         record.model, record.trace_id = context.model, context.trace_id
         return True
@@ -26,9 +31,10 @@ class _ContextFilter(logging.Filter):
 class _TextFormatter(logging.Formatter):
     converter = staticmethod(time.gmtime)
 
-    def __init__(self) -> None:
+    def __init__(self, facade: str) -> None:
+        name = f"{facade} %(name)s" if facade else "%(name)s"
         super().__init__(
-            "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s %(message)s [%(request_id)s]",
+            f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {name} %(message)s [%(request_id)s]",
             "%Y-%m-%dT%H:%M:%S",
         )
 
@@ -41,11 +47,14 @@ class _TextFormatter(logging.Formatter):
         return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send the lines of this process to standard error, in the form and from the level of the settings."""
+def configure_logging(settings: Settings, facade: str = "") -> None:
+    """Send the lines of this process to standard error, in the form and from the level of the settings.
+
+    `facade` is the name of this one where several write to the same place.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_ContextFilter())
-    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else _TextFormatter())
+    handler.addFilter(_ContextFilter(facade))
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else _TextFormatter(facade))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

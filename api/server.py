@@ -22,13 +22,19 @@ OPEN_FILES = 65_536  # more would serve nobody, and some programs walk through a
 OWN_FILES = 128  # of the database, the blob store, model servers and logs; half of them were seen in use
 MOST_CONNECTIONS = 8192
 TICKS_A_SECOND = 10  # of uvicorn
+READY_SECONDS = 30.0  # that a façade among several may take, once it serves, until all its models answer
 
 
 class Server(uvicorn.Server):
     """Ends the tasks before the connections; uvicorn alone would wait for streams, then cut them silently."""
 
-    def __init__(self, app: Starlette, settings: Settings) -> None:
+    def __init__(self, app: Starlette, settings: Settings, shared: socket.socket | None = None) -> None:
+        """`shared`: a listening socket that other façades have, too. It is used once this one is ready, so
+        that callers do not get a 503 from it while another one can answer."""
         self._appliance: Appliance = app.state.appliance
+        self._shared = shared
+        self._shares = False  # it takes connections from there
+        self._serves_since: float | None = None
         bounds = Bounds(
             head_seconds=settings.head_timeout_seconds,
             stall_seconds=settings.stall_timeout_seconds,
@@ -64,12 +70,34 @@ class Server(uvicorn.Server):
             now = asyncio.get_running_loop().time()
             for connection in cast("list[Connection]", list(self.server_state.connections)):
                 connection.check(now)
+        if self._shared is not None and not self._shares and self._may_share():
+            self._shares = True
+            await self._accept_from(self._shared)
         return await super().on_tick(counter) or self._appliance.phase is Phase.FAILED
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining = asyncio.create_task(self._appliance.drain())
-        await super().shutdown(sockets)
+        await super().shutdown([*(sockets or []), *filter(None, [self._shared])])
         await draining
+
+    def _may_share(self) -> bool:
+        """Ready, or not for so long that only a caller can change it."""
+        if self._appliance.phase is not Phase.SERVING:
+            return False
+        now = asyncio.get_running_loop().time()
+        self._serves_since = self._serves_since or now
+        return self._appliance.readiness().ready or now - self._serves_since > READY_SECONDS
+
+    async def _accept_from(self, listener: socket.socket) -> None:
+        config = cast("Config", self.config)
+
+        def connection() -> Connection:
+            return Connection(config, self.server_state, self.lifespan.state)
+
+        accepting = asyncio.get_running_loop().create_server(
+            connection, sock=listener, ssl=config.ssl, backlog=BACKLOG
+        )
+        self.servers.append(await accepting)
 
 
 def allow_many_files() -> None:

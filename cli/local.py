@@ -60,17 +60,25 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the API; 0 takes a free one.")] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of all state.")] = None,
+    facades: Annotated[
+        int | None, typer.Option(help="Façade processes on that port; more than 1 need PostgreSQL.")
+    ] = None,
+    socket: Annotated[list[int] | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve: start Triton and the API, import the bundled models once, and stay until Ctrl-C.
 
     Every other setting is an LMAAS_ variable; `lmaas config` lists them.
     """
-    settings = settings_now(
-        host=host, port=None if port is None else str(port), home=None if home is None else str(home)
-    )
+    given = {"host": host, "port": port, "home": home, "facades": facades}
+    settings = settings_now(**{name: None if value is None else str(value) for name, value in given.items()})
+    if settings.facades > 1:
+        from cli.facades import serve_several
+
+        raise typer.Exit(serve_several(settings))
     from cli.serving import serve
 
-    raise typer.Exit(serve(settings))
+    # The descriptors that `serve_several` opened for this façade.
+    raise typer.Exit(serve(settings, socket or []))
 
 
 def config(as_json: AsJson = False) -> None:

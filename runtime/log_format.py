@@ -16,7 +16,8 @@ class JsonFormatter(logging.Formatter):
     """`fields` of a record, a dictionary, become members of the object, as do request, task and model."""
 
     converter = staticmethod(time.gmtime)
-    context = ("request_id", "task_id", "model", "trace_id")  # attributes of a record, where it has them
+    # Attributes of a record, where it has them.
+    context = ("facade", "request_id", "task_id", "model", "trace_id")
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {

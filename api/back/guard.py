@@ -59,7 +59,8 @@ def main() -> int:
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
     """Start it with the secret for HIDDEN; in sight where this process may not trace another one."""
     if not any(HIDDEN in argument for argument in command):
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        # What the parent lets the guard inherit is for the command.
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)
     secret = os.environ.pop(SECRET)
     real = [argument.replace(HIDDEN, secret) for argument in command]
     try:

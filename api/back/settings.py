@@ -34,6 +34,7 @@ class BackSettings:
     triton_grpc_port: int = 0
     triton_metrics_port: int = 0
     servers: int = 1  # Tritons on this machine
+    facades: int = 1  # processes that have `servers` Tritons each
     triton_urls: tuple[str, ...] = ()  # of Tritons elsewhere, as `remote_triton.parse_address` reads them
     triton_repository: str = ""  # the folder that those load from; {server} stands for one's address
     triton_key: str = field(default="", repr=False)  # with which those were started
@@ -57,6 +58,11 @@ class BackSettings:
     autoscale_stabilisation_seconds: float = 300.0
     log_level: str = "info"
     log_format: str = "text"
+
+    @property
+    def all_servers(self) -> int:
+        """Tritons on this machine, of all façades."""
+        return self.facades * self.servers
 
     @property
     def blobs(self) -> Path:

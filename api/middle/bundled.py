@@ -50,7 +50,7 @@ class Ledger:
     """Which bundled checkpoints this home has imported. If an imported one is missing, a user removed it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = path.resolve()  # several façades of a machine have a link to one ledger
         self._entries: dict[str, Imported] = {}
         if path.exists():
             try:

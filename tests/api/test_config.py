@@ -90,6 +90,16 @@ def test_a_gpu_is_chosen_for_all_models() -> None:
             {"LMAAS_TENSORRT": "true"},
             "LMAAS_TENSORRT: TensorRT runs on a GPU only: set LMAAS_DEVICE to cuda (value 'true')",
         ),
+        (
+            {"LMAAS_FACADES": "2"},
+            "LMAAS_DATABASE_URL: LMAAS_FACADES is 2, and several façades share a PostgreSQL database: set "
+            "LMAAS_DATABASE_URL to postgresql://USER@HOST/NAME, or LMAAS_FACADES to 1",
+        ),
+        (
+            {"LMAAS_FACADES": "3", "LMAAS_DATABASE_URL": "sqlite+aiosqlite:///lmaas.db"},
+            "LMAAS_DATABASE_URL: LMAAS_FACADES is 3, and several façades share a PostgreSQL database: set ",
+        ),
+        ({"LMAAS_FACADES": "0"}, "LMAAS_FACADES: Input should be greater than or equal to 1 (value '0')"),
         ({"LMAAS_BUDGET_TOP1": "97"}, "LMAAS_BUDGET_TOP1: Input should be less than or equal to 1"),
         ({"LMAAS_DRAIN_SECONDS": "inf"}, "LMAAS_DRAIN_SECONDS: "),
         ({"LMAAS_MAX_BODY_BYTES": "lots"}, "LMAAS_MAX_BODY_BYTES: could not parse value"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+
+import httpx
 
 from api.app import create_app
 from api.config import Settings
@@ -56,6 +59,32 @@ def test_a_closed_connection_frees_the_slot_and_a_stop_ends_streams(
         writer.close()
         await task
         assert back.closed == 1
+
+    run(test)
+
+
+def test_what_several_share_is_used_by_one_that_is_ready(
+    settings: Settings, back: FakeBack, run: Run
+) -> None:
+    async def test() -> None:
+        back.cluster.ready = False
+        changed = settings.model_copy(update={"port": 0})
+        app = create_app(changed, open_backend=back.open)
+        with socket.create_server(("127.0.0.1", 0)) as shared:
+            server = Server(app, changed, shared)
+            task, own = await started(server)
+            await serving(app)
+            early = httpx.AsyncClient(base_url=f"http://127.0.0.1:{shared.getsockname()[1]}", trust_env=False)
+            async with early, httpx.AsyncClient(base_url=f"http://127.0.0.1:{own}", trust_env=False) as alone:
+                asked = asyncio.create_task(early.get("/health/ready"))
+                for _ in range(3):  # a tick or more
+                    assert (await alone.get("/health/ready")).status_code == 503
+                    await asyncio.sleep(0.1)
+                back.cluster.ready = True
+                assert (await asked).status_code == 200
+            server.should_exit = True
+            await task
+            assert shared.fileno() == -1
 
     run(test)
 

@@ -19,7 +19,7 @@ from api.app import create_app
 from api.config import Settings
 from api.environment import SettingsError, load_settings
 from api.server import Server
-from cli import serving
+from cli import start_checks
 from client.http import Client, connect
 from tests.api.conftest import serving as until_serving
 from tests.api.fakes import FakeBack
@@ -94,12 +94,12 @@ def test_a_bad_certificate_is_one_line(settings: Settings, files: tuple[Path, Pa
     bad = [(tmp_path / "no.pem", key), (tmp_path / "none.pem", key), (certificate, certificate)]
     for chain, secret in [*bad, (certificate, key.with_name("locked.pem"))]:
         changed = settings.model_copy(update={"tls_certificate": chain, "tls_key": secret})
-        problem = serving._tls_problem(changed)
+        problem = start_checks._tls_problem(changed)
         assert problem is not None
         assert "LMAAS_TLS_CERTIFICATE" in problem
         assert "\n" not in problem
     changed = settings.model_copy(update={"tls_certificate": certificate, "tls_key": key})
-    assert serving._tls_problem(changed) is serving._tls_problem(settings) is None
+    assert start_checks._tls_problem(changed) is start_checks._tls_problem(settings) is None
 
 
 @pytest.mark.parametrize("name", ["LMAAS_TLS_KEY", "LMAAS_TLS_CERTIFICATE"])
@@ -109,5 +109,5 @@ def test_certificate_and_key_belong_together(name: str) -> None:
 
 
 def test_the_address_says_so() -> None:
-    assert serving._url("0.0.0.0", 1, secure=True) == "https://127.0.0.1:1"
-    assert serving._url("::", 1, secure=False) == "http://[::1]:1"
+    assert start_checks.url_of("0.0.0.0", 1, secure=True) == "https://127.0.0.1:1"
+    assert start_checks.url_of("::", 1, secure=False) == "http://[::1]:1"

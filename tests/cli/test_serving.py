@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from api.back.store.records import DeploymentRecord, DeploymentState
 from api.config import Settings
-from cli import serving
+from cli import serving, start_checks
+from cli.start_display import Serving, StartDisplay
 from lmaas import app
-from runtime.contract import Variant
 
 
 @pytest.fixture
@@ -32,10 +30,10 @@ def up(
             said.append(capsys.readouterr().err)
 
         monkeypatch.setattr("uvloop.run", run)
-        monkeypatch.setattr(serving, "find_problems", lambda settings: [])
-        monkeypatch.setattr(serving, "configure_logging", lambda settings: None)
-        with serving._listen(Settings(host=host, port=0)) as listener:
-            monkeypatch.setattr(serving, "_listen", lambda settings: listener)
+        monkeypatch.setattr(start_checks, "find_problems", lambda settings: [])
+        monkeypatch.setattr(serving, "configure_logging", lambda settings, facade: None)
+        with start_checks.listen(Settings(host=host, port=0)) as listener:
+            monkeypatch.setattr(serving, "listen", lambda settings: listener)
             status = serving.serve(Settings(host=host, port=0, home=tmp_path, **settings))
         return status, said[0] if said else capsys.readouterr().err
 
@@ -88,13 +86,11 @@ def test_an_open_server_elsewhere_is_warned_of(up: Callable[..., tuple[int, str]
     ],
 )
 def test_every_kind_of_address(address: str, needed: bool) -> None:
-    assert (serving._without_keys(Settings(host=address), []) is not None) is needed
+    assert (start_checks._without_keys(Settings(host=address), []) is not None) is needed
 
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_the_command_to_try_sends_a_key_where_one_is_needed(keyed: bool) -> None:
-    display = serving.StartDisplay("http://h:1", silent=True, keyed=keyed)
-    record = DeploymentRecord(
-        "d", "mini-lm", 1, "auto", Variant.INT8, DeploymentState.READY, 1, 100, datetime.now(timezone.utc)
-    )
-    assert ('-H "authorization: Bearer $LMAAS_API_KEY"' in display._banner([record])) is keyed
+    display = StartDisplay("http://h:1", silent=True, keyed=keyed)
+    banner = display.banner(Serving(["mini-lm version 1, int8, ready"], []))
+    assert ('-H "authorization: Bearer $LMAAS_API_KEY"' in banner) is keyed

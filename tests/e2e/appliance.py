@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,16 @@ def foreign_variables() -> dict[str, str]:
     return kept | PROXY
 
 
-def free_port() -> int:
-    """A port that the system does not choose by itself, so that no connection of another test takes it."""
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+def free_port(count: int = 1) -> int:
+    """The first of `count` ports in a row that are free.
+
+    The system does not choose them by itself, so that no connection of another test takes one.
+    """
+    for first in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with ExitStack() as probes, suppress(OSError):
+            for port in range(first, first + count):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
     raise AssertionError("no port is free")
 
 
@@ -145,7 +149,7 @@ def running(
 
     `python` is of another environment: then nothing of this project's folder is there. `key` is an API key.
     """
-    port = free_port()
+    port = free_port(1 + int(settings.get("facades", 0)))
     log = home.parent / f"{home.name}.log"
     environment = foreign_variables() | {"LMAAS_HOME": str(home), "LMAAS_PORT": str(port)}
     environment |= {f"LMAAS_{name.upper()}": value for name, value in settings.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 STABLE_SECONDS = 60.0  # what ran for this long begins its count of deaths again
+RESTART_BACKOFF_SECONDS = 30.0  # the longest pause between two starts of a process
 
 
 def backoff_seconds(times: int, longest: float) -> float:

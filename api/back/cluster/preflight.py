@@ -102,19 +102,24 @@ def _missing_providers(settings: BackSettings) -> list[str]:
 
 
 def _few_processors(settings: BackSettings, machine: Machine) -> list[str]:
-    if settings.servers <= machine.processors:
+    if settings.all_servers <= machine.processors:
         return []
+    most, each = machine.processors, ""
+    if settings.facades > 1:
+        most, each = most // settings.facades, f" for each of {settings.facades} façades (LMAAS_FACADES)"
+    remedy = f"set it to {most} at most" if most else "lower LMAAS_FACADES"
     return [
-        f"LMAAS_SERVERS is {settings.servers}, but this process may use {machine.processors} processors, "
-        f"one for each server: set it to {machine.processors} at most"
+        f"LMAAS_SERVERS is {settings.servers}{each}, but this process may use {machine.processors} "
+        f"processors, one for each server: {remedy}"
     ]
 
 
 def _scarce_memory(settings: BackSettings, machine: Machine) -> list[str]:
     problems = []
-    needed = MIN_MEMORY + (settings.servers - 1) * SERVER_MEMORY
+    needed = MIN_MEMORY + (settings.all_servers - 1) * SERVER_MEMORY
     if machine.memory < needed:
         fewer = ", or lower LMAAS_SERVERS" if settings.servers > 1 else ""
+        fewer += ", or lower LMAAS_FACADES" if settings.facades > 1 else ""
         problems.append(
             f"{machine.memory // MIB} MiB of memory are free, at least {needed // MIB} MiB are needed: "
             f"end other programs, or raise the container's limit{fewer}"
@@ -135,7 +140,7 @@ def _taken_ports(settings: BackSettings) -> list[str]:
     }
     ports = [
         (port + PORT_STEP * number, name)
-        for number in range(settings.servers)
+        for number in range(settings.all_servers)
         for name, port in wanted.items()
         if port
     ]
@@ -145,7 +150,7 @@ def _taken_ports(settings: BackSettings) -> list[str]:
         if port <= LAST_PORT and not is_port_free(HOST, port)
     ]
     problems += [
-        f"{name} leads to port {port} with {settings.servers} servers; the last port is {LAST_PORT}"
+        f"{name} leads to port {port} with {settings.all_servers} servers; the last port is {LAST_PORT}"
         for port, name in ports
         if port > LAST_PORT
     ]

@@ -8,14 +8,13 @@ import math
 import time
 from contextlib import suppress
 
-from api.back.cluster.backoff import STABLE_SECONDS, backoff_seconds
+from api.back.cluster.backoff import RESTART_BACKOFF_SECONDS, STABLE_SECONDS, backoff_seconds
 from api.back.cluster.driver import START_SECONDS, ServerDriver
 from api.back.cluster.messages import RETRY_SECONDS
 from api.back.cluster.records import ServerState
 from api.back.cluster.triton_client import TritonClient
 from api.errors import ServerFault, Unavailable
 
-MAX_BACKOFF_SECONDS = 30.0
 MAX_START_DOUBLINGS = 4  # a start may take twice as long after each that failed
 # Between two restarts that replicas ask for. Each pause is twice as long as the last one, until the server
 # ran for MAX_RESTART_SECONDS without a request for a restart.
@@ -168,6 +167,6 @@ class Supervisor:
     async def _wait_backoff(self) -> None:
         """The first restart comes at once, the next after 1 s, 2 s, 4 s ..."""
         if self._crashes > 1:
-            self.backoff = backoff_seconds(self._crashes - 1, MAX_BACKOFF_SECONDS)
+            self.backoff = backoff_seconds(self._crashes - 1, RESTART_BACKOFF_SECONDS)
             await asyncio.sleep(self.backoff)
         self.backoff = 0.0

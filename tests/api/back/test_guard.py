@@ -57,6 +57,16 @@ def test_the_end_of_the_pipe_ends_the_whole_group() -> None:
         assert psutil.wait_procs(family, timeout=5)[1] == []
 
 
+def test_the_command_inherits_what_the_guard_did() -> None:
+    reader, writer = os.pipe()
+    command = guarded([sys.executable, "-c", f"import os; os.write({writer}, b'here')"])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[writer]) as guard:
+        os.close(writer)
+        assert os.read(reader, 10) == b"here"
+        assert guard.wait(10) == 0
+    os.close(reader)
+
+
 def test_a_request_to_end_reaches_the_command() -> None:
     with start(ENDING) as guard:
         assert guard.stdout is not None

@@ -113,6 +113,20 @@ def test_each_server_needs_a_processor_and_memory(machine: Machine, tmp_path: Pa
     assert find_problems(settings, dataclasses.replace(machine, processors=3)) == []
 
 
+def test_the_servers_of_all_facades_count(machine: Machine, tmp_path: Path) -> None:
+    settings = BackSettings(home=tmp_path, servers=2, facades=2)
+    (problem,) = find_problems(settings, dataclasses.replace(machine, processors=3))
+    assert problem == (
+        "LMAAS_SERVERS is 2 for each of 2 façades (LMAAS_FACADES), but this process may use 3 processors, "
+        "one for each server: set it to 1 at most"
+    )
+    (problem,) = find_problems(settings, dataclasses.replace(machine, processors=1))
+    assert problem.endswith("one for each server: lower LMAAS_FACADES")
+    (problem,) = find_problems(settings, dataclasses.replace(machine, processors=4, memory=1700 * MIB))
+    assert problem.startswith("1700 MiB of memory are free, at least 1792 MiB are needed")
+    assert problem.endswith("or lower LMAAS_SERVERS, or lower LMAAS_FACADES")
+
+
 def test_the_ports_of_every_server_must_be_free_and_apart(machine: Machine, tmp_path: Path) -> None:
     many = dataclasses.replace(machine, processors=2)
     with socket.socket() as taken:

@@ -1,0 +1,274 @@
+"""`lmaas up --facades N`: several façades behind one port, each a process with model servers of its own.
+
+This process opens the sockets, and serves nothing itself:
+
+    lmaas up --facades 2 -- guard -- façade (HOME/facade-1) -- guard -- Triton
+                         `- guard -- façade (HOME/facade-2) -- guard -- Triton
+
+All façades that are ready accept connections from the one public socket: what one that died had not accepted
+yet goes to another. Each has an address for itself as well, on loopback: PORT + 1, PORT + 2 ... A guard ends
+its façade when this process dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from api.back.cluster.backoff import RESTART_BACKOFF_SECONDS, STABLE_SECONDS, backoff_seconds
+from api.back.cluster.cleanup import kill_group
+from api.back.cluster.preflight import LAST_PORT
+from api.back.cluster.server_home import PORT_STEP
+from api.back.guard import guarded
+from api.back.home import LEDGER_FILE, OTHERS, only_user
+from api.config import PREFIX, Settings
+from api.errors import ServerFault
+from api.logs import configure_logging
+from cli.show import plain
+from cli.start_checks import AddressError, Checked, check, listen, say, warn
+from cli.start_display import Serving, StartDisplay
+
+LMAAS = Path(__file__).resolve().parents[1] / "lmaas.py"
+LOOPBACK = "127.0.0.1"
+BACKLOG = 2048
+MAX_LINE = 1024 * 1024  # bytes of one report of a façade
+SIGNALLED = 128  # added by the guard to a signal's number
+SHARED = ("blobs",)  # folders of the state that all façades use
+
+log = logging.getLogger("lmaas")
+
+
+def serve_several(settings: Settings) -> int:
+    """Serve until Ctrl-C or SIGTERM; a second one does not wait for the drain.
+
+    Returns 0 once every façade has drained, 1 where the machine or a façade does not let it start.
+    """
+    os.umask(OTHERS)
+    configure_logging(settings)
+    checked = check(settings, _listen)
+    if checked is None:
+        return 1
+    warn(settings)
+    try:
+        with only_user(settings.back):
+            for number in range(1, settings.facades + 1):
+                _prepare_home(settings.home, facade_home(settings, number))
+            return asyncio.run(Facades(checked).run())
+    except (ServerFault, OSError) as error:
+        say(settings, str(error))
+        return 1
+
+
+def facade_home(settings: Settings, number: int) -> Path:
+    return settings.home / f"facade-{number}"
+
+
+def environment(settings: Settings, number: int) -> dict[str, str]:
+    """Of façade `number`, from 1: the settings as they are, but for what it has alone."""
+    above = PORT_STEP * settings.servers * (number - 1)
+    ports = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
+    fixed = {name: port + above for name in ports if (port := getattr(settings, name))}
+    own: dict[str, Any] = {
+        "facades": 1,
+        "home": facade_home(settings, number),
+        "host": settings.host,
+        "port": settings.port,
+        **fixed,
+    }
+    if number > 1:
+        own["models"] = os.devnull  # the first one imports the bundled models for all
+    return {**os.environ, **{PREFIX + name.upper(): str(value) for name, value in own.items()}}
+
+
+def _listen(settings: Settings) -> list[socket.socket]:
+    """The public socket, and one for each façade alone. Raises AddressError."""
+    last = settings.port + settings.facades
+    if settings.port and last > LAST_PORT:
+        raise AddressError(
+            f"facade-{settings.facades} would have port {last} for itself, but {LAST_PORT} is the last one:"
+            f" choose a lower one for all (lmaas up --port {LAST_PORT - settings.facades})"
+        )
+    with ExitStack() as opened:
+        listeners = [opened.enter_context(listen(settings))]
+        for number in range(1, settings.facades + 1):
+            address = {"host": LOOPBACK, "port": settings.port and settings.port + number}
+            listeners.append(opened.enter_context(listen(settings.model_copy(update=address))))
+        for listener in listeners:
+            listener.listen(BACKLOG)
+        opened.pop_all()
+    return listeners
+
+
+def _prepare_home(shared: Path, home: Path) -> None:
+    """A façade's folder, with links to what all of them use. Raises OSError."""
+    home.mkdir(exist_ok=True)
+    for name in SHARED:
+        (shared / name).mkdir(exist_ok=True)
+    for name in (*SHARED, LEDGER_FILE):
+        link = home / name
+        if not link.is_symlink():
+            link.symlink_to(Path("..", name))
+
+
+class Facade:
+    """One façade, which may have several processes in turn."""
+
+    def __init__(self, number: int, settings: Settings, sockets: tuple[socket.socket, ...]) -> None:
+        self.name = f"facade-{number}"
+        self.serving: Serving | None = None  # as it said when it was ready for the last time
+        self._environment = environment(settings, number)
+        self._sockets = sockets
+        self._guard: Process | None = None
+        self._ending = False
+
+    async def run(self, on_line: Callable[[bytes], None]) -> int:
+        """Start it and wait for its end; returns its status, 128 and the number for a signal. Raises OSError.
+
+        `on_line` gets each line that it prints.
+        """
+        reader, writer = os.pipe()
+        reading = asyncio.create_task(_read(reader, on_line))
+        try:
+            guard = self._guard = await self._start(writer)
+            if self._ending:
+                self.end()
+            try:
+                return await guard.wait()
+            finally:
+                self._guard = None
+                await asyncio.to_thread(kill_group, guard.pid)  # somebody may have killed the guard alone
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    def end(self) -> None:
+        """Let it drain and end; a second call ends it at once."""
+        if self._guard is not None:
+            with suppress(ProcessLookupError):
+                if self._ending:
+                    os.killpg(self._guard.pid, signal.SIGKILL)
+                else:
+                    self._guard.terminate()
+        self._ending = True
+
+    async def _start(self, output: int) -> Process:
+        """Closes `output`, a descriptor."""
+        descriptors = [listener.fileno() for listener in self._sockets]
+        command = [sys.executable, str(LMAAS), "up", *(f"--socket={number}" for number in descriptors)]
+        try:
+            return await asyncio.create_subprocess_exec(
+                *guarded(command),
+                stdin=PIPE,
+                stdout=output,
+                env=self._environment,
+                pass_fds=descriptors,
+                start_new_session=True,
+            )
+        finally:
+            os.close(output)
+
+
+async def _read(descriptor: int, on_line: Callable[[bytes], None]) -> None:
+    """Each line, until the end; closes the pipe."""
+    lines = asyncio.StreamReader(limit=MAX_LINE)
+    protocol = asyncio.StreamReaderProtocol(lines)
+    pipe = os.fdopen(descriptor, "rb")
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
+    try:
+        async for line in lines:
+            on_line(line)
+    finally:
+        transport.close()
+
+
+class Facades:
+    """Keeps them all running until the stop."""
+
+    def __init__(self, checked: Checked) -> None:
+        public, *own = self._listeners = checked.listeners
+        settings = checked.settings
+        self._facades = [
+            Facade(number, settings, (public, listener)) for number, listener in enumerate(own, 1)
+        ]
+        self._display = StartDisplay.of(checked)
+        self._announced = False
+        self._imported = asyncio.Event()  # by the first façade: bundled models, at the first start
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        """Returns the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        return int(any(await asyncio.gather(*map(self._keep, self._facades))))
+
+    async def _keep(self, facade: Facade) -> int:
+        """Run it until the stop, and again after each death: at once, after 1 s, 2 s, 4 s ...
+
+        Returns the status with which it ended at the stop. One that ends by itself before it was ready for
+        the first time lacks something that another start would lack as well: then all of them stop.
+        """
+        if facade is not self._facades[0]:
+            await self._imported.wait()
+        deaths = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                status = await facade.run(partial(self._take, facade))
+            except OSError as error:  # no memory, processes or descriptors now
+                log.error("%s does not start: %s", facade.name, error)
+                status = 1
+            if self._stopping.is_set():
+                return status if facade.serving else 0
+            if facade.serving is None and 0 <= status < SIGNALLED:
+                self._stop()
+                return status or 1
+            deaths = 1 if time.monotonic() - began > STABLE_SECONDS else deaths + 1
+            pause = backoff_seconds(deaths - 1, RESTART_BACKOFF_SECONDS)
+            log.error("%s ended with status %d; it starts again in %g s", facade.name, status, pause)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+        return 0
+
+    def _take(self, facade: Facade, line: bytes) -> None:
+        """What `start_display.report` printed in a façade; a library may have printed something else."""
+        try:
+            stage, message, serving = (json.loads(line)[name] for name in ("stage", "message", "serving"))
+            found = None if serving is None else Serving(**serving)
+        except (ValueError, TypeError, KeyError):
+            log.warning("%s: %s", facade.name, plain(line.decode(errors="replace").rstrip()))
+            return
+        if facade is self._facades[0] and stage in ("load", "ready"):
+            self._imported.set()
+        facade.serving = found or facade.serving
+        self._display.show(stage, f"{facade.name}: {message}", found and self._all_serving(found))
+
+    def _all_serving(self, latest: Serving) -> Serving | None:
+        """For the banner, once: when the last of them is ready."""
+        everything = [facade.serving for facade in self._facades]
+        if self._announced or None in everything:
+            return None
+        self._announced = True
+        not_imported = [message for each in everything if each for message in each.not_imported]
+        return Serving(latest.deployments, not_imported)
+
+    def _stop(self) -> None:
+        """Drain all of them; a second call ends them at once."""
+        self._stopping.set()
+        self._imported.set()
+        for listener in self._listeners:
+            listener.close()
+        for facade in self._facades:
+            facade.end()
