@@ -15,6 +15,7 @@ from api.bounds import Bounds
 from api.config import Settings
 from api.connection import Config, Connection
 from api.middle.startup import Appliance, Phase
+from api.shared_listener import SharedListener
 
 BACKLOG = 2048
 LAST_SECONDS = 1  # for connections to end after the drain has ended every task
@@ -28,9 +29,9 @@ READY_SECONDS = 30.0  # that a façade among several may take, once it serves, u
 class Server(uvicorn.Server):
     """Ends the tasks before the connections; uvicorn alone would wait for streams, then cut them silently."""
 
-    def __init__(self, app: Starlette, settings: Settings, shared: socket.socket | None = None) -> None:
-        """`shared`: a listening socket that other façades have, too. It is used once this one is ready, so
-        that callers do not get a 503 from it while another one can answer."""
+    def __init__(self, app: Starlette, settings: Settings, shared: SharedListener | None = None) -> None:
+        """`shared` is used once this façade is ready, so that callers do not get a 503 where another one can
+        answer."""
         self._appliance: Appliance = app.state.appliance
         self._shared = shared
         self._shares = False  # it takes connections from there
@@ -70,14 +71,15 @@ class Server(uvicorn.Server):
             now = asyncio.get_running_loop().time()
             for connection in cast("list[Connection]", list(self.server_state.connections)):
                 connection.check(now)
-        if self._shared is not None and not self._shares and self._may_share():
-            self._shares = True
-            await self._accept_from(self._shared)
+        if self._shared is not None:
+            self._share(self._shared)
         return await super().on_tick(counter) or self._appliance.phase is Phase.FAILED
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining = asyncio.create_task(self._appliance.drain())
-        await super().shutdown([*(sockets or []), *filter(None, [self._shared])])
+        if self._shared is not None:
+            self._shared.stop()
+        await super().shutdown(sockets)
         await draining
 
     def _may_share(self) -> bool:
@@ -88,16 +90,18 @@ class Server(uvicorn.Server):
         self._serves_since = self._serves_since or now
         return self._appliance.readiness().ready or now - self._serves_since > READY_SECONDS
 
-    async def _accept_from(self, listener: socket.socket) -> None:
-        config = cast("Config", self.config)
-
-        def connection() -> Connection:
-            return Connection(config, self.server_state, self.lifespan.state)
-
-        accepting = asyncio.get_running_loop().create_server(
-            connection, sock=listener, ssl=config.ssl, backlog=BACKLOG
-        )
-        self.servers.append(await accepting)
+    def _share(self, shared: SharedListener) -> None:
+        """Once a tick."""
+        if self._shares:
+            shared.publish()
+        elif self._may_share():
+            self._shares = True
+            config, connections = cast("Config", self.config), self.server_state.connections
+            shared.start(
+                lambda: Connection(config, self.server_state, self.lifespan.state),
+                lambda: len(connections),
+                config.ssl,
+            )
 
 
 def allow_many_files() -> None:

@@ -25,17 +25,17 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from api.back.cluster.backoff import RESTART_BACKOFF_SECONDS, STABLE_SECONDS, backoff_seconds
 from api.back.cluster.cleanup import kill_group
 from api.back.cluster.preflight import LAST_PORT
-from api.back.cluster.server_home import PORT_STEP
 from api.back.guard import guarded
-from api.back.home import LEDGER_FILE, OTHERS, only_user
-from api.config import PREFIX, Settings
+from api.back.home import OTHERS, only_user
+from api.config import Settings
 from api.errors import ServerFault
 from api.logs import configure_logging
+from api.shared_listener import AWAY, Counts
+from cli.member import Member, environment, prepare_home
 from cli.show import plain
 from cli.start_checks import AddressError, Checked, check, listen, say, warn
 from cli.start_display import Serving, StartDisplay
@@ -45,7 +45,6 @@ LOOPBACK = "127.0.0.1"
 BACKLOG = 2048
 MAX_LINE = 1024 * 1024  # bytes of one report of a façade
 SIGNALLED = 128  # added by the guard to a signal's number
-SHARED = ("blobs",)  # folders of the state that all façades use
 
 log = logging.getLogger("lmaas")
 
@@ -64,32 +63,11 @@ def serve_several(settings: Settings) -> int:
     try:
         with only_user(settings.back):
             for number in range(1, settings.facades + 1):
-                _prepare_home(settings.home, facade_home(settings, number))
+                prepare_home(settings.home, number)
             return asyncio.run(Facades(checked).run())
     except (ServerFault, OSError) as error:
         say(settings, str(error))
         return 1
-
-
-def facade_home(settings: Settings, number: int) -> Path:
-    return settings.home / f"facade-{number}"
-
-
-def environment(settings: Settings, number: int) -> dict[str, str]:
-    """Of façade `number`, from 1: the settings as they are, but for what it has alone."""
-    above = PORT_STEP * settings.servers * (number - 1)
-    ports = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
-    fixed = {name: port + above for name in ports if (port := getattr(settings, name))}
-    own: dict[str, Any] = {
-        "facades": 1,
-        "home": facade_home(settings, number),
-        "host": settings.host,
-        "port": settings.port,
-        **fixed,
-    }
-    if number > 1:
-        own["models"] = os.devnull  # the first one imports the bundled models for all
-    return {**os.environ, **{PREFIX + name.upper(): str(value) for name, value in own.items()}}
 
 
 def _listen(settings: Settings) -> list[socket.socket]:
@@ -111,25 +89,15 @@ def _listen(settings: Settings) -> list[socket.socket]:
     return listeners
 
 
-def _prepare_home(shared: Path, home: Path) -> None:
-    """A façade's folder, with links to what all of them use. Raises OSError."""
-    home.mkdir(exist_ok=True)
-    for name in SHARED:
-        (shared / name).mkdir(exist_ok=True)
-    for name in (*SHARED, LEDGER_FILE):
-        link = home / name
-        if not link.is_symlink():
-            link.symlink_to(Path("..", name))
-
-
 class Facade:
     """One façade, which may have several processes in turn."""
 
-    def __init__(self, number: int, settings: Settings, sockets: tuple[socket.socket, ...]) -> None:
-        self.name = f"facade-{number}"
+    def __init__(self, member: Member, settings: Settings, counts: Counts) -> None:
+        self.name = member.name
         self.serving: Serving | None = None  # as it said when it was ready for the last time
-        self._environment = environment(settings, number)
-        self._sockets = sockets
+        self._member = member
+        self._environment = environment(settings, member.number)
+        self._counts = counts
         self._guard: Process | None = None
         self._ending = False
 
@@ -149,6 +117,7 @@ class Facade:
             finally:
                 self._guard = None
                 await asyncio.to_thread(kill_group, guard.pid)  # somebody may have killed the guard alone
+                self._counts.set(self._member.number - 1, AWAY)
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -165,15 +134,14 @@ class Facade:
 
     async def _start(self, output: int) -> Process:
         """Closes `output`, a descriptor."""
-        descriptors = [listener.fileno() for listener in self._sockets]
-        command = [sys.executable, str(LMAAS), "up", *(f"--socket={number}" for number in descriptors)]
+        member = self._member
         try:
             return await asyncio.create_subprocess_exec(
-                *guarded(command),
+                *guarded([sys.executable, str(LMAAS), "up", f"--member={member.argument}"]),
                 stdin=PIPE,
                 stdout=output,
                 env=self._environment,
-                pass_fds=descriptors,
+                pass_fds=(member.public, member.own, member.counts),
                 start_new_session=True,
             )
         finally:
@@ -198,10 +166,12 @@ class Facades:
 
     def __init__(self, checked: Checked) -> None:
         public, *own = self._listeners = checked.listeners
-        settings = checked.settings
-        self._facades = [
-            Facade(number, settings, (public, listener)) for number, listener in enumerate(own, 1)
+        counts = Counts.create(len(own))
+        members = [
+            Member(number, public.fileno(), listener.fileno(), counts.descriptor)
+            for number, listener in enumerate(own, 1)
         ]
+        self._facades = [Facade(member, checked.settings, counts) for member in members]
         self._display = StartDisplay.of(checked)
         self._announced = False
         self._imported = asyncio.Event()  # by the first façade: bundled models, at the first start

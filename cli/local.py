@@ -63,7 +63,7 @@ def up(
     facades: Annotated[
         int | None, typer.Option(help="Façade processes on that port; more than 1 need PostgreSQL.")
     ] = None,
-    socket: Annotated[list[int] | None, typer.Option(hidden=True)] = None,
+    member: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve: start Triton and the API, import the bundled models once, and stay until Ctrl-C.
 
@@ -75,10 +75,11 @@ def up(
         from cli.facades import serve_several
 
         raise typer.Exit(serve_several(settings))
+    from cli.member import Member
     from cli.serving import serve
 
-    # The descriptors that `serve_several` opened for this façade.
-    raise typer.Exit(serve(settings, socket or []))
+    # `serve_several` started this process.
+    raise typer.Exit(serve(settings, Member.parse(member) if member else None))
 
 
 def config(as_json: AsJson = False) -> None:

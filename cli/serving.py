@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
-from collections.abc import Sequence
 
 import uvloop
 
@@ -17,25 +15,24 @@ from api.logs import configure_logging
 from api.middle.bundled import Progress
 from api.server import Server, allow_many_files
 from api.tracing import TracingError
+from cli.member import Member
 from cli.start_checks import Checked, check, listen, say, warn
 from cli.start_display import Serving, Show, StartDisplay, printed_stages, report
 
 
-def serve(settings: Settings, sockets: Sequence[int] = ()) -> int:
+def serve(settings: Settings, member: Member | None = None) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit status, 0 for both.
 
-    Problems of the machine are printed before anything starts. `sockets` are descriptors of listening ones,
-    the shared one and that of this façade alone, where it is one of several (cli/facades.py).
+    Problems of the machine are printed before anything starts. `member`: it is one of several façades.
     """
     os.umask(OTHERS)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    configure_logging(settings, settings.home.name if sockets else "")
-    inherited = [socket.socket(fileno=descriptor) for descriptor in sockets]
-    checked = check(settings, lambda settings: inherited or [listen(settings)])
+    configure_logging(settings, member.name if member else "")
+    checked = check(settings, lambda settings: [member.own_socket() if member else listen(settings)])
     if checked is None:
         return 1
     allow_many_files()
-    show = _reporter(settings) if inherited else _display(checked)
+    show = _reporter(settings) if member else _display(checked)
 
     def on_progress(progress: Progress) -> None:
         serving = Serving.of(app.state.appliance) if progress.stage == "ready" else None
@@ -46,11 +43,10 @@ def serve(settings: Settings, sockets: Sequence[int] = ()) -> int:
     except TracingError as error:
         say(settings, str(error))
         return 1
-    *shared, own = checked.listeners
-    server = Server(app, settings, *shared)
+    server = Server(app, settings, member.shared_listener() if member else None)
     # uvicorn drains at a signal, and raises it again once everything has ended.
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(server.serve(sockets=[own]))
+        uvloop.run(server.serve(sockets=checked.listeners))
     if server.failure:
         say(settings, server.failure)
         return 1

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from api.config import Settings
 from cli import facades, start_checks
-from cli.facades import Facades, environment, serve_several
+from cli.facades import Facades, serve_several
+from cli.member import environment
 from cli.start_checks import Checked, listen
 from lmaas import app
 from tests.api.asgi import until
@@ -40,7 +42,7 @@ STUBBORN = FACADE.replace("sys.exit(0)", "None")
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, port=0, facades=2, database_url=DATABASE)
+    return Settings(home=tmp_path, port=0, facades=2, database_url=SecretStr(DATABASE))
 
 
 @pytest.fixture

@@ -42,8 +42,10 @@ def answer(url: str) -> Any:
 
 def test_a_task_and_the_callers_outlive_a_facade_that_is_killed(postgres: Postgres, tmp_path: Path) -> None:
     save_lm(tmp_path / "models" / "tiny")
-    shared = {"database_url": postgres.create_database(), "models": str(tmp_path / "models")}
-    with running(tmp_path / "home", facades="2", variants="fp32", **shared) as pair:
+    models, database = str(tmp_path / "models"), postgres.create_database()
+    with running(
+        tmp_path / "home", facades="2", variants="fp32", models=models, database_url=database
+    ) as pair:
         host, _, port = pair.url.rpartition(":")
         own = [f"{host}:{int(port) + number}" for number in (1, 2)]
         for url in own:
@@ -64,7 +66,7 @@ def test_a_task_and_the_callers_outlive_a_facade_that_is_killed(postgres: Postgr
             return found.json()["state"] not in ("queued", "running") and found.json()
 
         done = pair.wait_for(outcome, "the task")
-        assert (done["state"], str(done["answer"]["choices"])) == ("done", text)
+        assert (done["state"], str(done["result"]["choices"])) == ("done", text)
         pair.wait_for(lambda: is_ready(own[0]), "the façade that was killed")
         assert facade(pair, 1).pid != first.pid
         assert {str(answer(url)) for url in (pair.url, *own)} == {text}

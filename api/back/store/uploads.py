@@ -7,7 +7,9 @@ PUT a-b -> <home>/uploads/<sha256>.part grows -> whole, and its digest is right 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -33,8 +35,9 @@ logger = logging.getLogger(__name__)
 class UploadStore:
     """Unfinished uploads have no owner: only a caller that knows the digest can go on with one, or use it.
 
-    They are bounded in size, in number, and in the time since the last byte came. They are files of this
-    façade: behind several façades a client goes on from what the one that answers has.
+    They are bounded in size, in number, and in the time since the last byte came. They are files of a
+    folder that the façades of one machine may share. Behind façades of several machines a client goes on from
+    what the one that answers has.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class UploadStore:
         """
         if total is not None and total > self._max_bytes:
             raise self._too_large()
-        with self._alone(sha256), translated(self._folder):
+        with translated(self._folder), self._alone(sha256):
             found = await self.received(sha256)
             if found.stored:
                 return found
@@ -141,12 +144,19 @@ class UploadStore:
 
     @contextmanager
     def _alone(self, sha256: str) -> Iterator[None]:
-        """Within it, no other request sends the same bytes. Raises Overloaded."""
+        """Within it, no other request sends the same bytes, here or to another façade. Raises Overloaded."""
+        busy = Overloaded(f"sha256:{sha256} is being sent by another request", BUSY_SECONDS)
         if sha256 in self._receiving:
-            raise Overloaded(f"sha256:{sha256} is being sent by another request", BUSY_SECONDS)
+            raise busy
         self._receiving.add(sha256)
         try:
-            yield
+            with self._path(sha256).open("ab") as file:
+                if not _lock(file):
+                    raise busy
+                try:
+                    yield
+                finally:
+                    _remove_empty(file, self._path(sha256))
         finally:
             self._receiving.discard(sha256)
 
@@ -181,6 +191,23 @@ class UploadStore:
 
 def _too_long(total: int) -> InvalidInput:
     return InvalidInput.of("Content-Range", f"the body goes beyond the {total} bytes that it names")
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """False where another process holds it, or held it and has removed the file since it was opened here."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    os.utime(file.fileno())  # so that no other façade takes it for given up
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def _remove_empty(locked: IO[bytes], path: Path) -> None:
+    """What was opened for the lock, and got no byte. After a removal, `path` may be another one's file."""
+    status = os.fstat(locked.fileno())
+    if status.st_nlink and not status.st_size:
+        path.unlink()
 
 
 def _size(path: Path) -> int:

@@ -16,7 +16,7 @@ from api.app import create_app
 from api.config import Settings
 from tests.api.asgi import Call, until
 from tests.api.conftest import Run, running, serving_client
-from tests.api.stored import StoredBack
+from tests.api.stored import StoredBack, stored
 
 CONTENT = b"\x1f\x8b" + random.Random(1).randbytes(5000)  # the same in all processes of a run
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -145,6 +145,33 @@ def test_what_came_before_the_caller_left_is_kept_by_a_restart_too(settings: Set
     with serving_client(create_app(settings, open_backend=StoredBack.make().open)) as client:
         assert client.head(PATH).headers["range"] == "bytes=0-1233"
         assert put(client, 1234, len(CONTENT)).status_code == 201
+
+
+def test_facades_that_share_the_folder_go_on_from_each_other_s_parts(settings: Settings, run: Run) -> None:
+    def part(app: Starlette, first: int, *chunks: bytes) -> Call:
+        headers = {"content-range": f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"}
+        return Call(app, "PUT", PATH, headers=headers, chunks=chunks)
+
+    async def test() -> None:
+        one, two = (create_app(settings, open_backend=stored(name).open) for name in ("one", "two"))
+        async with running(one), running(two):
+            call = part(one, 0)
+            call._incoming.put_nowait({"type": "http.request", "body": CONTENT[:1234], "more_body": True})
+            await until(lambda: files(settings))
+            other = part(two, 0, CONTENT)
+            await other.done()
+            assert (other.status, other.headers["retry-after"]) == (429, "1")
+            call.leave()
+            await call.done()
+            early = part(two, 2000, CONTENT[2000:])
+            await early.done()
+            assert (early.status, early.headers["range"]) == (416, "bytes=0-1233")
+            rest = part(two, 1234, CONTENT[1234:])
+            await rest.done()
+            assert rest.status == 201
+            assert files(settings) == {SHA256}
+
+    run(test)
 
 
 def test_a_model_of_an_unknown_blob(client: TestClient) -> None:
