@@ -107,6 +107,26 @@ def test_without_arrivals_nothing_runs_where_the_minimum_is_zero() -> None:
     assert asked[-1] == 0
 
 
+def test_a_replica_that_loads_longer_than_the_stabilisation_time_is_kept_when_it_answers() -> None:
+    scaler = Autoscaler(ScalingPolicy(0, 1, stabilisation_seconds=10.0), CapacityEstimate(4))
+
+    def asked(time: float, replicas: int, arrivals: int, current: int) -> int:
+        return scaler.decide(Observation(time, replicas, arrivals, 0, 0), current).replicas
+
+    assert asked(0.0, replicas=0, arrivals=1, current=0) == 1
+    assert asked(30.0, replicas=0, arrivals=0, current=0) == 0, "it still loads"
+    assert asked(31.0, replicas=1, arrivals=0, current=1) == 1
+    assert asked(40.0, replicas=1, arrivals=0, current=1) == 1
+    assert asked(41.0, replicas=1, arrivals=0, current=1) == 0
+
+
+def test_a_deployment_that_loads_longer_than_the_stabilisation_time_is_kept() -> None:
+    scaler = Autoscaler(ScalingPolicy(0, 1, stabilisation_seconds=10.0), CapacityEstimate(4))
+    seen = [(0.0, 0), (30.0, 0), (31.0, 1), (40.0, 1), (41.0, 1)]
+    asked = [scaler.decide(Observation(time, replicas, 0, 0, 0), 1).replicas for time, replicas in seen]
+    assert asked == [1, 1, 1, 1, 0]
+
+
 def test_a_decision_says_why() -> None:
     scaler = Autoscaler(ScalingPolicy(1, 3), CapacityEstimate(32, 5.0, "measured by lmaas perf capacity"))
     scaler.decide(Observation(0.0, 1, 0, 0, 0), 1)

@@ -98,7 +98,7 @@ class Autoscaler:
         self.policy = policy
         self.estimate = estimate
         self._last: Observation | None = None
-        self._last_arrival: float | None = None
+        self._silent_since: float | None = None
         self._rate: float | None = None
         self._needs: deque[tuple[float, int]] = deque()  # (time, replicas) of the stabilisation time
 
@@ -110,8 +110,11 @@ class Autoscaler:
             self._rate = _smoothed(self._rate, now.arrivals / seconds, seconds, RATE_SECONDS)
             least = min(now.in_flight, before.in_flight)
             self.estimate.observe(seconds, min(now.replicas, before.replicas), now.finished, least)
-        if now.arrivals or now.in_flight or self._last_arrival is None:
-            self._last_arrival = now.time
+        # Silence counts from when a replica answers: the request that it was loaded for has to come again.
+        loads = current > 0 and not now.replicas
+        has_loaded = before is not None and not before.replicas and now.replicas > 0
+        if now.arrivals or now.in_flight or loads or has_loaded or self._silent_since is None:
+            self._silent_since = now.time
         wanted = self._wanted(now, current)
         bounded = max(self.policy.minimum, min(self.policy.maximum, wanted))
         return self._explained(now, current, wanted, bounded)
@@ -146,9 +149,9 @@ class Autoscaler:
         return max(exact, 1e-9)
 
     def _is_silent(self, now: Observation) -> bool:
-        """No request came or ran during the stabilisation time."""
-        last = now.time if self._last_arrival is None else self._last_arrival
-        return now.time - last >= self.policy.stabilisation_seconds
+        """No request came or ran during the stabilisation time, and no replica began to answer."""
+        since = now.time if self._silent_since is None else self._silent_since
+        return now.time - since >= self.policy.stabilisation_seconds
 
     def _explained(self, now: Observation, current: int, wanted: int, bounded: int) -> ScalingDecision:
         rate, capacity = self._rate or 0.0, self.estimate.value

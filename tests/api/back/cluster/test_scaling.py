@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from api.back.settings import BackSettings
 from api.back.store.records import Autoscale, Capacity, DeploymentState
 from api.errors import Conflict, Unavailable
 from runtime.config import EngineSettings
-from runtime.contract import Operation
 from tests.api.back.cluster.deployments import deployed, server
 from tests.api.back.cluster.requests import complete, language_model, until
 
@@ -133,13 +133,12 @@ async def pair(cluster_settings: BackSettings, anyio_backend: str) -> AsyncItera
         cluster_settings,
         servers=2,
         engine=EngineSettings(num_slots=4, threads=1),
-        autoscale_stabilisation_seconds=1.0,
     )
     async with Backend.open(settings) as opened:
         yield opened
 
 
-async def test_real_replicas_follow_the_load_from_none_to_two_and_back(
+async def test_real_replicas_follow_the_load_to_two_to_none_and_back_to_one(
     pair: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scaling, "usable_cores", lambda: 2)
@@ -150,29 +149,25 @@ async def test_real_replicas_follow_the_load_from_none_to_two_and_back(
         (found,) = cluster.deployments()
         return found.state, list(found.servers.values()).count(DeploymentState.READY)
 
+    async def ask() -> None:
+        while True:
+            with suppress(Unavailable):
+                await complete(pair, language_model(pair, 1), max_tokens=90, n=4)
+            await asyncio.sleep(0.01)
+
+    crowd = [asyncio.create_task(ask()) for _ in range(12)]
+    await until(lambda: present() == (DeploymentState.READY, 2), "two replicas")
+    loop = cluster._scaling  # from now on a second without requests is enough
+    loop._settings = dataclasses.replace(loop._settings, autoscale_stabilisation_seconds=1.0)
+    for one in crowd:
+        one.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
     await until(lambda: present() == (DeploymentState.IDLE, 0), "no replica")
     assert cluster.readiness().ready, "nothing is wrong with it"
     with pytest.raises(Unavailable, match="is idle"):
         language_model(pair, 1)
     await until(lambda: present() == (DeploymentState.READY, 1), "one replica")
     assert await complete(pair, language_model(pair, 1))
-
-    async def ask() -> None:
-        parameters = {"max_tokens": 90, "ignore_eos": True, "n": 4}
-        target = language_model(pair, 1)
-        while True:
-            answer = cluster.generate(
-                target, prompt="the", parameters=parameters, operation=Operation.GENERATE, stream=False
-            )
-            async for _ in answer:
-                pass
-
-    crowd = [asyncio.create_task(ask()) for _ in range(12)]
-    await until(lambda: present() == (DeploymentState.READY, 2), "two replicas")
-    for one in crowd:
-        one.cancel()
-    await asyncio.gather(*crowd, return_exceptions=True)
-    await until(lambda: present() == (DeploymentState.IDLE, 0), "no replica")
     (recorded,) = await pair.deployments.list()
     assert recorded.replicas == 1, "as it was asked for: another facade has its own load"
     await cluster.adjust(record.id, replicas=1)  # by hand: from now on nothing scales it
