@@ -94,16 +94,21 @@ $(POD_NAME).{{ include "lmaas.tritonDomain" . }}-8001
 {{ ternary "https" "http" (ne .Values.api.tls.existingSecret "") }}://{{ include "lmaas.fullname" . }}-api:{{ .Values.api.service.port }}
 {{- end }}
 
+{{/* The keys of a map that are true, by commas. */}}
+{{- define "lmaas.chosen" -}}
+{{- $names := list -}}
+{{- range $name, $wanted := . }}{{ if $wanted }}{{ $names = append $names $name }}{{ end }}{{ end -}}
+{{- join "," $names -}}
+{{- end }}
+
 {{- define "lmaas.allowedHosts" -}}
 {{- $service := printf "%s-api" (include "lmaas.fullname" .) -}}
 {{- $local := printf "%s.%s.svc" $service .Release.Namespace -}}
 {{- $hosts := list $service (printf "%s.%s" $service .Release.Namespace) $local (printf "%s.%s" $local .Values.clusterDomain) -}}
-{{- range $host, $wanted := .Values.api.allowedHosts }}{{ if $wanted }}{{ $hosts = append $hosts $host }}{{ end }}{{ end -}}
+{{- $hosts = concat $hosts (include "lmaas.chosen" .Values.api.allowedHosts | splitList ",") -}}
 {{- if .Values.ingress.enabled }}{{ $hosts = concat $hosts (keys .Values.ingress.hosts) }}{{ end -}}
-{{- if .Values.gateway.enabled }}
-{{- range $host, $wanted := .Values.gateway.hosts }}{{ if $wanted }}{{ $hosts = append $hosts $host }}{{ end }}{{ end -}}
-{{- end -}}
-{{- $hosts | uniq | sortAlpha | join "," -}}
+{{- if .Values.gateway.enabled }}{{ $hosts = concat $hosts (include "lmaas.chosen" .Values.gateway.hosts | splitList ",") }}{{ end -}}
+{{- $hosts | compact | uniq | sortAlpha | join "," -}}
 {{- end }}
 
 {{/* Whole cores of a CPU quantity, one at least: "1500m" is 1. */}}
@@ -161,11 +166,11 @@ securityContext:
 {{- end }}
 
 {{- define "lmaas.pullSecrets" -}}
-{{- $names := list -}}
-{{- range $name, $wanted := .Values.image.pullSecrets }}{{ if $wanted }}{{ $names = append $names (dict "name" $name) }}{{ end }}{{ end -}}
-{{- with $names }}
+{{- with include "lmaas.chosen" .Values.image.pullSecrets }}
 imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
+  {{- range splitList "," . }}
+  - name: {{ . }}
+  {{- end }}
 {{- end }}
 {{- end }}
 
@@ -194,15 +199,17 @@ tolerations:
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $values.topologySpread }}
+{{- if compact (values $values.topologySpread) }}
 topologySpreadConstraints:
-  {{- range $key, $skew := . }}
+  {{- range $key, $skew := $values.topologySpread }}
+  {{- if $skew }}
   - topologyKey: {{ $key }}
     maxSkew: {{ $skew }}
     whenUnsatisfiable: ScheduleAnyway
     labelSelector:
       matchLabels:
         {{- include "lmaas.selectorLabels" (list $root (index $ 1)) | nindent 8 }}
+  {{- end }}
   {{- end }}
 {{- end }}
 {{- end }}

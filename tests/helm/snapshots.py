@@ -20,27 +20,35 @@ LONGEST = 2000  # characters of a text that is shown; of a longer one its digest
 
 
 def snapshot(name: str) -> str:
+    texts = _texts(name)
     if name == "default":
-        return _text(name)
-    lines = difflib.unified_diff(
-        _text("default").splitlines(), _text(name).splitlines(), "default", name, n=1, lineterm=""
-    )
-    return "\n".join(lines) + "\n"
+        return "\n".join(f"=== {title}\n{text}" for title, text in sorted(texts.items()))
+    default = _texts("default")
+    parts = []
+    for title in sorted({*texts, *default}):
+        if title not in texts:
+            parts.append(f"=== {title}\nis not there\n")
+        elif texts[title] != default.get(title):
+            parts.append(f"=== {title}\n{_difference(default.get(title, ''), texts[title])}")
+    return "".join(parts)
+
+
+def _difference(before: str, now: str) -> str:
+    """Without the numbers of lines, which change with what stands above."""
+    lines = list(difflib.unified_diff(before.splitlines(), now.splitlines(), n=2, lineterm=""))[2:]
+    return "".join("@@\n" if line.startswith("@@") else f"{line}\n" for line in lines)
 
 
 def file_of(name: str) -> Path:
-    return FOLDER / (f"{name}.yaml" if name == "default" else f"{name}.diff")
+    return FOLDER / (f"{name}.txt" if name == "default" else f"{name}.diff")
 
 
 @cache
-def _text(name: str) -> str:
-    shown = [_shown(item) for item in sorted(rendered(name), key=label)]
-    return yaml.safe_dump_all(shown, sort_keys=True, width=110) + "\n" + _notes(name)
-
-
-def _notes(name: str) -> str:
+def _texts(name: str) -> dict[str, str]:
+    """Each manifest, and the notes, as text."""
+    found = {label(item): yaml.safe_dump(_shown(item), width=110) for item in rendered(name)}
     (notes,) = (text for path, text in render(values(name)).items() if path.endswith("NOTES.txt"))
-    return "".join(f"# {line}".rstrip() + "\n" for line in notes.splitlines())
+    return {**found, "notes": notes}
 
 
 def _shown(item: Manifest) -> Any:
