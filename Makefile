@@ -37,7 +37,7 @@ format: .venv/test.installed ## Write the code in its one format
 	.venv/bin/ruff check --fix $(SOURCES)
 
 clean: unused ## Remove the environment and every cache; the state stays
-	rm -rf .venv kernels/operators.so build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv kernels/operators.so kernels/preload.so build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 purge: clean ## Remove the state as well: models, records of tasks, logs

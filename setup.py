@@ -1,4 +1,4 @@
-"""Builds kernels/operators.so with the C compiler of the package `ziglang`: no compiler need be installed."""
+"""Builds the C libraries of kernels/ with the compiler of the package `ziglang`: none need be installed."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class BuildOperators(build_ext):
             shutil.copy2(built, target)
             return
         command = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu.2.17", *FLAGS]
-        command += [f"-m{name}" for name in INSTRUCTIONS]
-        subprocess.run([*command, "-o", str(target), *ext.sources], check=True)
+        command += ext.extra_compile_args
+        subprocess.run([*command, "-o", str(target), *ext.sources, *ext.extra_link_args], check=True)
 
 
 class OneWheel(bdist_wheel):
@@ -44,7 +44,13 @@ class OneWheel(bdist_wheel):
 
 setup(
     ext_modules=[
-        Extension("kernels.operators", SOURCES, depends=["kernels/native/ort.h", "kernels/native/simd.h"])
+        Extension(
+            "kernels.operators",
+            SOURCES,
+            depends=["kernels/native/ort.h", "kernels/native/simd.h"],
+            extra_compile_args=[f"-m{name}" for name in INSTRUCTIONS],
+        ),
+        Extension("kernels.preload", ["kernels/preload.c"], extra_link_args=["-lpthread", "-ldl"]),
     ],
     cmdclass={"build_ext": BuildOperators, "bdist_wheel": OneWheel},
 )

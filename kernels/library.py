@@ -1,4 +1,4 @@
-"""Our compiled operators: where they lie, and whether this processor can run them."""
+"""Our compiled libraries: where they lie, and whether this processor can run them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parent / "operators.so"
+PRELOAD = LIBRARY.with_name("preload.so")  # is loaded into Triton, for what preload.c says
 SCALE_BYTES = 4  # of a head's key or value in the cache: the float32 that one of its whole numbers stands for
 
 

@@ -67,7 +67,12 @@ def test_it_is_for_this_platform_and_has_what_serving_needs(wheel: Path) -> None
     assert wheel.name.endswith("-py3-none-manylinux_2_17_x86_64.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for name in ("lmaas.py", "kernels/operators.so", "triton_repo/backends/lmaas/model.py"):
+    for name in (
+        "lmaas.py",
+        "kernels/operators.so",
+        "kernels/preload.so",
+        "triton_repo/backends/lmaas/model.py",
+    ):
         assert name in names
     for model in (path.parent.name for path in (ROOT / "models").glob("*/config.json")):
         assert f"models/{model}/model.safetensors" in names

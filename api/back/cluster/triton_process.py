@@ -35,7 +35,7 @@ from api.back.cluster.server_log import ServerLog
 from api.back.guard import HIDDEN, SECRET, guarded
 from api.back.settings import BackSettings
 from api.errors import ServerFault
-from kernels.library import SWITCH
+from kernels.library import PRELOAD, SWITCH
 from runtime.log_format import FORMAT_VARIABLE, LEVEL_VARIABLE
 
 STOP_SECONDS = 1.5  # nothing of value is lost after it: requests were drained, state lies elsewhere
@@ -193,8 +193,11 @@ def _environment(settings: BackSettings, installation: Installation) -> dict[str
     """Of the caller's environment only what finds programs, GPUs and a place for temporary files."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     scripts = sysconfig.get_path("scripts")
+    # `kernels` is a link in the folder that Triton runs in. A full path may have a space, which ends a name.
+    preload = {"LD_PRELOAD": f"kernels/{PRELOAD.name}"} if PRELOAD.is_file() else {}
     return {
         **inherited,
+        **preload,
         FORMAT_VARIABLE: settings.log_format,
         LEVEL_VARIABLE: settings.log_level,
         "PATH": os.pathsep.join([scripts, "/usr/local/bin", "/usr/bin", "/bin"]),

@@ -15,6 +15,7 @@ from api.back.cluster.records import ServerState
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
 from api.errors import Unavailable
+from kernels.library import PRELOAD
 from runtime.contract import Kind, Operation
 from runtime.messages import Answer
 from tests.api.back.cluster.requests import (
@@ -48,6 +49,26 @@ def stub(backend: Backend, settings: BackSettings) -> int:
     return stub_pids(settings, "tiny", 1)[0]
 
 
+class Aborts:
+    """Whether Triton itself has ended since then, by a mutex that a killed stub held: see kernels/preload.c.
+
+    Where that library was not built, this may happen. The neighbours end and are started again with it.
+    """
+
+    def __init__(self, backend: Backend, settings: BackSettings) -> None:
+        self._backend = backend
+        self._log = settings.home / "logs" / "triton-0.log"
+        self._begin = self._log.stat().st_size
+        self._restarts = backend.cluster.servers()[0].restarts
+
+    def __bool__(self) -> bool:
+        if self._backend.cluster.servers()[0].restarts == self._restarts:
+            return False
+        assert not PRELOAD.is_file()
+        assert b"boost::interprocess::lock_exception" in self._log.read_bytes()[self._begin :]
+        return True
+
+
 async def begun_stream(backend: Backend) -> AsyncGenerator[Answer, None]:
     """A long stream, of which the first piece is here."""
     parameters = {"max_tokens": 80, "ignore_eos": True, "n": 16}
@@ -70,6 +91,7 @@ async def test_it_heals(
     await until(lambda: patient.cluster.readiness().ready, "ready")
     expected = await complete(patient, language_model(patient, 1))
     others = stub_pids(cluster_settings, "tiny", 2) + stub_pids(cluster_settings, "head", 1)
+    aborts = Aborts(patient, cluster_settings)
     texts: list[str] = []
 
     async def ask() -> None:
@@ -95,7 +117,7 @@ async def test_it_heals(
         await until(lambda: patient.cluster.readiness().ready, "healed")
     assert texts == [expected] * 3  # nothing of them had been sent: each was sent again
     assert await complete(patient, language_model(patient, 1)) == expected
-    if victim is stub:  # the neighbours felt nothing
+    if victim is stub and not aborts:  # the neighbours felt nothing
         assert stub_pids(cluster_settings, "tiny", 2) + stub_pids(cluster_settings, "head", 1) == others
     assert len(processes(cluster_settings)) == 1 + 1 + 3  # the guard, Triton and its stubs
     assert patient.cluster.servers()[0].state is ServerState.READY
@@ -103,15 +125,19 @@ async def test_it_heals(
 
 async def test_the_others_answer_while_one_is_dead(patient: Backend, cluster_settings: BackSettings) -> None:
     await until(lambda: patient.cluster.readiness().ready, "ready")
+    aborts = Aborts(patient, cluster_settings)
     os.kill(stub(patient, cluster_settings), signal.SIGKILL)
-    answered = 0
-    while patient.cluster.readiness().ready or (not patient.cluster.readiness().ready and answered < 20):
-        head = patient.cluster.choose("head", None, Kind.CLASSIFIER)
-        await patient.cluster.classify(head, ["the cat"])
-        await complete(patient, language_model(patient, 2))
-        answered += 1
-    states = {(record.model, record.version): record.state for record in patient.cluster.deployments()}
-    assert states["tiny", 2] is states["head", 1] is DeploymentState.READY
+    try:
+        answered = 0
+        while patient.cluster.readiness().ready or answered < 20:
+            head = patient.cluster.choose("head", None, Kind.CLASSIFIER)
+            await patient.cluster.classify(head, ["the cat"])
+            await complete(patient, language_model(patient, 2))
+            answered += 1
+        states = {(record.model, record.version): record.state for record in patient.cluster.deployments()}
+        assert states["tiny", 2] is states["head", 1] is DeploymentState.READY
+    except Unavailable:
+        await until(lambda: aborts, "an abort, as nothing else makes the others unavailable")
     await until(lambda: patient.cluster.readiness().ready, "healed")
 
 
