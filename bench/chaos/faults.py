@@ -53,6 +53,7 @@ def of_two_facades(pair: tuple[Facade, Facade], postgres: Postgres, s3: S3Server
         Fault("kill -9 of one of two façades, started again", lambda: _kill_and_start(first)),
         Fault("kill -9 of the Triton of the other", lambda: _signal(second.triton().pid)),
         Fault("kill -9 of PostgreSQL, started again", lambda: _kill_and_restart(postgres)),
+        Fault(f"PostgreSQL silent, {STOPPED_SECONDS:g} s", lambda: _halt(postgres)),
         Fault(f"the blob store silent, {STOPPED_SECONDS:g} s", lambda: _halt(s3)),
         Fault(f"{CUT_STREAMS} connections cut in the middle of a stream", lambda: _cut(second.url)),
     ]
@@ -74,12 +75,12 @@ async def _kill_and_restart(postgres: Postgres) -> None:
     await asyncio.to_thread(postgres.restart)
 
 
-async def _halt(s3: S3Server) -> None:
-    s3.halt()
+async def _halt(server: Postgres | S3Server) -> None:
+    server.halt()
     try:
         await asyncio.sleep(STOPPED_SECONDS)
     finally:
-        s3.resume()
+        server.resume()
 
 
 async def _stop(facade: Facade, model: str | None) -> None:

@@ -68,6 +68,18 @@ class Postgres:
         self._process.kill()
         self._process.wait()
 
+    def halt(self) -> None:
+        """Stop all its processes (SIGSTOP): connections stay open, and nothing answers until `resume`."""
+        server = psutil.Process(self._process.pid)
+        server.suspend()  # first: it starts no other process then
+        for process in server.children():
+            process.suspend()
+
+    def resume(self) -> None:
+        server = psutil.Process(self._process.pid)
+        for process in (*server.children(), server):
+            process.resume()
+
     def close(self) -> None:
         self._process.send_signal(signal.SIGQUIT)  # at once
         self._process.wait()

@@ -152,15 +152,22 @@ def _engine(url: URL) -> AsyncEngine:
         url = url.set(drivername="postgresql+psycopg")
     # What the URL says goes before what is said here.
     url = url.set(query={**POSTGRESQL, **url.query})
+    from api.back.store.postgresql import Connector
+
     # A connection may be of before a restart of the server.
-    return create_async_engine(url, pool_timeout=CONNECTION_SECONDS, pool_pre_ping=True)
+    return create_async_engine(
+        url,
+        pool_timeout=CONNECTION_SECONDS,
+        pool_pre_ping=True,
+        connect_args={"async_creator_fn": Connector()},
+    )
 
 
 def location(engine: AsyncEngine) -> str:
-    """The file of an SQLite database; of another the URL, without its password."""
+    """The file of an SQLite database; of another the URL, without password and parameters of connections."""
     if engine.dialect.name == "sqlite" and engine.url.database:
         return engine.url.database
-    return engine.url.render_as_string(hide_password=True)
+    return engine.url.difference_update_query(POSTGRESQL).render_as_string(hide_password=True)
 
 
 def _require_folder(engine: AsyncEngine) -> None:

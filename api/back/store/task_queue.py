@@ -60,7 +60,7 @@ class TaskQueue:
     @property
     def failure(self) -> StoreUnavailable | None:
         """Why nothing can be recorded at present."""
-        return self._writer.failure
+        return self._writer.failure or self._database.failure
 
     @property
     def num_waiting(self) -> int:

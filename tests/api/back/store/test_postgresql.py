@@ -1,4 +1,4 @@
-"""A PostgreSQL that is killed, locked or asked what it cannot keep."""
+"""A PostgreSQL that is killed, stopped, locked or asked what it cannot keep."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from pathlib import Path
 import anyio
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import OperationalError
 
 from api.back.settings import BackSettings
+from api.back.store import postgresql
 from api.back.store.database import Database
+from api.back.store.postgresql import NO_ANSWER
 from api.errors import InvalidInput, StoreUnavailable
 from bench.chaos.services import Postgres
 from tests.api.back.store.test_tasks import record
@@ -48,7 +51,9 @@ async def test_a_server_that_is_killed_is_away_until_it_is_back(mortal: Postgres
         await stores.writer.add(record(1))
         assert len(await stores.tasks.list()) == 1
         mortal.kill()
-        for call in (stores.writer.add(record(2)), stores.tasks.get("task-001"), stores.queue.extend()):
+        assert "the database fails" in await refused(stores.queue.extend())
+        assert stores.queue.failure is not None  # also while no task waits to be recorded
+        for call in (stores.writer.add(record(2)), stores.tasks.get("task-001")):
             assert "the database fails" in await refused(call)
         stores.writer.put(record(3))
         mortal.restart()
@@ -57,6 +62,43 @@ async def test_a_server_that_is_killed_is_away_until_it_is_back(mortal: Postgres
             while stores.writer.failure is not None or stores.writer.num_waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert [task.id for task in await stores.tasks.list()] == ["task-003", "task-001"]
+
+
+async def test_a_server_that_is_stopped_gives_no_answer_and_goes_on_later(
+    mortal: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 0.2)
+    async with open_stores(on(mortal, tmp_path)) as stores:
+        await stores.writer.add(record(1))
+        async with stores.database.read() as begun:
+            await begun.execute(text("SELECT 1"))
+            mortal.halt()
+            with anyio.move_on_after(0.1) as left, anyio.fail_after(BOUND_SECONDS / 2):
+                await stores.tasks.get("task-001")
+            assert left.cancelled_caught
+            with pytest.raises(OperationalError, match=NO_ANSWER):  # of a connection that is in use
+                await begun.execute(text("SELECT 1"))
+        calls = (stores.queue.extend(), stores.writer.add(record(2)), stores.tasks.list())
+        for detail in await asyncio.gather(*map(refused, calls)):
+            assert NO_ANSWER in detail
+            assert "connect_timeout" not in detail  # the URL as the settings have it
+        assert stores.queue.failure is not None
+        stores.writer.put(record(3))
+        mortal.resume()
+        with anyio.fail_after(20):
+            while stores.writer.failure is not None or stores.writer.num_waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert [task.id for task in await stores.tasks.list()] == ["task-003", "task-001"]
+        assert await stores.queue.extend() is False  # nothing of the first call was written
+        assert stores.queue.failure is None
+
+
+async def test_a_slow_statement_is_no_stopped_server(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 0.2)
+    async with open_stores(on(postgres, tmp_path)) as stores, stores.database.read() as connection:
+        assert await connection.scalar(text("SELECT 1 FROM pg_sleep(0.6)")) == 1
 
 
 async def test_what_is_locked_is_named(postgres: Postgres, tmp_path: Path) -> None:
