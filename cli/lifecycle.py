@@ -135,19 +135,20 @@ def pull_model(
 
 @models.command("history")
 def model_history(name: Name, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
-    """List who deployed, undeployed, deleted or gave an alias to which version."""
+    """List who deployed, scaled, undeployed, deleted or gave an alias to which version."""
     with connect(url) as client:
         answer = client.call("GET", f"{model_path(name)}/history")
     print_listing(
         answer,
         as_json,
-        ("when", "who", "action", "version", "precision", "alias"),
+        ("when", "who", "action", "version", "precision", "replicas", "alias"),
         lambda entry: (
             entry["at"][:19],
             entry["name"] or entry["actor"],
             entry["action"],
             entry["version"],
             entry["precision"],
+            entry["replicas"],
             entry["alias"],
         ),
         "nothing was done with it yet",

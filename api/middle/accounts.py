@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from api.back.store.audit import AuditStore
-from api.back.store.records import AuditRecord, UsageRecord, now
+from api.back.store.records import AuditRecord, DeploymentRecord, UsageRecord, now
 from api.back.store.usage import UsageStore
 from api.caller import Caller
 from api.errors import Forbidden, StoreUnavailable
@@ -46,8 +46,13 @@ class Accounts:
     ) -> None:
         """A change that the caller asked for. Where it cannot be recorded, the server's log has it."""
         actor = caller.key if caller.verified else ""
+        await self._add(actor, caller.address, action, target, outcome, request_id)
+
+    async def _add(
+        self, actor: str, address: str, action: str, target: str, outcome: str, request_id: str | None
+    ) -> None:
         record = AuditRecord(
-            new_id(), now(), actor, caller.address, action, target[:LONGEST_TARGET], outcome, request_id
+            new_id(), now(), actor, address, action, target[:LONGEST_TARGET], outcome, request_id
         )
         try:
             await self._audit.add(record)
@@ -58,6 +63,10 @@ class Accounts:
         """What was done with a model, for its history: `what` is `versions/2` or `aliases/stable`."""
         request_id = LogContext.current().request_id
         await self.record(caller, action, f"{_of_model(model)}{what}", outcome, request_id)
+
+    async def record_own(self, actor: str, action: str, record: DeploymentRecord, outcome: str) -> None:
+        """What the appliance did with a deployment by itself, for the history of its model."""
+        await self._add(actor, "local", action, _of_version(record), outcome, None)
 
     async def history(self, model: str, *, limit: int, before: str | None) -> list[AuditRecord]:
         """What `record_model` recorded, newest first. Raises NotFound (`before`), StoreUnavailable."""
@@ -71,3 +80,7 @@ class Accounts:
 def _of_model(name: str) -> str:
     """How targets of a model begin; the path of a request begins with a slash."""
     return f"models/{name}/"
+
+
+def _of_version(record: DeploymentRecord) -> str:
+    return f"{_of_model(record.model)}versions/{record.version}"

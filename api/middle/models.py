@@ -158,6 +158,7 @@ class Models:
 
     async def adjust(
         self,
+        caller: Caller,
         deployment_id: str,
         *,
         replicas: int | None,
@@ -168,8 +169,9 @@ class Models:
         autoscale: Autoscale | None = None,
     ) -> DeploymentRecord:
         """None: as it is. Raises as ClusterManager.adjust."""
-        return await self._cluster.adjust(
-            self.deployment(deployment_id).id,
+        before = self.deployment(deployment_id)
+        record = await self._cluster.adjust(
+            before.id,
             replicas=replicas,
             traffic_weight=traffic_weight,
             capacity=capacity,
@@ -177,6 +179,11 @@ class Models:
             ends_canary=ends_canary,
             autoscale=autoscale,
         )
+        if replicas is not None:
+            await self._record("scale", record, caller, str(replicas))
+        if before.canary is not None and record.canary is None:
+            await self._record("end-canary", record, caller)
+        return record
 
     async def replace(
         self,
@@ -203,7 +210,7 @@ class Models:
         await self._record("undeploy", record, caller)
 
     async def history(self, name: str, *, limit: int, before: str | None) -> list[AuditRecord]:
-        """Who deployed, undeployed, deleted or gave an alias to which version, newest first.
+        """Who deployed, scaled, undeployed, deleted or gave an alias to which version, newest first.
 
         It outlives the model. Raises NotFound: neither a model nor a history has this name.
         """
@@ -212,9 +219,12 @@ class Models:
             await self._store.get(name)
         return found
 
-    async def _record(self, action: str, record: DeploymentRecord, caller: Caller) -> None:
+    async def _record(
+        self, action: str, record: DeploymentRecord, caller: Caller, outcome: str | None = None
+    ) -> None:
+        """`outcome` None: the precision."""
         what = f"versions/{record.version}"
-        await self._accounts.record_model(caller, action, record.model, what, record.variant.value)
+        await self._accounts.record_model(caller, action, record.model, what, outcome or record.variant.value)
 
     async def _release(self, name: str, version: int | None, caller: Caller, *, force: bool) -> None:
         """End the conversions and deployments that use a model, or one version of it.

@@ -62,6 +62,7 @@ class Service:
         files = Files(backend.files, backend.batches, _file_limits(settings))
         callbacks = _callbacks(backend, settings, metrics)
         tasks.observers += [accounts.note, callbacks.note]
+        cluster.observers.append(accounts.record_own)
         return cls(
             tasks,
             Dispatcher(tasks, {Lane.MODELS: settings.task_workers, Lane.CONVERSIONS: 1}),

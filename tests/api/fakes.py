@@ -489,6 +489,7 @@ class FakeCluster(ClusterManager):
 
     def __init__(self, models: FakeModels) -> None:
         self.models = models
+        self.observers = []
         self.live: dict[str, DeploymentRecord] = {}
         self.labels: dict[str, tuple[str, ...]] = {}
         self.requests: list[tuple[str | Sequence[int], dict[str, Any], Operation]] = []

@@ -20,7 +20,7 @@ from api.back.cluster import router
 from api.back.cluster.backoff import backoff_seconds
 from api.back.cluster.canary import Essence, agreement, essence, labels, service_seconds
 from api.back.cluster.deployment import Deployment
-from api.back.cluster.records import HeadAnswer, ModelVersion
+from api.back.cluster.records import HeadAnswer, ModelVersion, Report
 from api.back.cluster.triton_client import TritonClient
 from api.back.store.deployments import DeploymentStore
 from api.back.store.records import DeploymentState
@@ -46,9 +46,11 @@ logger = logging.getLogger(__name__)
 class Canaries:
     """`deployments` are those of the cluster, by id."""
 
-    def __init__(self, deployments: Mapping[str, Deployment], records: DeploymentStore) -> None:
+    def __init__(
+        self, deployments: Mapping[str, Deployment], records: DeploymentStore, report: Report
+    ) -> None:
         self._deployments = deployments
-        self._rollbacks = Rollbacks(deployments, records)
+        self._rollbacks = Rollbacks(deployments, records, report)
         self._shadows = Shadows(self._rollbacks.judge)
 
     def observe(self, deployment: Deployment) -> Observation | None:
@@ -223,10 +225,13 @@ class Shadows:
 class Rollbacks:
     """Takes the traffic from a canary that passed a bound; its record, the log and a metric say why."""
 
-    def __init__(self, deployments: Mapping[str, Deployment], records: DeploymentStore) -> None:
+    def __init__(
+        self, deployments: Mapping[str, Deployment], records: DeploymentStore, report: Report
+    ) -> None:
         self.counts: Counter[str] = Counter()  # by model
         self._deployments = deployments
         self._records = records
+        self._report = report
         self._recording: set[asyncio.Task[None]] = set()
 
     def judge(self, canary: Deployment) -> None:
@@ -262,6 +267,7 @@ class Rollbacks:
                 await asyncio.sleep(backoff_seconds(times, MAX_BACKOFF_SECONDS))
             else:
                 canary.unrecorded = False
+                await self._report("rollback", "rollback", canary.record, canary.record.variant.value)
                 return
 
     async def close(self) -> None:

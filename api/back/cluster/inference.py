@@ -19,11 +19,11 @@ from api.back.cluster.canaries import FAULTS, Canaries, heads_again, observed
 from api.back.cluster.canary import labels
 from api.back.cluster.controller import first_of
 from api.back.cluster.deployment import Deployment
-from api.back.cluster.records import HeadAnswer, Target
+from api.back.cluster.records import HeadAnswer, Report, Target
 from api.back.cluster.replica import Replica
 from api.back.store.deployments import DeploymentStore
 from api.back.store.models import ModelStore
-from api.back.store.records import DeploymentState
+from api.back.store.records import DeploymentRecord, DeploymentState
 from api.errors import Unavailable
 from api.log_context import LogContext
 from runtime.commands import Submit
@@ -43,7 +43,8 @@ class Inference:
         self._retry_seconds = retry_seconds
         self._deployments: dict[str, Deployment] = {}  # by id, oldest first
         self._draining: list[Deployment] = []  # they were replaced, and end the tasks that had chosen them
-        self._canaries = Canaries(self._deployments, records)
+        self.observers: list[Report] = []  # of changes that nobody asked for
+        self._canaries = Canaries(self._deployments, records, self._report)
 
     def choose(
         self,
@@ -151,6 +152,10 @@ class Inference:
                     return answers
             except Unavailable as error:  # noqa: PERF203 - trying again is the point
                 await tries.after(error)
+
+    async def _report(self, actor: str, action: str, record: DeploymentRecord, outcome: str) -> None:
+        for observer in self.observers:
+            await observer(actor, action, record, outcome)
 
     def _deployment(self, target: Target) -> Deployment:
         """Raises Unavailable where it is gone."""

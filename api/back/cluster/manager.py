@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any
 
 from api.back.cluster import admission, rollout, status
@@ -48,9 +47,9 @@ class ClusterManager(Inference):
         self._rollouts = rollout.Rollouts(
             self._pool, self._deployments, self._draining, settings.replace_drain_seconds
         )
-        # What follows the load is not recorded: another façade has its own servers, and its own load.
-        scale = partial(self.scale, recorded=False)
-        self._scaling = ScalingLoop(settings, self._pool.servers, self._deployments.values, scale)
+        self._scaling = ScalingLoop(
+            settings, self._pool.servers, self._deployments.values, self._scale_by_load
+        )
 
     @classmethod
     @asynccontextmanager
@@ -219,6 +218,11 @@ class ClusterManager(Inference):
     async def _change(self, deployment: Deployment, changes: Mapping[str, Any]) -> None:
         await self._records.update(dataclasses.replace(deployment.status, **changes))
         deployment.record = dataclasses.replace(deployment.record, **changes)
+
+    async def _scale_by_load(self, deployment: Deployment, replicas: int) -> None:
+        """The number is not recorded: another façade has its own servers, and its own load."""
+        await self.scale(deployment, replicas, recorded=False)
+        await self._report("autoscaler", "scale", deployment.record, str(replicas))
 
     async def scale(self, deployment: Deployment, replicas: int, *, recorded: bool = True) -> None:
         """Have as many replicas as asked for. A replica that does not load is removed again."""

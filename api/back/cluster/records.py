@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from api.back.store.records import Autoscale
+from api.back.store.records import Autoscale, DeploymentRecord
 from runtime.contract import Kind, Variant
 from runtime.messages import Slot
 
 ModelVersion = tuple[str, int]  # a model and a version of it, as Triton names them
+# A change that nobody asked for: actor (`autoscaler`, `rollback`), action, deployment, outcome.
+Report = Callable[[str, str, DeploymentRecord, str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

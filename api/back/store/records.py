@@ -340,7 +340,8 @@ class AuditRecord:
 
     id: str  # in order of time
     at: datetime
-    actor: str  # id of the API key; "" where none was needed; or an account of the machine
+    # Id of the API key, "" where none was needed; an account of the machine; `autoscaler`; or `rollback`.
+    actor: str
     address: str
     action: str  # the method of a request, or a command
     target: str  # the path of a request, or what the command names

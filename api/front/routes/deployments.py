@@ -60,6 +60,7 @@ async def adjust(request: Request, change: DeploymentChange) -> Response:
             force=change.force,
         )
     record = await models.adjust(
+        caller(request),
         deployment_id,
         replicas=change.replicas,
         traffic_weight=change.traffic_weight,

@@ -55,12 +55,17 @@ class AuditFilter(Schema):
 class AuditView(BaseModel):
     id: str
     at: datetime
-    actor: str | None = Field(description="Id of the API key, or an account of the machine; null: no key.")
+    actor: str | None = Field(
+        description="Id of the API key; an account of the machine; `autoscaler`, `rollback`: the server;"
+        " null: no key."
+    )
     name: str | None = Field(description="Of the key.")
     address: str
     action: str = Field(description="A method, a command, or what was done with a model.")
     target: str = Field(description="A path, what the command names, or a version or alias of a model.")
-    outcome: str = Field(description="The status of the answer; done; or a model's precision or version.")
+    outcome: str = Field(
+        description="The status of the answer; done; or a model's precision, version or replicas."
+    )
     request_id: str | None
 
     @classmethod

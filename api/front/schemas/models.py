@@ -124,17 +124,20 @@ class HistoryFilter(Schema):
 class HistoryEntry(BaseModel):
     id: str
     at: datetime
-    actor: str | None = Field(description="Id of the API key; null: no key.")
+    actor: str | None = Field(
+        description="Id of the API key; `autoscaler`, `rollback`: the server itself; null: no key."
+    )
     name: str | None = Field(description="Of the key.")
-    action: Literal["deploy", "replace", "undeploy", "alias", "delete"]
+    action: Literal["deploy", "replace", "scale", "end-canary", "rollback", "undeploy", "alias", "delete"]
     version: int | None = Field(description="Null: an alias was removed, or all versions were deleted.")
     precision: str | None = Field(description="Of a deployment.")
+    replicas: int | None = Field(description="That it was scaled to.")
     alias: str | None
 
     @classmethod
     def of(cls, record: AuditRecord) -> HistoryEntry:
         kind, _, what = record.target.split("/", 2)[2].partition("/")
-        is_alias = kind == "aliases"
+        is_alias, is_scale = kind == "aliases", record.action == "scale"
         number = record.outcome if is_alias else what
         return cls(
             id=record.id,
@@ -143,7 +146,8 @@ class HistoryEntry(BaseModel):
             name=record.name,
             action=record.action,  # type: ignore[arg-type]
             version=int(number) if number.isdigit() else None,
-            precision=None if is_alias or record.action == "delete" else record.outcome,
+            precision=None if is_alias or is_scale or record.action == "delete" else record.outcome,
+            replicas=int(record.outcome) if is_scale else None,
             alias=what if is_alias else None,
         )
 

@@ -260,15 +260,31 @@ def test_the_history_of_a_model(client: TestClient, back: FakeBack) -> None:
     client.patch("/v1/models/mini-lm", json={"aliases": {"stable": 1}})
     client.patch("/v1/models/mini-lm", json={"aliases": {"stable": None}})
     client.delete("/v1/deployments/d-mini-lm")
-    client.post("/v1/deployments", json={"model": "mini-lm", "precision": "fp32"})
+    canary = {"max_error_rate": 0.5}
+    client.post("/v1/deployments", json={"model": "mini-lm", "precision": "fp32", "canary": canary})
     client.post("/v1/deployments", json={"model": "mini-lm"})  # refused: it is deployed
+    client.patch("/v1/deployments/d-mini-lm-1", json={"canary": None, "replicas": 2})
+    client.patch("/v1/deployments/d-mini-lm-1", json={"canary": None})  # there is none any more
+    assert client.portal is not None
+    record = back.cluster.live["d-mini-lm-1"]
+    for change in (("autoscaler", "scale", record, "3"), ("rollback", "rollback", record, "fp32")):
+        client.portal.call(back.cluster.observers[0], *change)
     client.delete("/v1/models/mini-lm/versions/1?force=true")
     client.delete("/v1/models/mini-nli")  # refused; and another model
     shown = client.get(path).json()["data"]
     fields = ("action", "version", "precision", "alias")
+    assert {entry["action"]: entry["actor"] for entry in shown if entry["actor"]} == {
+        "scale": "autoscaler",
+        "rollback": "rollback",
+    }
+    assert [entry["replicas"] for entry in shown if entry["action"] == "scale"] == [3, 2]
     assert [tuple(entry[name] for name in fields) for entry in shown] == [
         ("delete", 1, None, None),
         ("undeploy", 1, "fp32", None),
+        ("rollback", 1, "fp32", None),
+        ("scale", 1, None, None),
+        ("end-canary", 1, "fp32", None),
+        ("scale", 1, None, None),
         ("deploy", 1, "fp32", None),
         ("undeploy", 1, "int8", None),
         ("alias", None, None, "stable"),

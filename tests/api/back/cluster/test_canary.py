@@ -63,7 +63,6 @@ class Recorded(DeploymentStore):
         if self.failures:
             raise self.failures.pop()
         self.records.append(record)
-        self.written.set()
 
 
 def test_what_keeps_to_its_bounds_stays() -> None:
@@ -135,7 +134,13 @@ def test_seconds_leave_out_the_queue_and_count_for_a_token() -> None:
 
 async def test_a_rollback_takes_the_weight_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     stable, tried, store = deployed("a", 1), canary(), Recorded()
-    rollbacks = Rollbacks({"a-1": stable, "a-2": tried}, store)
+    reports: list[tuple[str, str, DeploymentRecord, str]] = []
+
+    async def report(*change: Any) -> None:
+        reports.append(change)
+        store.written.set()
+
+    rollbacks = Rollbacks({"a-1": stable, "a-2": tried}, store, report)
     store.failures.append(StoreUnavailable("locked"))
     monkeypatch.setattr("api.back.cluster.canaries.backoff_seconds", lambda *_: 0.0)
     tried.watch = watch(seconds=3.0)
@@ -152,14 +157,19 @@ async def test_a_rollback_takes_the_weight_and_says_why(monkeypatch: pytest.Monk
     await asyncio.wait_for(store.written.wait(), 5)
     assert store.records[0].events == (event,)
     assert [*unrecorded, tried.unrecorded] == [True, False]
+    assert reports == [("rollback", "rollback", tried.record, "int8")]
     await rollbacks.close()
+
+
+async def unused(*change: Any) -> None:
+    raise AssertionError(change)
 
 
 async def test_a_canary_without_another_deployment_keeps_its_traffic() -> None:
     tried = canary()
     tried.watch = watch(seconds=3.0)
     for others in ({}, {"a-1": deployed("a", 1, weight=0)}, {"b-1": deployed("b", 1)}):
-        rollbacks = Rollbacks({**others, "a-2": tried}, Recorded())
+        rollbacks = Rollbacks({**others, "a-2": tried}, Recorded(), unused)
         rollbacks.judge(tried)
         assert tried.record.traffic_weight == 10
 

@@ -15,7 +15,7 @@ from api.back.cluster import following, scaling
 from api.back.cluster.deployment import Deployment
 from api.back.cluster.scaling import ScalingLoop
 from api.back.settings import BackSettings
-from api.back.store.records import Autoscale, Capacity, DeploymentState
+from api.back.store.records import Autoscale, Capacity, DeploymentRecord, DeploymentState
 from api.errors import Conflict, Unavailable
 from runtime.config import EngineSettings
 from tests.api.back.cluster.deployments import deployed, server
@@ -143,6 +143,12 @@ async def test_real_replicas_follow_the_load_to_two_to_none_and_back_to_one(
 ) -> None:
     monkeypatch.setattr(scaling, "usable_cores", lambda: 2)
     cluster = pair.cluster
+    reports: list[tuple[str, str, str]] = []
+
+    async def report(actor: str, action: str, record: DeploymentRecord, outcome: str) -> None:
+        reports.append((actor, action, outcome))
+
+    cluster.observers.append(report)
     record = await cluster.deploy("tiny", 1, "auto", autoscale=Autoscale(0, 2))
 
     def present() -> tuple[DeploymentState, int]:
@@ -172,4 +178,8 @@ async def test_real_replicas_follow_the_load_to_two_to_none_and_back_to_one(
     assert recorded.replicas == 1, "as it was asked for: another facade has its own load"
     await cluster.adjust(record.id, replicas=1)  # by hand: from now on nothing scales it
     assert cluster.deployments()[0].autoscale is None
+    assert {report[:2] for report in reports} == {("autoscaler", "scale")}
+    outcomes = [outcome for *_, outcome in reports]
+    assert (outcomes[:2], outcomes[-1]) == (["0", "1"], "0")
+    assert "2" in outcomes
     assert present() == (DeploymentState.READY, 1)
