@@ -152,14 +152,15 @@ class Settings(BaseSettings):
     triton_metrics_port: Port = Field(default=0, description="Triton's metrics port; 0 takes a free one.")
     max_connections: Connections = Field(
         default=0,
-        description="Connections at once; more take the place of idle ones, or are answered 503. 0: what the"
+        description="Connections at once; more take the place of idle ones, or are refused (503). 0: what the"
         " limit of open files allows, at most 8192.",
     )
     keep_alive_seconds: Seconds = Field(
         default=75, description="How long an idle connection stays open; a proxy's own time must be shorter."
     )
     head_timeout_seconds: Seconds = Field(
-        default=10, description="How long the head of a request may take to arrive."
+        default=10,
+        description="How long the head of a request, and before it the TLS handshake, may take to arrive.",
     )
     stall_timeout_seconds: Seconds = Field(
         default=30,

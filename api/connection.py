@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
+from collections.abc import Set
 from enum import Enum
 from typing import Any, cast
 
@@ -17,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from api import bounds
-from api.bounds import Bounds, HeadSize, Pace, Refused, Rest, Wire, giving_way, refusal
+from api.bounds import Bounds, HeadSize, Pace, Refused, Rest, Waiting, Wire, giving_way, refusal
 from api.errors import ApiError, Unavailable
 from api.front.endpoint import CROWDED
 from api.front.problems import BadRequest, TooSlow
@@ -33,8 +35,20 @@ class Config(uvicorn.Config):
 
     def __init__(self, app: Any, bounds: Bounds, metrics: Metrics, **options: Any) -> None:
         super().__init__(app, http=Connection, ws="none", **options)
+        self.tls: ssl.SSLContext | None = None
         self.bounds = bounds
         self.metrics = metrics
+
+
+def make_room(newest: Waiting, connections: Set[Any], limit: int) -> bool:
+    """Let those go that wait longest; False where nobody can, so that the newest has to go."""
+    over = len(connections) - limit
+    if over <= 0:
+        return True
+    leaving = giving_way(connections - {newest}, over, asyncio.get_running_loop().time())
+    for other in leaving:
+        other.give_way()
+    return bool(leaving) or over <= bounds.SPARE_CONNECTIONS
 
 
 class Phase(Enum):
@@ -76,8 +90,7 @@ class Connection(HttpToolsProtocol):
         self._raw = cast("asyncio.Transport", transport)
         self._wire = Wire(self._raw, self.end)
         super().connection_made(cast("asyncio.Transport", self._wire))
-        if len(self.connections) > self._bounds.max_connections:
-            self._make_room()
+        self._make_room()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -191,12 +204,7 @@ class Connection(HttpToolsProtocol):
     def _make_room(self) -> None:
         """Let those go that wait longest; refuse this one where nobody can."""
         limit = self._bounds.max_connections
-        over = len(self.connections) - limit
-        others = cast("set[Connection]", self.connections) - {self}
-        leaving = giving_way(others, over, self.loop.time())
-        for other in leaving:
-            other.give_way()
-        if not leaving and over > bounds.SPARE_CONNECTIONS:
+        if not make_room(self, cast("set[Any]", self.connections), limit):
             self._deaf = True
             self._write_refusal(Unavailable(f"{limit} connections are in use, which is the limit"))
             self._raw.close()

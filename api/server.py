@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from api.bounds import Bounds
 from api.config import Settings
 from api.connection import Config, Connection
+from api.handshake import Handshake
 from api.middle.startup import Appliance, Phase
 from api.shared_listener import SharedListener
 
@@ -65,11 +66,19 @@ class Server(uvicorn.Server):
         """Why the bring-up failed, in one line."""
         return self._appliance.failure
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        config = cast("Config", self.config)
+        if config.ssl is not None:
+            # asyncio would not count a connection before the end of its handshake.
+            config.tls, config.ssl = config.ssl, None
+            config.http_protocol_class = Handshake
+        await super().startup(sockets)
+
     async def on_tick(self, counter: int) -> bool:
         """Stop serving once the bring-up has failed: there is nothing to wait for."""
         if counter % TICKS_A_SECOND == 0:
             now = asyncio.get_running_loop().time()
-            for connection in cast("list[Connection]", list(self.server_state.connections)):
+            for connection in cast("list[Connection | Handshake]", list(self.server_state.connections)):
                 connection.check(now)
         if self._shared is not None:
             self._share(self._shared)

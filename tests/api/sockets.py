@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 
 from api.server import Server
 from tests.api.asgi import until
@@ -35,6 +36,10 @@ class Client:
         await self.send(data)
         return (await self.answer())[0]
 
+    async def some(self) -> bytes:
+        """What comes next."""
+        return await self._reader.read(2**16)
+
     async def ended(self) -> bytes:
         """What comes before the server closes the connection."""
         try:
@@ -54,14 +59,18 @@ class Served:
         self.port = port
         self._clients: list[Client] = []
 
-    async def client(self, *, buffer: int = 0) -> Client:
-        """A new connection, which takes few bytes before it is read."""
+    async def client(self, *, buffer: int = 0, tls: ssl.SSLContext | None = None) -> Client:
+        """A new connection, which takes few bytes before it is read, and has done its handshake."""
         raw = socket.socket()
         raw.setblocking(False)
         if buffer:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", self.port))
-        self._clients.append(Client(*await asyncio.open_connection(sock=raw, limit=buffer or 2**16)))
+        name = None if tls is None else "127.0.0.1"
+        streams = await asyncio.open_connection(
+            sock=raw, limit=buffer or 2**16, ssl=tls, server_hostname=name
+        )
+        self._clients.append(Client(*streams))
         return self._clients[-1]
 
     @property

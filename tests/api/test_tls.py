@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import json
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,15 +19,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from starlette.concurrency import run_in_threadpool
 
+from api import bounds
 from api.app import create_app
 from api.config import Settings
 from api.environment import SettingsError, load_settings
 from api.server import Server
 from cli import start_checks
 from client.http import Client, connect
+from tests.api.asgi import until
+from tests.api.conftest import Run, Serve
 from tests.api.conftest import serving as until_serving
 from tests.api.fakes import FakeBack
-from tests.api.sockets import started
+from tests.api.front.test_streams import Gate
+from tests.api.sockets import WHOLE, Served, started
 
 NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lmaas test")])
 
@@ -75,6 +83,115 @@ def test_the_api_speaks_https(
         await task
 
     uvloop.run(test())
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest, run: Run) -> Run:
+    """On both event loops."""
+    if request.param == "asyncio":
+        return run
+
+    async def bounded(test: Callable[[], Awaitable[None]]) -> None:
+        await asyncio.wait_for(test(), 20)
+
+    return lambda test: uvloop.run(bounded(test))
+
+
+def settings_of(files: tuple[Path, Path]) -> dict[str, Path]:
+    return {"tls_certificate": files[0], "tls_key": files[1]}
+
+
+def test_handshakes_that_do_not_end_give_way(
+    serve: Serve, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "GRACE_SECONDS", 0)
+    context = ssl.create_default_context(cafile=files[0])
+
+    async def test(served: Served) -> None:
+        for begin in (b"", b"\x16\x03\x01"):
+            silent = await served.client()
+            await silent.send(begin)
+            await until(lambda: served.connections == 1)
+            whole = await served.client(tls=context)
+            assert await whole.ask(WHOLE) == 200
+            assert await silent.ended() == b""
+            whole.leave()
+            await until(lambda: not served.connections)
+
+    serve(test, max_connections=1, **settings_of(files))
+
+
+def test_a_caller_who_leaves_in_the_handshake_is_forgotten(serve: Serve, files: tuple[Path, Path]) -> None:
+    async def test(served: Served) -> None:
+        silent = await served.client()
+        await until(lambda: served.connections)
+        silent.leave()
+        await until(lambda: not served.connections)
+
+    serve(test, **settings_of(files))
+
+
+def test_where_none_can_give_way_the_newest_handshake_goes(
+    serve: Serve, back: FakeBack, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "SPARE_CONNECTIONS", 1)
+    monkeypatch.setattr(bounds, "GRACE_SECONDS", 60)
+    gate = Gate()
+    back.cluster.reply = gate.reply
+    context = ssl.create_default_context(cafile=files[0])
+
+    async def test(served: Served) -> None:
+        busy = await served.client(tls=context)
+        await busy.send(WHOLE)
+        await until(lambda: back.cluster.running)
+        await served.client()  # may be about to ask for health
+        await until(lambda: served.connections == 2)
+        refused = await served.client()
+        assert await refused.ended() == b""
+        assert served.connections == 2
+        gate.open(3)
+        assert (await busy.answer())[0] == 200
+
+    serve(test, max_connections=1, **settings_of(files))
+
+
+def test_a_handshake_has_a_deadline(serve: Serve, files: tuple[Path, Path]) -> None:
+    async def test(served: Served) -> None:
+        silent = await served.client()
+        assert await silent.ended() == b""
+        await until(lambda: not served.connections)
+        plain = await served.client()
+        await plain.send(WHOLE)  # no TLS
+        assert not (await plain.ended()).startswith(b"HTTP")
+
+    serve(test, head_timeout_seconds=0.1, **settings_of(files))
+
+
+def test_a_request_that_comes_with_the_end_of_the_handshake(serve: Serve, files: tuple[Path, Path]) -> None:
+    """As TLS 1.3 allows: in one piece."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context(cafile=files[0])
+    secure = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+
+    async def test(served: Served) -> None:
+        client = await served.client()
+        done = False
+        while not done:
+            with suppress(ssl.SSLWantReadError):
+                secure.do_handshake()
+                done = True
+            if not done:
+                await client.send(outgoing.read())
+                incoming.write(await client.some())
+        secure.write(WHOLE)
+        await client.send(outgoing.read())
+        answer = b""
+        while b"200 OK" not in answer:
+            incoming.write(await client.some())
+            with suppress(ssl.SSLWantReadError):
+                answer += secure.read(2**16)
+
+    serve(test, **settings_of(files))
 
 
 def assert_refusals(client: Client) -> None:
