@@ -47,7 +47,7 @@ def create_app(
     streams end before connections do (api/server.py does). `keys_exist`: API keys were created before the
     start, so that every caller needs one from the first moment. Raises TracingError.
     """
-    metrics = Metrics()
+    metrics, site = Metrics(), Site(settings)
     tracer = open_tracer(settings.otlp_endpoint)
     keys = KeyRing(settings, exist=keys_exist)
     appliance = Appliance(settings, metrics, keys, on_progress, open_backend, BatchLines())
@@ -64,12 +64,12 @@ def create_app(
 
     app = Starlette(
         routes=_routes(),
-        middleware=_middleware(settings, metrics, tracer),
+        middleware=_middleware(settings, site, metrics, tracer),
         exception_handlers={404: on_no_route},
         lifespan=lifespan,
     )
     app.state.settings = settings
-    app.state.site = Site(settings)
+    app.state.site = site
     app.state.metrics = metrics
     app.state.appliance = appliance
     app.state.endpoints = ENDPOINTS
@@ -81,13 +81,13 @@ def _routes() -> list[Route]:
     return [Route(path, PathApp(path, list(group)), methods=None) for path, group in by_path]
 
 
-def _middleware(settings: Settings, metrics: Metrics, tracer: Tracer | None) -> list[Middleware]:
+def _middleware(settings: Settings, site: Site, metrics: Metrics, tracer: Tracer | None) -> list[Middleware]:
     """The first one sees a request first."""
     return [
         Middleware(SecurityHeadersMiddleware),
         Middleware(RequestIdMiddleware),
         Middleware(ObserveMiddleware, metrics=metrics, tracer=tracer),
-        *cors(settings),
+        *cors(settings, site),
         Middleware(
             GZipMiddleware,
             minimum_size=GZIP_FROM_BYTES,

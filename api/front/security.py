@@ -8,6 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.config import Settings
+from api.front.site import Site
 
 # An answer is no page: a browser that is led to it runs nothing, and shows it in no frame.
 SECURITY_HEADERS = {
@@ -56,19 +57,32 @@ def _on_localhost(scope: Scope) -> bool:
     return name.lower().rstrip(".") == "localhost"
 
 
-def cors(settings: Settings) -> list[Middleware]:
+class PagesMiddleware(CORSMiddleware):
+    """Leaves requests under other names than this server's to the routes, which refuse them."""
+
+    def __init__(self, app: ASGIApp, origins: list[str], site: Site) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+        self._site = site
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hosts = Headers(scope=scope).getlist("host") if scope["type"] == "http" else []
+        if all(map(self._site.answers_as, hosts)):
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def cors(settings: Settings, site: Site) -> list[Middleware]:
     """For the pages of `LMAAS_CORS_ORIGINS`; without it no page of another origin can read an answer.
 
     Cookies are not in use: a page sends its key itself. api/front/site.py refuses all other pages.
     """
     if not settings.page_origins:
         return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=settings.page_origins,
-            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED,
-        )
-    ]
+    return [Middleware(PagesMiddleware, origins=settings.page_origins, site=site)]

@@ -45,7 +45,11 @@ class Site:
         """Raises CrossSite. `computes`: this GET makes a model compute: no link may cause it either."""
         hosts, headers = request.headers.getlist("host"), request.headers
         for host in hosts:
-            self._check_host(host)
+            if not self.answers_as(host):
+                raise CrossSite(
+                    f"Host {host[:100]!r} is no name of this server, which listens on {self._bound}: ask it"
+                    f" as localhost or by its address, or list the name in {PREFIX}ALLOWED_HOSTS"
+                )
         if headers.get("origin") in self._pages:
             return
         if "origin" in headers and not self._is_own(headers["origin"], hosts):
@@ -59,23 +63,16 @@ class Site:
         if computes and "sec-fetch-site" not in headers and headers.get("user-agent", "").startswith(BROWSER):
             raise CrossSite("this browser does not tell which page asks (Sec-Fetch-Site); use POST instead")
 
-    def _check_host(self, host: str) -> None:
+    def answers_as(self, host: str) -> bool:
+        """Whether this `Host` is a name of this server."""
         found = HOST.fullmatch(host)
         name = _canonical(found["name"]) if found else ""
         address = _address(name)
         if address is None:
-            known = name in self._names
-        elif (
-            address.is_unspecified
-        ):  # 0.0.0.0 belongs to no host, but browsers connect to this machine for it
-            known = False
-        else:
-            known = not self._on_loopback or address.is_loopback or name in self._names
-        if not known:
-            raise CrossSite(
-                f"Host {host[:100]!r} is no name of this server, which listens on {self._bound}: ask it as"
-                f" localhost or by its address, or list the name in {PREFIX}ALLOWED_HOSTS"
-            )
+            return name in self._names
+        if address.is_unspecified:  # 0.0.0.0 belongs to no host, but browsers connect to this machine for it
+            return False
+        return not self._on_loopback or address.is_loopback or name in self._names
 
     def _is_own(self, origin: str, hosts: list[str]) -> bool:
         """Whether the page came from this server: from the request's target, or from an allowed name."""

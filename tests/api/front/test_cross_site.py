@@ -109,8 +109,11 @@ def test_an_allowed_page_calls_and_streams(serve: Serve, back: FakeBack) -> None
 
 def test_an_allowed_page_must_know_the_server_s_name(serve: Serve) -> None:
     with serve(cors_origins=APP) as client:
-        answer = client.get("/v1/models", headers={"host": "evil.example", "origin": APP})
-        assert answer.status_code == 403
+        rebound = {"host": "evil.example", "origin": APP}
+        assert client.get("/v1/models", headers=rebound).status_code == 403
+        preflight = client.options("/v1/models", headers={**rebound, **PREFLIGHT})
+        assert (preflight.status_code, preflight.json()["type"]) == (403, "/docs#cross-site")
+        assert not [name for name in preflight.headers if name.startswith("access-control")]
 
 
 def test_without_the_setting_no_page_is_allowed(client: TestClient) -> None:
