@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from cli.command import AsJson, fail
-from cli.local import on_database
+from cli.local import on_database, record_change
 from cli.show import plain, print_json, print_table
 
 if TYPE_CHECKING:
@@ -146,26 +144,14 @@ def _change(
     action: str, work: Callable[[KeyStore], Awaitable[tuple[KeyRecord, str]]]
 ) -> tuple[KeyRecord, str]:
     """As `_run`, with an entry in the audit log."""
-    from api.back.store.audit import AuditStore
     from api.back.store.keys import KeyStore
-    from api.back.store.records import AuditRecord, now
-    from api.middle.new_records import new_id
 
     async def recorded(database: Database, settings: Settings) -> tuple[KeyRecord, str]:
         record, key = await work(KeyStore(database))
-        audit = AuditStore(database, timedelta(days=settings.audit_retention_days))
-        await audit.add(AuditRecord(new_id(), now(), _account(), "local", action, record.id, "done"))
+        await record_change(database, settings, action, record.id)
         return record, key
 
     return on_database(recorded)
-
-
-def _account() -> str:
-    """Whose command this is; a container may have no name for its user."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"user {os.getuid()}"
 
 
 def _scopes(text: str) -> frozenset[Scope]:

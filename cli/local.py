@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -54,6 +56,26 @@ def on_database(work: Callable[[Database, Settings], Awaitable[Result]]) -> Resu
         return asyncio.run(with_database())
     except (ApiError, OSError) as error:
         fail(plain(str(error)))
+
+
+async def record_change(database: Database, settings: Settings, action: str, target: str) -> None:
+    """Put what a command changed into the audit log. Raises StoreUnavailable."""
+    from api.back.store.audit import AuditStore
+    from api.back.store.records import AuditRecord, now
+    from api.middle.accounts import LONGEST_TARGET
+    from api.middle.new_records import new_id
+
+    audit = AuditStore(database, timedelta(days=settings.audit_retention_days))
+    target = target[:LONGEST_TARGET]
+    await audit.add(AuditRecord(new_id(), now(), _account(), "local", action, target, "done"))
+
+
+def _account() -> str:
+    """Whose command this is; a container may have no name for its user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def up(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from cli.command import AsJson, fail
-from cli.local import on_database, settings_now
+from cli.local import on_database, record_change, settings_now
 from cli.show import plain, print_json, print_table, size
 
 if TYPE_CHECKING:
@@ -45,8 +45,12 @@ def collect(
     async def work(database: Database, blobs: BlobStore, settings: Settings) -> list[Blob]:
         retention = settings.back.upload_retention
         grace = retention if grace_hours is None else timedelta(hours=grace_hours)
-        act = garbage.find_unreferenced if dry_run else garbage.collect
-        return await act(database, blobs, grace)
+        if dry_run:
+            return await garbage.find_unreferenced(database, blobs, grace)
+        deleted = await garbage.collect(database, blobs, grace)
+        if deleted:
+            await record_change(database, settings, "store gc", f"{len(deleted)} files")
+        return deleted
 
     found = _on_store(work)
     if as_json:
@@ -123,13 +127,22 @@ def restore(
     import os
 
     from api.back.home import OTHERS
+    from api.back.store.backup import Backup
+    from api.back.store.database import Database
     from api.back.store.restore import restore as bring_back
     from api.errors import ApiError
 
     settings = settings_now(home=None if home is None else str(home))
+
+    async def work() -> Backup:
+        brought = await bring_back(file, settings.back)
+        async with Database.open(settings.back.database) as database:
+            await record_change(database, settings, "restore", file.name)
+        return brought
+
     os.umask(OTHERS)
     try:
-        brought = asyncio.run(bring_back(file, settings.back))
+        brought = asyncio.run(work())
     except (ApiError, OSError) as error:
         fail(plain(str(error)))
     _tell(brought, as_json, f"{settings.home}: the backup of {brought.created}; `lmaas up` serves it")

@@ -59,6 +59,11 @@ class Endpoint:
         """Whether it changes what the appliance serves, or how: the audit log has every such request."""
         return self.method != "GET" and self.scope in (Scope.MODELS_WRITE, Scope.ADMIN)
 
+    @property
+    def ends(self) -> bool:
+        """Whether it cancels or deletes what a caller has here: the audit log has it where it was done."""
+        return not self.changes and (self.method == "DELETE" or self.path.endswith("/cancel"))
+
     async def respond(self, request: Request) -> Response:
         """Parse, validate, call. Raises the family of api/errors.py."""
         is_form = self.form is not None and is_multipart(request)
@@ -89,7 +94,7 @@ class PathApp:
             return  # no answer can be sent
         response.headers.update(allowance_headers(request))
         endpoint = self._endpoints.get(request.method)
-        if endpoint is not None and endpoint.changes:
+        if endpoint is not None and (endpoint.changes or (endpoint.ends and response.status_code < 400)):
             await record_change(request, response)
         await response(scope, receive, send)
 

@@ -48,6 +48,8 @@ def test_a_backup_of_a_running_appliance_serves_from_another_home(
         assert {"mini-lm", "mini-nli"} <= names
         assert restored.post("/v1/generate", PROMPT)["choices"][0]["text"] == text
         assert "importing" not in restored.log.read_text()
+        entries = restored.http.get("/v1/audit").json()["data"]
+        assert [(item["action"], item["target"]) for item in entries[:1]] == [("restore", "backup.tar")]
         assert "no unused files" in lmaas(home, "store", "gc", "--grace-hours", "0", blob_url=bucket)
 
 

@@ -11,6 +11,7 @@ from api.app import create_app
 from api.caller import SCOPE_GROUPS
 from api.config import Settings
 from api.errors import StoreUnavailable
+from api.front.routes import ENDPOINTS
 from tests.api.conftest import serving_client
 from tests.api.fakes import FakeBack
 
@@ -88,6 +89,20 @@ def test_every_change_is_recorded(keyed: TestClient, back: FakeBack) -> None:
     }
     page = keyed.get("/v1/audit?limit=1", headers=headers).json()
     assert (len(page["data"]), page["has_more"]) == (1, True)
+
+
+def test_what_callers_cancel_and_delete_is_recorded(keyed: TestClient, back: FakeBack) -> None:
+    record, key = back.keys.add("ann", SCOPE_GROUPS["inference"])
+    headers = bearer(key)
+    task = {"type": "generate", "parameters": {"prompt": "a"}}
+    made = keyed.post("/v1/tasks", json=task, headers=headers).json()
+    assert keyed.delete(f"/v1/tasks/{made['id']}", headers=headers).status_code == 200
+    assert keyed.delete("/v1/tasks/none", headers=headers).status_code == 404  # nothing was changed
+    assert [(item.actor, item.action, item.target, item.outcome) for item in back.audit.records] == [
+        (record.id, "DELETE", f"/v1/tasks/{made['id']}", "200")
+    ]
+    audited = {f"{item.method} {item.path}" for item in ENDPOINTS if item.ends}
+    assert audited == {"DELETE /v1/tasks/{id}", "DELETE /v1/files/{id}", "POST /v1/batches/{id}/cancel"}
 
 
 def test_callers_without_the_scope_neither_fill_nor_read_the_log(keyed: TestClient, back: FakeBack) -> None:
