@@ -69,6 +69,19 @@ class Allowances:
         for kind, bucket in found:
             bucket.level -= 1.0 if kind == "requests" else tokens
 
+    def take_spare(self, caller: Caller, tokens: int) -> None:
+        """Tokens of a line of a batch, which leaves half of a minute's to other requests.
+
+        Raises RateLimited.
+        """
+        for kind, bucket in self._of(caller):
+            if kind != "tokens":
+                continue
+            wait = bucket.seconds_until(bucket.capacity / 2 + tokens)
+            if wait > 0:
+                raise RateLimited("half of the tokens of a minute are left to other requests", wait)
+            bucket.level -= tokens
+
     def give_back(self, caller: Caller, tokens: int) -> None:
         """Tokens that were taken and not used; below zero: that were used and not taken."""
         for kind, bucket in self._of(caller):

@@ -8,6 +8,7 @@ validating, in_progress --> cancelling --> cancelled
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from pydantic import BaseModel
 
 from api.back.store.batches import BatchStore
 from api.back.store.files import FileDownload
+from api.back.store.keys import KeyStore
 from api.back.store.records import BatchError, BatchRecord, BatchResult, BatchState, now
-from api.errors import ApiError, NotFound, Overloaded, RetryLater, ServerFault
+from api.errors import ApiError, NotFound, Overloaded, RateLimited, RetryLater, ServerFault
+from api.middle.allowances import Allowances
 from api.middle.batch_input import ENVELOPE_BYTES, InputCheck, read_lines
 from api.middle.batch_lines import LineFormat, LineTask, answered_line, failed_line
 from api.middle.batch_output import BatchOutput
@@ -51,6 +54,8 @@ class BatchParts:
     files: Files
     handlers: Mapping[str, Handler[Any, Any]]  # each sends one request at a time
     gaps: Gaps
+    allowances: Allowances
+    keys: KeyStore
     form: LineFormat
     metrics: Metrics
     on_end: Callable[[Job], None]  # for each request of a line that has ended, with what it used
@@ -67,6 +72,7 @@ class BatchRunner:
         self.record = record
         self.ending = asyncio.Event()
         self._parts = parts
+        self._payer = record.caller  # with the rates of its key, which the record does not have
         self._kept: list[BatchResult] = []  # answers that are not in the database yet
         self._flushing = asyncio.Lock()
         self._size = 0  # bytes of all answers, about
@@ -80,6 +86,8 @@ class BatchRunner:
         except NotFound as error:
             await self._advance(BatchState.FAILED, errors=(BatchError("input_file_not_found", error.detail),))
             return
+        if self._payer.verified and (key := await self._parts.keys.get(self._payer.key)) is not None:
+            self._payer = dataclasses.replace(self._payer, limits=key.limits)
         if self.record.state is BatchState.VALIDATING:
             await self._validate(file)
         if self.record.state is BatchState.IN_PROGRESS:
@@ -178,6 +186,7 @@ class BatchRunner:
         while True:
             record = new_record(handler, parameters, self.record.caller, self._parts.store.worker)
             job = Job(record, parameters)
+            await self._take_tokens(job)
             try:
                 return await self._parts.gaps.run(job, partial(handler.run, parameters, job))
             except Overloaded as refusal:
@@ -188,8 +197,19 @@ class BatchRunner:
                 wait = max(refusal.retry_after, 2.0**attempt)
                 attempt += 1
             finally:
+                self._parts.allowances.give_back(self._payer, job.need - job.tokens_to_pay)
                 self._parts.on_end(job)
             await asyncio.sleep(min(wait, LONGEST_WAIT))
+
+    async def _take_tokens(self, job: Job) -> None:
+        """Wait until the rate of the caller's key has room for a request of a line."""
+        while True:
+            try:
+                self._parts.allowances.take_spare(self._payer, job.need)
+            except RateLimited as refusal:  # noqa: PERF203 - trying again is the point
+                await asyncio.sleep(min(refusal.retry_after, LONGEST_WAIT))
+            else:
+                return
 
     async def _flush_regularly(self) -> None:
         while True:

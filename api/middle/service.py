@@ -12,7 +12,7 @@ from api.back.cluster.records import CapacityRecord, Readiness, ServerRecord
 from api.caller import Caller
 from api.config import Settings
 from api.middle.accounts import Accounts
-from api.middle.allowances import Allowance
+from api.middle.allowances import Allowance, Allowances
 from api.middle.batch_lines import LineFormat
 from api.middle.batch_runner import BatchParts
 from api.middle.batches import Batches, BatchLimits
@@ -70,7 +70,7 @@ class Service:
             LeaseKeeper(backend.queue, tasks),
             files,
             accounts,
-            _batches(backend, settings, metrics, form, gaps, files, accounts),
+            _batches(backend, settings, metrics, form, gaps, files, accounts, tasks.admission.allowances),
             callbacks,
             backend.cluster,
         )
@@ -131,6 +131,7 @@ def _batches(
     gaps: Gaps,
     files: Files,
     accounts: Accounts,
+    allowances: Allowances,
 ) -> Batches:
     # One request at a time for each line, so that `gaps` knows what a line takes.
     handlers = [make(backend.cluster, metrics, 1, lambda _: nullcontext()) for make in MODEL_TASKS]
@@ -139,6 +140,8 @@ def _batches(
         files=files,
         handlers={handler.task_type: handler for handler in handlers},
         gaps=gaps,
+        allowances=allowances,
+        keys=backend.keys,
         form=form,
         metrics=metrics,
         on_end=accounts.note,

@@ -35,7 +35,7 @@ def server(
 
         @contextmanager
         def connect(url: str) -> Iterator[Client]:
-            yield Client(http)
+            yield Client(http)  # type: ignore[arg-type]
 
         monkeypatch.setattr(lifecycle, "connect", connect)
         yield http

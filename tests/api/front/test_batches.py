@@ -18,12 +18,13 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from api.back.store.batches import BatchStore
 from api.back.store.records import BatchState
-from api.caller import SCOPE_GROUPS, Limits
+from api.caller import SCOPE_GROUPS, Caller, Limits
 from api.config import Settings
-from api.errors import StoreUnavailable, Unavailable
+from api.errors import RateLimited, StoreUnavailable, Unavailable
 from api.front.batch_lines import TASKS
 from api.front.routes import ENDPOINTS
 from api.middle import batch_input, batch_runner, batches
+from api.middle.allowances import Allowances
 from tests.api.asgi import Call, until
 from tests.api.conftest import Run, running, serving_client
 from tests.api.front.test_files import asker
@@ -385,6 +386,41 @@ def test_what_lines_used_is_counted_for_their_key(keyed: TestClient, back: Store
     ended(asker(keyed, secret), submit(asker(keyed, secret), completions(3)))
     assert [(key, model) for key, model, _ in back.usage.noted] == [(record.id, "mini-lm")] * 3
     assert all(usage.total_tokens for _, _, usage in back.usage.noted)
+
+
+def test_lines_wait_for_the_token_rate_of_their_key(
+    keyed: TestClient, back: StoredBack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_runner, "LONGEST_WAIT", 0.005)
+    record, secret = back.keys.add("mine", SCOPE_GROUPS["inference"], Limits(tokens_per_minute=1000))
+    mine = asker(keyed, secret)
+    allowances, moment = allowances_of(keyed), time.monotonic()
+    caller, refused = Caller("", record.id, limits=record.limits), []
+    take = allowances.take_spare
+
+    def counted(*taken: Any) -> None:
+        try:
+            take(*taken)
+        except RateLimited as error:
+            refused.append(error)
+            raise
+
+    monkeypatch.setattr(allowances, "take_spare", counted)
+    monkeypatch.setattr(allowances, "_clock", lambda: moment)
+    allowances.take(caller, 501)
+    batch = reaches(mine, submit(mine, completions(3)), lambda _: len(refused) > 3)
+    assert (batch.status, back.usage.noted) == ("in_progress", [])
+    moment += 60  # the bucket is full again
+    batch = ended(mine, batch)
+    assert batch.request_counts is not None
+    assert (batch.status, batch.request_counts.completed) == ("completed", 3)
+    (left,) = allowances.left(caller)
+    assert left.remaining == 1000 - sum(usage.total_tokens for *_, usage in back.usage.noted)
+
+
+def allowances_of(client: TestClient) -> Allowances:
+    found: Allowances = client.app.state.appliance.service.tasks.admission.allowances  # type: ignore[attr-defined]
+    return found
 
 
 def test_a_batch_needs_the_right_to_have_models_compute(keyed: TestClient, back: StoredBack) -> None:
