@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import resource
 import socket
+from collections.abc import Callable
 from typing import cast
 
 import uvicorn
@@ -106,10 +107,9 @@ class Server(uvicorn.Server):
         elif self._may_share():
             self._shares = True
             config, connections = cast("Config", self.config), self.server_state.connections
+            protocol = cast("Callable[..., asyncio.Protocol]", config.http_protocol_class)
             shared.start(
-                lambda: Connection(config, self.server_state, self.lifespan.state),
-                lambda: len(connections),
-                config.ssl,
+                lambda: protocol(config, self.server_state, self.lifespan.state), lambda: len(connections)
             )
 
 

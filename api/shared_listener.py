@@ -12,7 +12,6 @@ import mmap
 import os
 import socket
 from collections.abc import Callable
-from ssl import SSLContext
 
 AHEAD = 2  # connections that one may have more than another without a wait
 YIELD_SECONDS = 0.002  # that another one has to go first
@@ -59,12 +58,10 @@ class SharedListener:
         self._opening: set[asyncio.Task[None]] = set()  # accepted, and not among the connections yet
         self._yielded = False
 
-    def start(
-        self, connect: Callable[[], asyncio.Protocol], connections: Callable[[], int], ssl: SSLContext | None
-    ) -> None:
+    def start(self, connect: Callable[[], asyncio.Protocol], connections: Callable[[], int]) -> None:
         """Accept from now on. `connections` says how many there are."""
         self._loop = asyncio.get_running_loop()
-        self._connect, self._connections, self._ssl = connect, connections, ssl
+        self._connect, self._connections = connect, connections
         self._listener.setblocking(False)
         self.publish()
         self._loop.add_reader(self._listener, self._accept)
@@ -104,8 +101,8 @@ class SharedListener:
 
     async def _open(self, accepted: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._connect, accepted, ssl=self._ssl)
-        except OSError as error:  # the caller left, or knows no TLS
+            await self._loop.connect_accepted_socket(self._connect, accepted)
+        except OSError as error:  # the caller left
             log.debug("a connection was not opened: %s", error)
             accepted.close()
 

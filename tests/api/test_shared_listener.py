@@ -35,7 +35,7 @@ def greeted(connections: dict[str, int], count: int, run: Run) -> Counter[str]:
             clients = [socket.create_connection(listener.getsockname()) for _ in range(count)]
             shared = [SharedListener(listener.dup(), counts, index) for index in range(len(connections))]
             for each, (name, number) in zip(shared, connections.items(), strict=True):
-                each.start(partial(Greeter, name), partial(int, number), None)
+                each.start(partial(Greeter, name), partial(int, number))
             for client in clients:
                 client.setblocking(False)
                 found[(await asyncio.get_running_loop().sock_recv(client, 10)).decode()] += 1
@@ -64,7 +64,7 @@ def test_one_that_has_more_accepts_what_no_other_does(run: Run) -> None:
         counts.set(1, 0)  # it hangs
         with socket.create_server(("127.0.0.1", 0)) as listener:
             shared = SharedListener(listener.dup(), counts, 0)
-            shared.start(lambda: Greeter("busy"), lambda: 100, None)
+            shared.start(lambda: Greeter("busy"), lambda: 100)
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             assert await reader.read() == b"busy"
             writer.close()
@@ -79,7 +79,7 @@ def test_counts_are_seen_by_all(run: Run) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             shared = SharedListener(listener.dup(), Counts(counts.descriptor), 2)
             open_now = [7]
-            shared.start(lambda: Greeter(""), lambda: open_now[0], None)
+            shared.start(lambda: Greeter(""), lambda: open_now[0])
             await until(lambda: counts.least(0) == 7)
             open_now[0] = 3
             shared.publish()

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import ipaddress
 import json
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -24,6 +25,7 @@ from api.app import create_app
 from api.config import Settings
 from api.environment import SettingsError, load_settings
 from api.server import Server
+from api.shared_listener import Counts, SharedListener
 from cli import start_checks
 from client.http import Client, connect
 from tests.api.asgi import until
@@ -129,6 +131,26 @@ def test_a_caller_who_leaves_in_the_handshake_is_forgotten(serve: Serve, files: 
         await until(lambda: not served.connections)
 
     serve(test, **settings_of(files))
+
+
+def test_connections_of_a_shared_socket_are_secure_too(
+    settings: Settings, back: FakeBack, files: tuple[Path, Path], run: Run
+) -> None:
+    changed = settings.model_copy(update={"port": 0, "drain_seconds": 0.05, **settings_of(files)})
+    context = ssl.create_default_context(cafile=files[0])
+
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            shared = SharedListener(listener.dup(), Counts.create(1), 0)
+            server = Server(create_app(changed, open_backend=back.open), changed, shared)
+            task, _ = await started(server)
+            served = Served(server, listener.getsockname()[1])
+            client = await served.client(tls=context)
+            assert await client.ask(WHOLE) == 200
+            assert served.connections == 1
+            await served.stop(task)
+
+    run(test)
 
 
 def test_where_none_can_give_way_the_newest_handshake_goes(
