@@ -17,7 +17,7 @@ from api.config import Settings
 from api.connection import Config, Connection
 from api.handshake import Handshake
 from api.middle.startup import Appliance, Phase
-from api.shared_listener import SharedListener
+from api.shared_listener import UNREADY, SharedListener
 
 BACKLOG = 2048
 LAST_SECONDS = 1  # for connections to end after the drain has ended every task
@@ -25,19 +25,16 @@ OPEN_FILES = 65_536  # more would serve nobody, and some programs walk through a
 OWN_FILES = 128  # of the database, the blob store, model servers and logs; half of them were seen in use
 MOST_CONNECTIONS = 8192
 TICKS_A_SECOND = 10  # of uvicorn
-READY_SECONDS = 30.0  # that a façade among several may take, once it serves, until all its models answer
 
 
 class Server(uvicorn.Server):
     """Ends the tasks before the connections; uvicorn alone would wait for streams, then cut them silently."""
 
     def __init__(self, app: Starlette, settings: Settings, shared: SharedListener | None = None) -> None:
-        """`shared` is used once this façade is ready, so that callers do not get a 503 where another one can
-        answer."""
+        """`shared` is where several façades accept, beside the sockets that are this one's alone."""
         self._appliance: Appliance = app.state.appliance
         self._shared = shared
-        self._shares = False  # it takes connections from there
-        self._serves_since: float | None = None
+        self._handicap = UNREADY
         bounds = Bounds(
             head_seconds=settings.head_timeout_seconds,
             stall_seconds=settings.stall_timeout_seconds,
@@ -68,12 +65,18 @@ class Server(uvicorn.Server):
         return self._appliance.failure
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        config = cast("Config", self.config)
+        config, state = cast("Config", self.config), self.server_state
         if config.ssl is not None:
             # asyncio would not count a connection before the end of its handshake.
             config.tls, config.ssl = config.ssl, None
             config.http_protocol_class = Handshake
         await super().startup(sockets)
+        if self._shared is not None:
+            protocol = cast("Callable[..., asyncio.Protocol]", config.http_protocol_class)
+            self._shared.start(
+                lambda: protocol(config, state, self.lifespan.state),
+                lambda: len(state.connections) + self._handicap,
+            )
 
     async def on_tick(self, counter: int) -> bool:
         """Stop serving once the bring-up has failed: there is nothing to wait for."""
@@ -82,7 +85,8 @@ class Server(uvicorn.Server):
             for connection in cast("list[Connection | Handshake]", list(self.server_state.connections)):
                 connection.check(now)
         if self._shared is not None:
-            self._share(self._shared)
+            self._handicap = 0 if self._appliance.readiness().ready else UNREADY
+            self._shared.publish()
         return await super().on_tick(counter) or self._appliance.phase is Phase.FAILED
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -91,26 +95,6 @@ class Server(uvicorn.Server):
             self._shared.stop()
         await super().shutdown(sockets)
         await draining
-
-    def _may_share(self) -> bool:
-        """Ready, or not for so long that only a caller can change it."""
-        if self._appliance.phase is not Phase.SERVING:
-            return False
-        now = asyncio.get_running_loop().time()
-        self._serves_since = self._serves_since or now
-        return self._appliance.readiness().ready or now - self._serves_since > READY_SECONDS
-
-    def _share(self, shared: SharedListener) -> None:
-        """Once a tick."""
-        if self._shares:
-            shared.publish()
-        elif self._may_share():
-            self._shares = True
-            config, connections = cast("Config", self.config), self.server_state.connections
-            protocol = cast("Callable[..., asyncio.Protocol]", config.http_protocol_class)
-            shared.start(
-                lambda: protocol(config, self.server_state, self.lifespan.state), lambda: len(connections)
-            )
 
 
 def allow_many_files() -> None:

@@ -5,8 +5,8 @@ This process opens the sockets, and serves nothing itself:
     lmaas up --facades 2 -- guard -- façade (HOME/facade-1) -- guard -- Triton
                          `- guard -- façade (HOME/facade-2) -- guard -- Triton
 
-All façades that are ready accept connections from the one public socket: what one that died had not accepted
-yet goes to another. Each has an address for itself as well, on loopback: PORT + 1, PORT + 2 ... A guard ends
+All façades accept connections from the one public socket: what one that died had not accepted yet goes to
+another. Each has an address for itself as well, on loopback: PORT + 1, PORT + 2 ... A guard ends
 its façade when this process dies.
 """
 

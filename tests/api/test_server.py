@@ -11,7 +11,7 @@ import httpx
 from api.app import create_app
 from api.config import Settings
 from api.server import Server
-from api.shared_listener import Counts, SharedListener
+from api.shared_listener import AWAY, UNREADY, Counts, SharedListener
 from tests.api.asgi import events, until
 from tests.api.conftest import Run, serving
 from tests.api.fakes import FakeBack, failing_open
@@ -64,15 +64,15 @@ def test_a_closed_connection_frees_the_slot_and_a_stop_ends_streams(
     run(test)
 
 
-def test_what_several_share_is_used_by_one_that_is_ready(
-    settings: Settings, back: FakeBack, run: Run
-) -> None:
+def test_of_several_one_that_is_ready_answers(settings: Settings, back: FakeBack, run: Run) -> None:
     async def test() -> None:
         back.cluster.ready = False
         changed = settings.model_copy(update={"port": 0})
         app = create_app(changed, open_backend=back.open)
         with socket.create_server(("127.0.0.1", 0)) as shared:
-            server = Server(app, changed, SharedListener(shared.dup(), Counts.create(2), 0))
+            counts = Counts.create(2)
+            counts.set(1, 0)  # another one is ready
+            server = Server(app, changed, SharedListener(shared.dup(), counts, 0))
             task, own = await started(server)
             await serving(app)
             early = httpx.AsyncClient(base_url=f"http://127.0.0.1:{shared.getsockname()[1]}", trust_env=False)
@@ -81,8 +81,13 @@ def test_what_several_share_is_used_by_one_that_is_ready(
                 for _ in range(3):  # a tick or more
                     assert (await alone.get("/health/ready")).status_code == 503
                     await asyncio.sleep(0.1)
+                assert not asked.done()
+                counts.set(1, AWAY)
+                assert (await asked).status_code == 503
                 back.cluster.ready = True
-                assert (await asked).status_code == 200
+                await until(lambda: counts.least(1) < UNREADY)
+                counts.set(1, 0)
+                assert (await early.get("/health/ready")).status_code == 200
             server.should_exit = True
             await task
 

@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 from functools import partial
 
-from api.shared_listener import AHEAD, AWAY, Counts, SharedListener
+from api.shared_listener import AHEAD, AWAY, UNREADY, Counts, SharedListener
 from tests.api.asgi import until
 from tests.api.conftest import Run
 
@@ -56,6 +56,15 @@ def test_a_burst_is_shared_out(run: Run) -> None:
 def test_one_that_has_more_lets_the_other_go_first(run: Run) -> None:
     found = greeted({"busy": 100, "idle": 0}, 30, run)
     assert found["idle"] >= 20
+
+
+def test_where_none_is_ready_both_accept(run: Run) -> None:
+    found = greeted({"one": UNREADY, "two": UNREADY}, 30, run)
+    assert min(found["one"], found["two"]) >= 10
+
+
+def test_one_that_is_not_ready_waits_long_for_one_that_is(run: Run) -> None:
+    assert greeted({"unready": UNREADY, "ready": 3}, 30, run) == {"ready": 30}
 
 
 def test_one_that_has_more_accepts_what_no_other_does(run: Run) -> None:

@@ -142,8 +142,10 @@ def test_connections_of_a_shared_socket_are_secure_too(
     async def test() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             shared = SharedListener(listener.dup(), Counts.create(1), 0)
-            server = Server(create_app(changed, open_backend=back.open), changed, shared)
+            app = create_app(changed, open_backend=back.open)
+            server = Server(app, changed, shared)
             task, _ = await started(server)
+            await until_serving(app)
             served = Served(server, listener.getsockname()[1])
             client = await served.client(tls=context)
             assert await client.ask(WHOLE) == 200
