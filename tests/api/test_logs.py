@@ -51,6 +51,17 @@ def test_text_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert "WARNING api.back careful [-]" in line
 
 
+@pytest.mark.parametrize(
+    ("form", "written"), [("text", "WARNING facade-2 api.back careful"), ("json", '"facade": "facade-2"')]
+)
+def test_one_of_several_facades_says_its_name(
+    form: Literal["text", "json"], written: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(Settings(log_format=form), "facade-2")
+    logging.getLogger("api.back").warning("careful")
+    assert written in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_what_a_caller_sent_makes_no_line_and_steers_no_terminal(
     form: Literal["text", "json"], capsys: pytest.CaptureFixture[str]
