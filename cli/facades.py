@@ -95,6 +95,7 @@ class Facade:
     def __init__(self, member: Member, settings: Settings, counts: Counts) -> None:
         self.name = member.name
         self.serving: Serving | None = None  # as it said when it was ready for the last time
+        self.ready = False  # its present process was ready
         self._member = member
         self._environment = environment(settings, member.number)
         self._counts = counts
@@ -106,12 +107,13 @@ class Facade:
 
         `on_line` gets each line that it prints.
         """
+        self.ready = False
         reader, writer = os.pipe()
         reading = asyncio.create_task(_read(reader, on_line))
         try:
             guard = self._guard = await self._start(writer)
             if self._ending:
-                self.end()
+                guard.terminate()
             try:
                 return await guard.wait()
             finally:
@@ -187,8 +189,9 @@ class Facades:
     async def _keep(self, facade: Facade) -> int:
         """Run it until the stop, and again after each death: at once, after 1 s, 2 s, 4 s ...
 
-        Returns the status with which it ended at the stop. One that ends by itself before it was ready for
-        the first time lacks something that another start would lack as well: then all of them stop.
+        Returns the status with which it ended at the stop; 0 where it was not ready and had nothing to drain.
+        One that ends by itself before it was ready for the first time lacks something that another start
+        would lack as well: then all of them stop.
         """
         if facade is not self._facades[0]:
             await self._imported.wait()
@@ -201,7 +204,7 @@ class Facades:
                 log.error("%s does not start: %s", facade.name, error)
                 status = 1
             if self._stopping.is_set():
-                return status if facade.serving else 0
+                return status if facade.ready else 0
             if facade.serving is None and 0 <= status < SIGNALLED:
                 self._stop()
                 return status or 1
@@ -222,7 +225,8 @@ class Facades:
             return
         if facade is self._facades[0] and stage in ("load", "ready"):
             self._imported.set()
-        facade.serving = found or facade.serving
+        if found is not None:
+            facade.serving, facade.ready = found, True
         self._display.show(stage, f"{facade.name}: {message}", found and self._all_serving(found))
 
     def _all_serving(self, latest: Serving) -> Serving | None:
