@@ -32,9 +32,10 @@ check: .venv/test.installed ## Format, lint, types, import rules
 chaos: .venv/test.installed ## Inflict faults on running appliances under load, and count what they lose (10 minutes)
 	.venv/bin/python -m bench chaos
 
-format: .venv/test.installed ## Write the code in its one format
+format: .venv/test.installed ## Write the code in its one format, and the chart's schema and table
 	.venv/bin/ruff format $(SOURCES)
 	.venv/bin/ruff check --fix $(SOURCES)
+	.venv/bin/python -m helm.documents
 
 clean: unused ## Remove the environment and every cache; the state stays
 	rm -rf .venv kernels/operators.so kernels/preload.so build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -90,7 +90,7 @@ def camel(name: str) -> str:
 
 
 def settings_schema() -> dict[str, Any]:
-    """Of the settings that a user of the chart may set, by their names in camelCase."""
+    """Of the settings that a user of the chart may set, by their names in camelCase; README.md describes them."""
     known = Settings.model_json_schema()["properties"]
     shown = sorted(set(known) - OWN - SECRETS)
     return {
@@ -109,7 +109,7 @@ def _setting(rules: dict[str, Any]) -> dict[str, Any]:
         schema |= {"type": ["integer", "string"]}
     else:
         (schema["type"],) = types
-    return {**schema, "description": rules["description"]}
+    return schema
 
 
 def schema() -> dict[str, Any]:
