@@ -180,6 +180,6 @@ async def test_real_replicas_follow_the_load_to_two_to_none_and_back_to_one(
     assert cluster.deployments()[0].autoscale is None
     assert {report[:2] for report in reports} == {("autoscaler", "scale")}
     outcomes = [outcome for *_, outcome in reports]
-    assert (outcomes[:2], outcomes[-1]) == (["0", "1"], "0")
-    assert "2" in outcomes
+    assert outcomes[0] == "2"
+    assert "0" in outcomes[1:]
     assert present() == (DeploymentState.READY, 1)
