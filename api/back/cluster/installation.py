@@ -1,4 +1,4 @@
-"""Where Triton lies on this machine: the wheel `nvidia-pytriton`, and Python's own shared library.
+"""Where Triton lies on this machine (the wheel `nvidia-pytriton`, or NVIDIA's image), and Python's library.
 
 `assemble_backends` lays out from it what the servers of a home share.
 """
@@ -17,6 +17,7 @@ from api.errors import ServerFault
 
 ROOT = Path(__file__).resolve().parents[3]  # of the project: what the backend imports lies here
 IMPORTED = ("kernels", "runtime")  # what the backend imports, beside libraries
+IN_THE_IMAGE = Path("/opt/tritonserver")  # of NVIDIA: its stub is for the Python of that image
 STUB_NAME = "triton_python_backend_stub"
 BACKENDS = ROOT / "triton_repo" / "backends"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -47,7 +48,14 @@ class Installation:
         libpython = _find_libpython()
         folders = [libpython.parent] if libpython and str(libpython.parent) not in SYSTEM_FOLDERS else []
         if spec is None or not spec.submodule_search_locations:
-            return cls(None, None, None, tuple(folders), libpython)
+            python = IN_THE_IMAGE / "backends" / "python"
+            return cls(
+                server=_existing(IN_THE_IMAGE / "bin" / "tritonserver"),
+                python_backend=_existing(python),
+                stub=_existing(python / STUB_NAME),
+                libraries=tuple(folders),
+                libpython=libpython,
+            )
         package = Path(spec.submodule_search_locations[0])
         triton = package / "tritonserver"
         return cls(

@@ -6,7 +6,6 @@ import asyncio
 import math
 import time
 from collections.abc import Coroutine
-from contextlib import aclosing
 from typing import Any, TypeVar
 
 from api.back.cluster.idle_timeout import TICK_SECONDS, Activity, IdleTimeout, wait_for
@@ -15,13 +14,10 @@ from api.back.cluster.replica import Replica
 from api.back.cluster.triton_client import TritonClient
 from api.back.settings import BackSettings
 from api.errors import ApiError, Overloaded
-from runtime.contract import Kind, Operation
-from runtime.parameters import MOST_URGENT
 
 T = TypeVar("T")
 
 BUSY = 10  # a load or a probe that works may take this many times as long as one that idles
-CALLER = "lmaas-probe"  # as the engine's fair queue knows it: a probe waits at most one turn of each caller
 PROGRESS_SECONDS = 3 * TICK_SECONDS  # within which a load that works uses the processor again
 WORK_SECONDS = 1.5  # within which an engine that works reports a step: it does so each second
 
@@ -87,23 +83,9 @@ class Prober:
         return None
 
     async def ask(self, client: TritonClient) -> None:
-        """The smallest real inference. Raises ApiError."""
-        replica, prompt = self._replica, self._replica.probe_prompt
-        if replica.kind is not Kind.LM:
-            pairs = None if prompt.text_pair is None else [prompt.text_pair]
-            await client.classify(replica.version, [prompt.text], pairs)
-        else:
-            answer = client.generate(
-                replica.version,
-                prompt=prompt.text,
-                parameters={"max_tokens": 1, "temperature": 0.0, "priority": MOST_URGENT, "caller": CALLER},
-                operation=Operation.GENERATE,
-                stream=False,
-            )
-            async with aclosing(answer):
-                async for _ in answer:
-                    pass
-        replica.answered()
+        """Raises ApiError."""
+        await client.probe(self._replica.version, self._replica.manifest)
+        self._replica.answered()
 
     async def _engine_works(self) -> bool:
         """Whether the engine's counters grow: an engine that is full answers no probe, yet it is well."""

@@ -14,9 +14,7 @@ from api.back.cluster.triton_client import TritonClient
 from api.back.store.records import DeploymentState, VersionRecord
 from api.errors import Unavailable
 from runtime.contract import Kind, Variant
-from runtime.manifest import GoldenPrompt, Manifest
-
-PROBE_TEXT = GoldenPrompt("The")  # where the artifact brings no golden prompt
+from runtime.manifest import Manifest
 
 _turns = itertools.count(1)
 
@@ -76,10 +74,6 @@ class Replica:
     @property
     def kind(self) -> Kind:
         return self.manifest.kind
-
-    @property
-    def probe_prompt(self) -> GoldenPrompt:
-        return self.manifest.golden[0] if self.manifest.golden else PROBE_TEXT
 
     @property
     def ready(self) -> bool:

@@ -23,13 +23,17 @@ from api.back.cluster.messages import (
 )
 from api.back.cluster.records import HeadAnswer, ModelVersion
 from api.back.cluster.session import Session
-from api.back.cluster.triton_process import GRPC_PREFIX, KEY_HEADER
+from api.back.cluster.triton_command import GRPC_PREFIX, KEY_HEADER
 from api.errors import ApiError, Unavailable
 from api.log_context import LogContext
 from runtime.commands import Submit
-from runtime.contract import Operation
+from runtime.contract import Kind, Operation
+from runtime.manifest import GoldenPrompt, Manifest
 from runtime.messages import Answer, Generated, Timings
+from runtime.parameters import MOST_URGENT
 
+PROBE_TEXT = GoldenPrompt("The")  # where the artifact brings no golden prompt
+PROBE_CALLER = "lmaas-probe"  # to the engine's fair queue: a probe waits at most one turn of each caller
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -100,10 +104,19 @@ class TritonClient:
             return False
         return True
 
-    async def _control(self, method: Any, request: Any, timeout: float | None) -> None:
+    async def loaded(self, timeout: float) -> list[ModelVersion]:
+        """What Triton calls ready, also where its process is dead. Raises the family of api/errors.py."""
+        request = service_pb2.RepositoryIndexRequest(ready=True)
+        try:
+            index = await self._control(self._stub.RepositoryIndex, request, timeout)
+        except grpc.aio.AioRpcError as error:
+            raise read_rpc_error(error) from None
+        return [(model.name, int(model.version)) for model in index.models]
+
+    async def _control(self, method: Any, request: Any, timeout: float | None) -> Any:
         self._require_here()  # a channel that is closed takes no call
         try:
-            await method(request, timeout=timeout, wait_for_ready=True, metadata=self._metadata)
+            return await method(request, timeout=timeout, wait_for_ready=True, metadata=self._metadata)
         except asyncio.CancelledError:
             if not self.gone.is_set():
                 raise
@@ -163,6 +176,25 @@ class TritonClient:
                 if in_flight.failure is None:
                     raise
                 raise in_flight.failure from None
+
+    async def probe(self, model_version: ModelVersion, manifest: Manifest) -> None:
+        """The smallest real inference. Raises the family of api/errors.py."""
+        prompt = manifest.golden[0] if manifest.golden else PROBE_TEXT
+        if manifest.kind is not Kind.LM:
+            pairs = None if prompt.text_pair is None else [prompt.text_pair]
+            await self.classify(model_version, [prompt.text], pairs)
+            return
+        urgent = {"priority": MOST_URGENT, "caller": PROBE_CALLER}
+        answer = self.generate(
+            model_version,
+            prompt=prompt.text,
+            parameters={"max_tokens": 1, "temperature": 0.0, **urgent},
+            operation=Operation.GENERATE,
+            stream=False,
+        )
+        async with aclosing(answer):
+            async for _ in answer:
+                pass
 
     def _require_here(self) -> None:
         if self.gone.is_set():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import sysconfig
 from asyncio.subprocess import Process
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,6 @@ import psutil
 from api.back.cluster.cleanup import (
     ENVIRONMENTS,
     POLL_SECONDS,
-    REPOSITORY_OPTION,
     kill_group,
     python_backends,
     remove_environments,
@@ -32,22 +30,13 @@ from api.back.cluster.idle_timeout import IdleTimeout, wait_for
 from api.back.cluster.installation import Installation
 from api.back.cluster.server_home import HOST, Ports, ServerHome
 from api.back.cluster.server_log import ServerLog
-from api.back.guard import HIDDEN, SECRET, guarded
-from api.back.settings import BackSettings
+from api.back.cluster.triton_command import STOP_SECONDS, triton_command, triton_environment
+from api.back.guard import SECRET, guarded
 from api.errors import ServerFault
-from kernels.library import PRELOAD, SWITCH
-from runtime.log_format import FORMAT_VARIABLE, LEVEL_VARIABLE
 
-STOP_SECONDS = 1.5  # nothing of value is lost after it: requests were drained, state lies elsewhere
 TAKEN = "already in use"  # Triton's words for a port that another program has
 MAX_LOG_BYTES = 20 * 1024**2
 LOG_TAIL_BYTES = 20_000
-INHERITED = ("HOME", "LANG", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", SWITCH)
-# What runs a caller's own code, reads and writes files, or maps memory. Triton has no names for callers, only
-# a header that opens a group of its routes; by gRPC it puts GRPC_PREFIX before the header's name.
-RESTRICTED = "model-repository,shared-memory,trace,logging"
-KEY_HEADER = "lmaas-key"
-GRPC_PREFIX = "triton-grpc-protocol-"
 
 
 class PortTaken(ServerFault):
@@ -83,12 +72,12 @@ class TritonProcess:
         with log:
             begin = log.tell()
             process = await asyncio.create_subprocess_exec(
-                *guarded(_command(home, installation, ports)),
+                *guarded(triton_command(home, installation, ports)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 cwd=home.settings.triton,
-                env={**_environment(home.settings, installation), SECRET: key},
+                env={**triton_environment(home.settings, installation), SECRET: key},
                 start_new_session=True,
             )
         triton = cls(process, home, ports, key)
@@ -157,53 +146,6 @@ class TritonProcess:
             lines = log.read(LOG_TAIL_BYTES).decode(errors="replace").splitlines()
         errors = [line for line in lines if line.startswith(("E1", "E0", "error", "Error", "F"))]
         return " | ".join((errors or lines)[-3:]) or "its log is empty"
-
-
-def _command(home: ServerHome, installation: Installation, ports: Ports) -> list[str]:
-    settings = home.settings
-    return [
-        str(installation.server),
-        f"{REPOSITORY_OPTION}{home.relative(home.repository)}",
-        f"--backend-directory={home.relative(settings.backends)}",
-        "--model-control-mode=explicit",
-        "--strict-readiness=false",  # else it is unready while any new model loads
-        *_http(ports),
-        *(f"--{service}-address={HOST}" for service in ("grpc", "metrics")),
-        f"--grpc-port={ports.grpc}",
-        f"--grpc-restricted-protocol={RESTRICTED}:{KEY_HEADER}={HIDDEN}",
-        f"--metrics-port={ports.metrics}",
-        f"--backend-config=python,shm-region-prefix-name={home.shared_memory_prefix}",
-        f"--exit-timeout-secs={max(1, round(STOP_SECONDS))}",
-        f"--log-info={settings.log_level in ('debug', 'info')}".lower(),
-        f"--log-warning={settings.log_level != 'error'}".lower(),
-    ]
-
-
-def _http(ports: Ports) -> list[str]:
-    if ports.http is None:
-        return ["--allow-http=false"]
-    return [
-        f"--http-address={HOST}",
-        f"--http-port={ports.http}",
-        f"--http-restricted-api={RESTRICTED}:{KEY_HEADER}={HIDDEN}",
-    ]
-
-
-def _environment(settings: BackSettings, installation: Installation) -> dict[str, str]:
-    """Of the caller's environment only what finds programs, GPUs and a place for temporary files."""
-    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    scripts = sysconfig.get_path("scripts")
-    # `kernels` is a link in the folder that Triton runs in. A full path may have a space, which ends a name.
-    preload = {"LD_PRELOAD": f"kernels/{PRELOAD.name}"} if PRELOAD.is_file() else {}
-    return {
-        **inherited,
-        **preload,
-        FORMAT_VARIABLE: settings.log_format,
-        LEVEL_VARIABLE: settings.log_level,
-        "PATH": os.pathsep.join([scripts, "/usr/local/bin", "/usr/bin", "/bin"]),
-        "PYTHONUNBUFFERED": "1",
-        "LD_LIBRARY_PATH": os.pathsep.join(map(str, installation.libraries)),
-    }
 
 
 def _only_child(guard: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import tritonclient.grpc as grpc
 
 from api.back.cluster.server_home import Ports
-from api.back.cluster.triton_process import GRPC_PREFIX, KEY_HEADER
+from api.back.cluster.triton_command import GRPC_PREFIX, KEY_HEADER
 
 TIMEOUT_SECONDS = 30.0
 Outputs = dict[str, list[Any]]
