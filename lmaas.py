@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import export, inspect, keys, lifecycle, local, operations, perf, store, tasks
+from cli import export, inspect, keys, lifecycle, local, operations, perf, store, tasks, triton
 from cli.command import Commands, fail
 from client.http import API_KEY
 
@@ -61,6 +61,8 @@ def options(
 SERVE, USE, MANAGE = "Serve and convert", "Use models", "Manage models and servers"
 
 app.command(rich_help_panel=SERVE)(local.up)
+app.command(rich_help_panel=SERVE)(triton.triton)
+app.command(rich_help_panel=SERVE)(triton.health)
 app.command(rich_help_panel=SERVE)(export.export)
 app.command(rich_help_panel=SERVE)(inspect.inspect)
 app.command(rich_help_panel=SERVE)(local.config)

@@ -1,0 +1,113 @@
+"""`lmaas triton` serves a façade elsewhere; `lmaas health` says what an inference says; it drains."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from api.back.cluster.foreground_triton import serve_triton
+from api.back.settings import BackSettings
+from api.errors import ServerFault
+from tests.e2e.appliance import foreign_variables, free_port, running
+from tests.export.checkpoints import save_lm
+
+STOP_SECONDS = 12.0  # the drain, and the end
+
+
+class Elsewhere:
+    """A running `lmaas triton`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
+        self.process = process
+        self.environment = environment
+
+    def health(self, *arguments: str, port: str = "") -> tuple[int, str]:
+        """Status and output of `lmaas health`; `port` is a façade's."""
+        ended = subprocess.run(
+            [sys.executable, "-m", "lmaas", "health", *arguments],
+            env={**self.environment, "LMAAS_PORT": port}, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        return ended.returncode, (ended.stdout + ended.stderr).strip()
+
+    def kill_models(self) -> None:
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            if "triton_python_backend_stub" in child.name() or "model.py" in " ".join(child.cmdline()):
+                child.kill()
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(STOP_SECONDS)
+
+
+@contextmanager
+def elsewhere(home: Path, repository: Path) -> Iterator[Elsewhere]:
+    environment = foreign_variables() | {
+        "LMAAS_HOME": str(home),
+        "LMAAS_TRITON_REPOSITORY": str(repository),
+        "LMAAS_TRITON_KEY": "a key of both",
+        "LMAAS_TRITON_GRPC_PORT": str(free_port()),
+        "LMAAS_TRITON_METRICS_PORT": str(free_port()),
+    }
+    with (home.parent / "triton.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lmaas", "triton"], env=environment, stdout=log, stderr=log
+        )
+    try:
+        yield Elsewhere(process, environment)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def test_it_serves_a_facade(tmp_path: Path) -> None:
+    save_lm(tmp_path / "bundled" / "tiny")
+    with elsewhere(tmp_path / "triton", tmp_path / "repository") as triton:
+        variables = triton.environment
+        settings = {
+            "models": str(tmp_path / "bundled"),
+            "variants": "fp32",
+            "servers": "0",
+            "triton_key": variables["LMAAS_TRITON_KEY"],
+            "triton_repository": variables["LMAAS_TRITON_REPOSITORY"],
+            "triton_urls": "grpc://127.0.0.1:{LMAAS_TRITON_GRPC_PORT}?metrics={LMAAS_TRITON_METRICS_PORT}".format(
+                **variables
+            ),
+        }
+        with running(tmp_path / "facade", None, **settings) as appliance:
+            body = {"prompt": "a", "max_tokens": 2, "ignore_eos": True}
+            assert appliance.post("/v1/generate", body)["usage"]["completion_tokens"] == 2
+            assert triton.health("--triton") == (0, "it serves")
+            port = appliance.url.rpartition(":")[2]
+            assert triton.health(port=port) == (0, "it serves")
+        status, output = triton.health(port=port)
+        assert status == 1
+        assert f"http://127.0.0.1:{port}/health/serving" in output
+        assert triton.health("--triton") == (0, "it serves")
+        triton.kill_models()
+        status, output = triton.health("--triton")
+        assert status == 1
+        assert "lmaas: tiny/1: " in output, output
+        assert triton.stop() == 0
+        assert triton.health("--triton")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "repository", "reason"),
+    [
+        ("", "repository", "LMAAS_TRITON_KEY is empty"),
+        ("a", "", "LMAAS_TRITON_REPOSITORY is empty"),
+        ("a", "/two words", "'/two words' may have letters"),
+    ],
+)
+def test_what_it_needs_is_named(key: str, repository: str, reason: str, tmp_path: Path) -> None:
+    settings = BackSettings(home=tmp_path / "home", triton_key=key, triton_repository=repository)
+    with pytest.raises(ServerFault, match=reason):
+        serve_triton(settings, "127.0.0.1")
+    assert not settings.triton.exists()
