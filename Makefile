@@ -12,10 +12,10 @@ REQUIREMENTS := pyproject.toml constraints.txt setup.py $(wildcard kernels/nativ
 SOURCES := lmaas.py setup.py api bench cli client export helm kernels perf runtime train tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos format clean purge environment writable unused
+.PHONY: help run test check chaos images-test format clean purge environment writable unused
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 run: .venv/serve.installed | environment ## Install what serving needs and serve the bundled models on 127.0.0.1:8080
 	@exec .venv/bin/lmaas up
@@ -31,6 +31,11 @@ check: .venv/test.installed ## Format, lint, types, import rules
 
 chaos: .venv/test.installed ## Inflict faults on running appliances under load, and count what they lose (10 minutes)
 	.venv/bin/python -m bench chaos
+
+images-test: .venv/test.installed ## Build the images and run them as containers, with the end-to-end tests (root, Debian; 6 minutes)
+	@[ "$$(id -u)" = 0 ] && command -v buildah >/dev/null && command -v debootstrap >/dev/null || \
+		{ echo "lmaas: root builds the images, with buildah on a base of debootstrap: apt-get install buildah debootstrap"; exit 1; }
+	.venv/bin/python -m pytest -s -m containers tests/images/test_containers.py
 
 format: .venv/test.installed ## Write the code in its one format, and the chart's schema and table
 	.venv/bin/ruff format $(SOURCES)
