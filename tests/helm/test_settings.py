@@ -42,7 +42,7 @@ from tests.helm.charts import (
     workloads,
 )
 
-# The driver that finds pods is on its way into the tree, and so is the command of Triton's image.
+# The driver that finds pods is on its way into the tree.
 LATER = {f"{PREFIX}KUBERNETES_{name.upper()}" for name in ("namespace", "selector")} - {
     PREFIX + name.upper() for name in Settings.model_fields
 }
@@ -168,7 +168,7 @@ def test_what_pods_run_are_commands(tmp_path: Path) -> None:
     }
     file = tmp_path / "file"
     file.write_text("")
-    for words in found - {("triton",)}:
+    for words in found:
         parse_command([str(file) if word.startswith("/") else word for word in words])
     assert {words[0] for words in found} == {
         "deploy",
@@ -192,6 +192,19 @@ def parse_command(words: list[str]) -> None:
         assert found is not None
         command, context = found, found.context_class(found, info_name=name, parent=context)
     command.make_context(command.name, list(words))
+
+
+@pytest.mark.parametrize("image", ["api", "triton"])
+def test_pods_run_what_the_image_is_made_for(image: str) -> None:
+    """Its user owns what façade and Triton share; its entry point takes the commands of the pods."""
+    lines = (ROOT / f"Dockerfile.{image}").read_text().splitlines()
+    last = {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
+    users = {line for line in lines if line.startswith("USER ")}
+    (item,) = (each for each in workloads("default") if label(each).endswith(f"lmaas-{image}"))
+    security = pod_spec(item)["securityContext"]
+    assert users == {f"USER {security['runAsUser']}:{security['runAsGroup']}"}
+    assert json.loads(last["ENTRYPOINT"])[-1] == "lmaas"
+    assert json.loads(last["CMD"]) == pod_spec(item)["containers"][0]["args"]
 
 
 def test_a_wrong_command_is_found() -> None:
