@@ -6,7 +6,6 @@ kept between runs. That costs some speed and changes no result.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from kernels.processors import usable_cores
 from kernels.session import element_type, open_graph
 from runtime.contract import HeadGraph, LmGraph, Variant
 from runtime.manifest import Architecture
@@ -29,7 +29,7 @@ def open_session(graph: Path, variant: Variant, *, lean: bool = True) -> onnxrun
     Without `lean` it is opened as a server does it: weights are copied into the order that is read fastest.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = min(4, len(os.sched_getaffinity(0)))
+    options.intra_op_num_threads = min(4, usable_cores())
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = not lean

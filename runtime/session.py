@@ -22,6 +22,7 @@ import onnxruntime
 from numpy.typing import DTypeLike, NDArray
 
 from kernels.fusion import ARGMAX, LOG_SUM
+from kernels.processors import usable_cores
 from kernels.session import element_type, open_graph
 from runtime.contract import ENGINE_FILE, LmGraph, Operation
 from runtime.cuda.accelerator import Accelerator, AcceleratorError
@@ -45,10 +46,11 @@ def open_session(
 
     `logits` names the output from which an accelerator chooses tokens, if any. Threads spin for the next
     operator, but only about as long as the step between two operators takes: several models and Triton itself
-    share the cores, and a thread that spins for one model takes them from all others.
+    share the cores, and a thread that spins for one model takes them from all others. In a container with
+    fewer processors there are fewer than `threads`.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = min(threads, usable_cores())
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
     try:

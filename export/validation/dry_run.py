@@ -22,6 +22,7 @@ from export.errors import ArtifactError, ExportError
 from export.protocol import own_standard_output
 from export.validation.golden import check_golden
 from kernels.library import SWITCH
+from kernels.processors import usable_cores
 from runtime.contract import Variant
 from runtime.manifest import Manifest
 
@@ -70,7 +71,7 @@ def dry_run(folder: Path, variant: Variant, manifest: Manifest, limits: DryRunLi
 
 
 def _run(folder: Path, variant: Variant, data_bytes: int, seconds: float) -> str | None:
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cores()
     command = [sys.executable, "-m", "export.validation.dry_run", str(folder.absolute()), variant.value]
     command += ["--data-bytes", str(data_bytes), "--cpu-seconds", str(int(seconds * threads) + 1)]
     environment = {name: os.environ[name] for name in ("HOME", "LANG", "PATH", SWITCH) if name in os.environ}

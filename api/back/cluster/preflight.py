@@ -14,6 +14,7 @@ from api.back.cluster.installation import PYTHON, Installation
 from api.back.cluster.resources import available_memory
 from api.back.cluster.server_home import HOST, PORT_STEP, SHARED_MEMORY
 from api.back.settings import BackSettings
+from kernels.processors import usable_cores
 from runtime.contract import Device
 
 MIB = 1024**2
@@ -41,7 +42,7 @@ class Machine:
         shared = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else 0
         linux = sys.platform == "linux"
         memory = available_memory() if linux else 0
-        processors = len(os.sched_getaffinity(0)) if linux else 0
+        processors = usable_cores() if linux else 0
         return cls(
             platform.system(), platform.machine(), PYTHON, Installation.find(), memory, shared, processors
         )

@@ -30,11 +30,6 @@ def available_memory() -> int:
     return available
 
 
-def usable_cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def needed_memory(
     manifest: Manifest, variant: Variant, num_slots: int, max_kv_tokens: int = 0, *, has_kernels: bool
 ) -> int:

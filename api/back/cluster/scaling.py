@@ -23,11 +23,11 @@ from api.back.cluster.autoscaler import (
 from api.back.cluster.deployment import Deployment
 from api.back.cluster.local_triton import LocalTriton
 from api.back.cluster.records import CapacityRecord
-from api.back.cluster.resources import usable_cores
 from api.back.cluster.supervisor import Supervisor
 from api.back.settings import BackSettings
 from api.back.store.records import Autoscale, Capacity, DeploymentState
 from api.errors import ApiError
+from kernels.processors import usable_cores
 from runtime.contract import Device, Kind
 
 DECISION_SECONDS = 5.0
