@@ -92,8 +92,17 @@ class Settings(BaseSettings):
         description="Façade processes on this machine that share one port, one PostgreSQL database and one "
         "store of files (`blobs` in the home folder, or a bucket). Each has LMAAS_SERVERS model servers.",
     )
+    kubernetes_selector: str = Field(
+        default="",
+        description="Labels of pods that are Tritons, as app.kubernetes.io/component=triton; their Service "
+        "has them, too. Pods may come and go. It needs `pip install 'lmaas[kubernetes]'`.",
+    )
+    kubernetes_namespace: str = Field(
+        default="", description="The namespace of those pods. Empty: that of this process."
+    )
     triton_urls: str = Field(
         default="",
+        validate_default=True,
         description="Tritons elsewhere, by commas: grpc://HOST:PORT, with metrics on the next port or on "
         "?metrics=PORT. With LMAAS_SERVERS=0 there are no others. They need LMAAS_TRITON_REPOSITORY.",
     )
@@ -101,7 +110,7 @@ class Settings(BaseSettings):
         default="",
         validate_default=True,
         description="Folder that is the model repository of the Tritons elsewhere, as this process sees it; "
-        "{server} stands for HOST-PORT of one, and is needed where there are several.",
+        "{server} stands for HOST-PORT of one, or its pod's name, and is needed where there are several.",
     )
     triton_key: SecretStr = Field(
         default=SecretStr(""), description="The lmaas-key with which the Tritons elsewhere were started."
@@ -313,8 +322,9 @@ class Settings(BaseSettings):
         urls = [url.strip() for url in text.split(",") if url.strip()]
         if len({parse_address(url).grpc for url in urls}) < len(urls):
             raise ValueError("each Triton is needed once")
-        if not urls and info.data.get("servers") == 0:
-            raise ValueError(f"{PREFIX}SERVERS is 0: give the address of a Triton elsewhere")
+        if not urls and info.data.get("servers") == 0 and not info.data.get("kubernetes_selector"):
+            others = f"the address of a Triton elsewhere, or {PREFIX}KUBERNETES_SELECTOR"
+            raise ValueError(f"{PREFIX}SERVERS is 0: give {others}")
         return ",".join(urls)
 
     @field_validator("triton_repository")
@@ -323,7 +333,10 @@ class Settings(BaseSettings):
         urls = info.data.get("triton_urls", "")
         if urls and not text:
             raise ValueError(f"{PREFIX}TRITON_URLS needs the folder that those Tritons load from")
-        if "," in urls and "{server}" not in text:
+        pods = info.data.get("kubernetes_selector", "")
+        if pods and not text:
+            raise ValueError(f"{PREFIX}KUBERNETES_SELECTOR needs the folder that the pods' Tritons load from")
+        if ("," in urls or pods) and "{server}" not in text:
             raise ValueError("several Tritons need a folder each: have {server} in it")
         return text
 

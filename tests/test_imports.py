@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("api.app", ["torch", "transformers", "onnxruntime", "opentelemetry", "runtime.engine"]),
+        (
+            "api.app",
+            ["torch", "transformers", "onnxruntime", "opentelemetry", "runtime.engine", "kubernetes"],
+        ),
         ("runtime.engine", ["torch", "transformers", "starlette", "tritonclient", "api", "export"]),
         ("runtime.triton", ["torch", "transformers", "starlette", "tritonclient", "api", "export"]),
         ("export.pipeline", ["torch", "transformers", "starlette", "api", "runtime.engine"]),

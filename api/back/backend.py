@@ -129,6 +129,7 @@ async def _cluster(
     ]
     async with (
         ClusterManager.open(settings, drivers, models, deployments) as cluster,
+        _pods(settings, cluster, models, worker),
         nullcontext() if database.is_sqlite else following(cluster, models, deployments),
     ):
         yield cluster
@@ -176,6 +177,21 @@ def _remote_servers(settings: BackSettings, models: ModelStore, facade: str) -> 
         device = settings.engine.device
         servers.append(RemoteTriton(endpoints, settings.triton_key, device, repository))
     return servers
+
+
+def _pods(
+    settings: BackSettings, cluster: ClusterManager, models: ModelStore, facade: str
+) -> AbstractAsyncContextManager[None]:
+    """The servers in the pods of Kubernetes, whose client is imported only where it is used."""
+    if not settings.kubernetes_selector:
+        return nullcontext()
+    try:
+        from api.back.cluster.membership import following_pods
+    except ImportError as error:
+        raise ServerFault(
+            f"LMAAS_KUBERNETES_SELECTOR needs a package ({error}): pip install 'lmaas[kubernetes]'"
+        ) from None
+    return following_pods(settings, cluster, models, facade)
 
 
 def _prepare_home(settings: BackSettings, installation: Installation) -> str:

@@ -36,7 +36,9 @@ class BackSettings:
     servers: int = 1  # Tritons on this machine
     facades: int = 1  # processes that have `servers` Tritons each
     triton_urls: tuple[str, ...] = ()  # of Tritons elsewhere, as `remote_triton.parse_address` reads them
-    triton_repository: str = ""  # the folder that those load from; {server} stands for one's address
+    kubernetes_selector: str = ""  # labels of pods that are Tritons elsewhere, too; empty: none
+    kubernetes_namespace: str = ""  # of those; empty: this pod's own
+    triton_repository: str = ""  # the folder that those load from; {server}: one's address, or its pod's name
     triton_key: str = field(default="", repr=False)  # with which those were started
     engine: EngineSettings = field(default_factory=EngineSettings)
     variants: tuple[Variant, ...] = (Variant.FP32, Variant.INT8)  # what a conversion makes

@@ -67,6 +67,16 @@ def test_a_gpu_is_chosen_for_all_models() -> None:
     assert load_settings(chosen | {"LMAAS_TENSORRT": "1"}).engine.tensorrt_cache == "/data/triton/tensorrt"
 
 
+def test_pods_may_be_all_servers() -> None:
+    chosen = {
+        "LMAAS_SERVERS": "0",
+        "LMAAS_KUBERNETES_SELECTOR": "a=b",
+        "LMAAS_TRITON_REPOSITORY": "/s/{server}",
+    }
+    back = load_settings(chosen).back
+    assert (back.servers, back.kubernetes_selector, back.kubernetes_namespace) == (0, "a=b", "")
+
+
 @pytest.mark.parametrize(
     ("environ", "line"),
     [
@@ -100,6 +110,18 @@ def test_a_gpu_is_chosen_for_all_models() -> None:
             "LMAAS_DATABASE_URL: LMAAS_FACADES is 3, and several façades share a PostgreSQL database: set ",
         ),
         ({"LMAAS_FACADES": "0"}, "LMAAS_FACADES: Input should be greater than or equal to 1 (value '0')"),
+        (
+            {"LMAAS_SERVERS": "0"},
+            "LMAAS_TRITON_URLS: LMAAS_SERVERS is 0: give the address of a Triton elsewhere, or LMAAS_KUBER",
+        ),
+        (
+            {"LMAAS_KUBERNETES_SELECTOR": "a=b"},
+            "LMAAS_TRITON_REPOSITORY: LMAAS_KUBERNETES_SELECTOR needs the folder that the pods' Tritons load",
+        ),
+        (
+            {"LMAAS_KUBERNETES_SELECTOR": "a=b", "LMAAS_TRITON_REPOSITORY": "/shared"},
+            "LMAAS_TRITON_REPOSITORY: several Tritons need a folder each: have {server} in it",
+        ),
         ({"LMAAS_BUDGET_TOP1": "97"}, "LMAAS_BUDGET_TOP1: Input should be less than or equal to 1"),
         ({"LMAAS_DRAIN_SECONDS": "inf"}, "LMAAS_DRAIN_SECONDS: "),
         ({"LMAAS_MAX_BODY_BYTES": "lots"}, "LMAAS_MAX_BODY_BYTES: could not parse value"),

@@ -42,6 +42,10 @@ class ServerDriver(Protocol):
         """Whether other façades may use it too, and heal its models as well."""
 
     @property
+    def leaving(self) -> bool:
+        """Whether it is about to end, or has ended for good: another server should take its replicas."""
+
+    @property
     def repository(self) -> ModelRepository:
         """What this server loads models from."""
 

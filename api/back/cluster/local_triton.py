@@ -31,6 +31,7 @@ class LocalTriton:
     """A `ServerDriver`. The processes of a model are the stubs that Triton's Python backend starts."""
 
     shared = False
+    leaving = False
 
     def __init__(self, home: ServerHome, installation: Installation, repository: ModelRepository) -> None:
         self.name = home.name

@@ -90,7 +90,7 @@ class ClusterManager(Inference):
         deployment = Deployment(record, version, manifest)
         deployment.expected = True
         self._deployments[record.id] = deployment
-        await self._pool.restore(deployment)
+        await self._pool.place(deployment, self._pool.places()[: record.replicas])
 
     async def deploy(
         self,
@@ -273,6 +273,10 @@ class ClusterManager(Inference):
     def present(self) -> Mapping[str, Deployment]:
         """The deployments by id, oldest first."""
         return self._deployments
+
+    @property
+    def pool(self) -> ServerPool:
+        return self._pool
 
     def _find(self, deployment_id: str) -> Deployment:
         if deployment_id not in self._deployments:

@@ -50,6 +50,28 @@ class ServerPool:
             if failure is not None:
                 server.keep()
 
+    async def join(self, driver: ServerDriver, versions: set[ModelVersion]) -> Supervisor:
+        """Add a server, which is yet to be started. `versions` of what it may hold stay there."""
+        await asyncio.to_thread(driver.repository.clear)
+        await asyncio.to_thread(driver.repository.keep, versions)
+        server = Supervisor(driver)
+        self.servers.append(server)
+        # The same order in each façade, so that all choose the same servers for a version.
+        self.servers.sort(key=lambda each: each.name)
+        return server
+
+    async def drop(self, server: Supervisor) -> list[Replica]:
+        """Remove a server that is gone, with its replicas, which are returned; their requests fail."""
+        lost = self.replicas_on(server)
+        for replica in lost:
+            replica.become(DeploymentState.UNLOADING)
+        self.servers.remove(server)
+        await server.stop()
+        for replica in lost:
+            if (controller := self._controllers.pop(replica, None)) is not None:
+                await controller.close()
+        return lost
+
     async def keep(self, versions: set[ModelVersion]) -> None:
         """Remove what earlier runs left in repositories that are not emptied by a start."""
         for server in self.servers:
@@ -66,8 +88,7 @@ class ServerPool:
 
         Raises Unavailable, Conflict (no memory, no server without that version).
         """
-        used = {replica.server for replica in self._controllers if replica.version == deployment.version}
-        free = [server for server in self.places() if server not in used and not server.draining]
+        free = self.free(deployment)
         if len(free) < count:
             raise Conflict(
                 f"a server holds a version once, and none that drains takes one: {deployment.name} needs "
@@ -90,6 +111,11 @@ class ServerPool:
         """The replicas that it holds, and the requests that these answer now."""
         held = self.replicas_on(server)
         return len(held), sum(replica.in_flight for replica in held)
+
+    def free(self, deployment: Deployment) -> list[Supervisor]:
+        """The servers that could take one more replica, in the order of `places`."""
+        used = {replica.server for replica in self._controllers if replica.version == deployment.version}
+        return [server for server in self.places() if server not in used and not server.draining]
 
     def places(self) -> list[Supervisor]:
         """The servers, the best for a new replica first: it is up, and holds few replicas."""
@@ -122,9 +148,9 @@ class ServerPool:
         self._controllers[replica] = controller
         return controller
 
-    async def restore(self, deployment: Deployment) -> None:
-        """Begin to load the replicas of a deployment that an earlier run, or another façade, has recorded."""
-        for server in self.places()[: deployment.record.replicas]:
+    async def place(self, deployment: Deployment, servers: Sequence[Supervisor]) -> None:
+        """Add a replica on each server, and let it load, however often that takes another try."""
+        for server in servers:
             controller = self.add_replica(deployment, server)
             try:
                 await controller.publish()

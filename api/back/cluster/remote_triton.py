@@ -44,6 +44,10 @@ class RemoteTriton:
         self._device = device
         self._given_up = asyncio.Event()
 
+    @property
+    def leaving(self) -> bool:
+        return False
+
     async def start(self, seconds: float) -> None:
         """Wait until it answers."""
         self._given_up = asyncio.Event()
@@ -51,7 +55,8 @@ class RemoteTriton:
             async with self._connected() as stub:
                 await wait_for(self._answer(stub), IdleTimeout(seconds, seconds))
         except asyncio.TimeoutError:
-            raise ServerFault(f"no Triton answers at {self.name} within {seconds:g} s") from None
+            where = self.endpoints.grpc
+            raise ServerFault(f"no Triton answers at {where} within {seconds:g} s") from None
 
     async def _answer(self, stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
         while not await _lives(stub):  # noqa: ASYNC110 - nothing says when it comes
@@ -84,7 +89,8 @@ class RemoteTriton:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[service_pb2_grpc.GRPCInferenceServiceStub]:
         """A connection of its own: a restart breaks it, however soon the server is back."""
-        async with grpc.aio.insecure_channel(self.name, options=CHANNEL_OPTIONS) as self._channel:
+        address = self.endpoints.grpc
+        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as self._channel:
             yield service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def kill(self) -> None:
@@ -96,7 +102,7 @@ class RemoteTriton:
 
     async def capabilities(self) -> Capabilities:
         """By the server's own metrics. Whether it has the kernels is unknown, and they only save memory."""
-        host = self.name.rpartition(":")[0]
+        host = self.endpoints.grpc.rpartition(":")[0]
         return Capabilities(host, self._device, await self._free_memory(), has_kernels=False)
 
     async def _free_memory(self) -> int | None:

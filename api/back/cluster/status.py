@@ -13,6 +13,7 @@ from api.back.cluster.supervisor import Supervisor
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState, now
 
+NO_SERVER = "there is no model server"
 LATE_PROBES = 3  # a replica counts as well while one of this many probes was good
 
 
@@ -56,8 +57,8 @@ def readiness(
     moment = time.monotonic()
     reasons: list[str] = []
     warnings: list[str] = []
-    down = [_down(server) for server in servers if not server.up]
-    (reasons if len(down) == len(servers) else warnings).extend(down)
+    down = [_down(server) for server in servers if not server.up] or ([] if servers else [NO_SERVER])
+    (reasons if len(down) >= len(servers) else warnings).extend(down)
     for deployment in deployments:
         if not deployment.expected or deployment.state in (DeploymentState.IDLE, DeploymentState.UNLOADING):
             continue
@@ -80,7 +81,7 @@ def _down(server: Supervisor) -> str:
 
 def _unready(deployment: Deployment, faults: Sequence[str]) -> str:
     where = f"{deployment.name} ({deployment.record.id})"
-    return f"{where} {'; '.join(dict.fromkeys(faults))}"
+    return f"{where} {'; '.join(dict.fromkeys(faults)) or 'waits for a server'}"
 
 
 def _fault(replica: Replica, since: float, allowed: float) -> str | None:

@@ -51,11 +51,12 @@ class Supervisor:
         self.restarts = 0
         self.backoff = 0.0  # seconds until the next attempt to start
         self.error: str | None = None  # how it died, or why it did not start; None while it runs
-        self.draining = False  # an operator's wish, until the façade ends
+        self._drained = False  # an operator's wish, until the façade ends
         self._client: TritonClient | None = None
         self._came = asyncio.Condition()
         self._keeping: asyncio.Task[None] | None = None
         self._started = False  # the driver's last start succeeded
+        self._was_tried = False  # to start it
         self._crashes = 0  # in a row, without a stable run between them
         self._failed_starts = 0  # in a row
         self._restart_limit = RestartLimit()
@@ -63,6 +64,15 @@ class Supervisor:
     @property
     def name(self) -> str:
         return self.driver.name
+
+    @property
+    def draining(self) -> bool:
+        """It takes no new replicas, and requests only where no other replica can."""
+        return self._drained or self.driver.leaving
+
+    @draining.setter
+    def draining(self, wish: bool) -> None:
+        self._drained = wish
 
     async def start(self) -> None:
         """Start the server, and keep it running from then on.
@@ -121,6 +131,7 @@ class Supervisor:
     async def _start(self) -> None:
         seconds = START_SECONDS * 2.0 ** min(self._failed_starts, MAX_START_DOUBLINGS)
         self._failed_starts += 1
+        self._was_tried = True
         self._started = False
         self.state = ServerState.STARTING
         try:
@@ -160,7 +171,7 @@ class Supervisor:
             await self.driver.kill()  # the processes of its models end with it
         self._crashes = 1 if time.monotonic() - began > STABLE_SECONDS else self._crashes + 1
         await self._wait_backoff()
-        self.restarts += 1
+        self.restarts += self._was_tried
         with suppress(ServerFault, OSError):  # logged
             await self._start()
 

@@ -53,6 +53,7 @@ class ScriptedDriver(ServerDriver):
     """A server without a process: `deaths` brings the reasons why it dies."""
 
     shared = False
+    leaving = False
 
     def __init__(self, number: int = 0) -> None:
         self.number = number

@@ -1,0 +1,154 @@
+"""The driver of a pod's Triton: which pod it serves from, and when it replaces one."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from api.back.cluster import pod_triton, remote_triton
+from api.back.cluster.kubernetes_api import KubernetesApi
+from api.back.cluster.pod_triton import PodReplacement, PodTriton
+from api.back.cluster.pods import PodDirectory
+from api.errors import ServerFault
+from runtime.contract import Device
+from tests.api.back.cluster.kubernetes.double import FACADE, RULES, KubernetesDouble
+from tests.api.back.cluster.kubernetes.objects import SELECTOR, endpoint_slice, pod
+from tests.api.back.cluster.requests import until
+from tests.e2e.appliance import free_port
+
+pytestmark = pytest.mark.anyio
+SECONDS = 10.0
+NAME = "triton-0"
+
+
+class Live(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Of Triton's protocol, the question whether it lives."""
+
+    async def ServerLive(self, request: object, context: object) -> object:
+        return service_pb2.ServerLiveResponse(live=True)
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[int]:
+    """A server that says that it lives; its port."""
+    server = grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Live(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(0)
+
+
+@pytest.fixture
+async def driver(
+    double: KubernetesDouble, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[PodTriton]:
+    monkeypatch.setattr(remote_triton, "LIVE_SECONDS", 0.2)
+    monkeypatch.setattr(pod_triton, "LEAST_SECONDS", 0.3)
+    directory = PodDirectory(api, SELECTOR)
+    async with directory.following():
+        yield PodTriton(NAME, directory, PodReplacement(api), "key", Device.CPU, None)  # type: ignore[arg-type]
+
+
+def place(double: KubernetesDouble, port: int, *, ready: bool = True, started: bool = True) -> str:
+    """A new pod at that port; its uid."""
+    double.apply(endpoint_slice(NAME, port, port + 1, ready=ready))
+    uid: str = double.apply(pod(NAME, started=started))["metadata"]["uid"]
+    return uid
+
+
+async def test_it_follows_the_pods_of_its_name(double: KubernetesDouble, driver: PodTriton) -> None:
+    with pytest.raises(ServerFault, match="there is no pod triton-0"):
+        await driver.start(0.1)
+    assert [driver.leaving] == [True]
+    async with listening() as first, listening() as second:
+        starting = asyncio.create_task(driver.start(SECONDS))
+        place(double, first)
+        await starting
+        assert driver.endpoints.grpc == f"127.0.0.1:{first}"
+        assert not driver.leaving
+        dying = asyncio.create_task(driver.died())
+        double.remove("pods", NAME)
+        assert await dying == "its pod is gone"
+        await driver.kill()  # as the supervisor does; there is nothing to delete
+        place(double, second)
+        await driver.start(SECONDS)
+        assert driver.endpoints.grpc == f"127.0.0.1:{second}"
+        dying = asyncio.create_task(driver.died())
+        place(double, second)  # a new pod at the same address
+        assert await dying == "its pod is gone"
+        await driver.stop()
+    assert double.count("delete") == 0
+
+
+async def test_a_pod_whose_server_is_dead_is_replaced_and_not_again_soon(
+    double: KubernetesDouble, driver: PodTriton
+) -> None:
+    place(double, free_port(), ready=False)
+    with pytest.raises(ServerFault, match="no Triton answers"):
+        await driver.start(0.3)
+    assert double.count("delete") == 1
+    assert ("pods", NAME) not in double.objects
+    place(double, free_port(), ready=False)  # no better
+    with pytest.raises(ServerFault, match="no Triton answers"):
+        await driver.start(0.3)
+    assert double.count("delete") == 1
+
+
+async def test_replacements_are_fewer_the_more_there_were(driver: PodTriton) -> None:
+    limit = driver._replacement._limit
+    made = [minute for minute in range(24 * 60) if limit.allows(60.0 * minute)]
+    pauses = [after - before for before, after in itertools.pairwise(made)]
+    assert pauses[:7] == [1, 2, 4, 8, 16, 32, 60]
+    assert set(pauses[7:]) == {60}
+
+
+async def test_a_pod_that_kubernetes_finds_ready_is_not_replaced(
+    double: KubernetesDouble, driver: PodTriton
+) -> None:
+    place(double, free_port())
+    with pytest.raises(
+        ServerFault, match="although Kubernetes finds pod triton-0 ready: does a NetworkPolicy"
+    ):
+        await driver.start(0.3)
+    place(
+        double, free_port(), ready=False, started=False
+    )  # its image is being pulled, or it crashes at start
+    with pytest.raises(ServerFault, match=r"no Triton answers at \S+ within 0.3 s$"):
+        await driver.start(0.3)
+    assert double.count("delete") == 0
+
+
+async def test_a_restart_replaces_the_pod(double: KubernetesDouble, driver: PodTriton) -> None:
+    async with listening() as port:
+        uid = place(double, port)
+        await driver.start(SECONDS)
+        dying = asyncio.create_task(driver.died())
+        await asyncio.sleep(0)  # it begins
+        double.kubelet = lambda name: None
+        await driver.kill()
+        assert "given up" in await dying or driver.leaving
+        assert double.count("delete") == 1
+        ending = double.objects["pods", NAME]["metadata"]
+        assert (ending["uid"], ending["deletionGracePeriodSeconds"]) == (uid, 5)
+        await until(lambda: driver.leaving, "its replicas move", SECONDS)
+        with pytest.raises(ServerFault, match="pod triton-0 is ending"):
+            await driver.start(0.2)
+
+
+async def test_without_the_right_to_delete_the_log_says_so(
+    double: KubernetesDouble, driver: PodTriton, caplog: pytest.LogCaptureFixture
+) -> None:
+    double.rules[FACADE] = [{**rule, "verbs": ["get", "list", "watch"]} for rule in RULES]
+    place(double, free_port(), ready=False)
+    with pytest.raises(ServerFault, match="no Triton answers"):
+        await driver.start(0.3)
+    assert "pod triton-0 cannot be replaced: the right to delete pods in namespace 'inference'" in caplog.text
