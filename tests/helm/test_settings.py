@@ -42,10 +42,6 @@ from tests.helm.charts import (
     workloads,
 )
 
-# The driver that finds pods is on its way into the tree.
-LATER = {f"{PREFIX}KUBERNETES_{name.upper()}" for name in ("namespace", "selector")} - {
-    PREFIX + name.upper() for name in Settings.model_fields
-}
 SECRET_VALUES = {
     f"{PREFIX}DATABASE_URL": "postgresql://lmaas:secret@database/lmaas",
     f"{PREFIX}CALLBACK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
@@ -63,9 +59,6 @@ def environment(name: str, container: dict[str, Any]) -> dict[str, str]:
         found |= item["data"]
     for item in container["env"]:
         found[item["name"]] = item.get("value") or SECRET_VALUES.get(item["name"], "a value")
-    if f"{PREFIX}KUBERNETES_SELECTOR" in found and LATER:
-        found[f"{PREFIX}TRITON_URLS"] = "grpc://triton:8001"
-        found = {key: value for key, value in found.items() if key not in LATER}
     return {key: value.replace("$(POD_NAME)", "pod-0") for key, value in found.items()}
 
 
@@ -115,7 +108,7 @@ def test_every_setting_can_be_set() -> None:
     wanted = {camel(name): defaults[name] for name in Settings.model_fields.keys() - OWN - SECRETS}
     wanted |= {"otlpEndpoint": "http://collector:4318", "maxFileBytes": 5 * 1024**3, "budgetPerplexity": 0.25}
     chart().validate_schema({"api": {"settings": wanted}})
-    texts = render({"api": {"settings": wanted}, "triton": {"discovery": "static"}})
+    texts = render({"api": {"settings": wanted}})
     (found,) = (item for item in parse(texts) if label(item) == "ConfigMap/lmaas-api")
     loaded = load_settings({**found["data"], **SECRET_VALUES})
     assert loaded.max_file_bytes == 5 * 1024**3
