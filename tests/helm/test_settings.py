@@ -15,6 +15,7 @@ import typer
 from starlette.requests import Request
 from typer.core import TyperGroup
 
+from api.back.cluster.pods import GRPC_PORT, METRICS_PORT
 from api.back.store.keys import KEY
 from api.config import PREFIX, Settings
 from api.environment import load_settings
@@ -35,6 +36,7 @@ from tests.helm.charts import (
     merged,
     of_kind,
     parse,
+    pod_labels,
     pod_spec,
     render,
     rendered,
@@ -97,6 +99,23 @@ def test_commands_get_their_variables_alone(name: str) -> None:
             else:
                 assert ours <= {PREFIX + field.upper() for field in Settings.model_fields}
                 assert f"{PREFIX}HOME" in ours
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_driver_finds_the_pods(name: str) -> None:
+    """By labels of the pods and of their Service, from which EndpointSlices have them."""
+    selector = settings(name).kubernetes_selector
+    if not selector:
+        assert merged(name)["triton"]["discovery"] == "static"
+        return
+    wanted = dict(part.split("=") for part in selector.split(","))
+    (pods,) = (item for item in workloads(name) if wanted.items() <= pod_labels(item).items())
+    (service,) = (
+        item for item in of_kind(name, "Service") if wanted.items() <= item["metadata"]["labels"].items()
+    )
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["metadata"]["name"] == pods["spec"]["serviceName"]
+    assert {GRPC_PORT, METRICS_PORT} == {port["name"] for port in service["spec"]["ports"]}
 
 
 def test_every_setting_can_be_set() -> None:
