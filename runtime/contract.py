@@ -155,6 +155,54 @@ class HeadTensors:
     SLOTS = "slots"  # BYTES [1], JSON array of {name, value, start, end, score}; kind `nlu` only
 
 
+def _tensor(name: str, kind: str, dims: tuple[int, ...] = (1,), **more: bool) -> dict[str, Any]:
+    return {"name": name, "data_type": f"TYPE_{kind}", "dims": list(dims), **more}
+
+
+def model_config(kind: Kind) -> dict[str, Any]:
+    """Tensors and batching of a kind, as the JSON form of Triton's `ModelConfig`."""
+    if kind is Kind.LM:
+        # The engine batches by itself: it takes every request at once and answers each in many responses.
+        return {
+            "max_batch_size": 0,
+            "model_transaction_policy": {"decoupled": True},
+            "input": [
+                _tensor(LmTensors.TEXT_INPUT, "STRING", optional=False),
+                _tensor(LmTensors.PROMPT_TOKEN_IDS, "INT64", (-1,), optional=True),
+                _tensor(LmTensors.SAMPLING_PARAMETERS, "STRING", optional=True),
+                _tensor(LmTensors.OPERATION, "STRING", optional=True),
+                *(
+                    _tensor(name, "BOOL", optional=True)
+                    for name in (LmTensors.STREAM, LmTensors.EXCLUDE_INPUT_IN_OUTPUT, *LmTensors.SWITCHES)
+                ),
+            ],
+            "output": [
+                _tensor(LmTensors.TEXT_OUTPUT, "STRING", (-1,)),
+                _tensor(LmTensors.DETAILS, "STRING"),
+                _tensor("finish_reason", "STRING", (-1,)),
+                _tensor("cumulative_logprob", "FP32", (-1,)),
+                _tensor("logprobs", "STRING", (-1,)),
+                _tensor("token_ids", "INT64", (-1,)),
+                _tensor("num_input_tokens", "UINT32"),
+                _tensor("num_output_tokens", "UINT32", (-1,)),
+            ],
+        }
+    return {
+        "max_batch_size": MAX_HEAD_BATCH,
+        "dynamic_batching": {},
+        "input": [
+            _tensor(HeadTensors.TEXT, "STRING", optional=False),
+            _tensor(HeadTensors.TEXT_PAIR, "STRING", optional=True),
+        ],
+        # All versions of a model share this, and they may differ in their labels.
+        "output": [
+            _tensor(HeadTensors.SCORES, "FP32", (-1,)),
+            _tensor(HeadTensors.LABEL, "STRING"),
+            *([_tensor(HeadTensors.SLOTS, "STRING")] if kind is Kind.NLU else []),
+        ],
+    }
+
+
 class LmGraph:
     """Inputs and outputs of an `lm` graph. `rows` counts the positions whose logits are wanted."""
 

@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
             ["torch", "transformers", "onnxruntime", "opentelemetry", "runtime.engine", "kubernetes"],
         ),
         ("runtime.engine", ["torch", "transformers", "starlette", "tritonclient", "api", "export"]),
-        ("runtime.triton", ["torch", "transformers", "starlette", "tritonclient", "api", "export"]),
+        ("runtime.triton.lm", ["torch", "transformers", "starlette", "tritonclient", "api", "export"]),
+        ("runtime.triton.heads", ["torch", "transformers", "starlette", "tritonclient", "api", "export"]),
+        # Triton starts a process for each load that only declares the tensors.
+        ("runtime.triton", ["onnxruntime", "onnx", "tokenizers", "runtime.engine"]),
         ("export.pipeline", ["torch", "transformers", "starlette", "api", "runtime.engine"]),
         ("lmaas", ["torch", "starlette", "onnx", "numpy", "sqlalchemy"]),
         ("client.http", ["httpx", "typer", "numpy", "runtime"]),

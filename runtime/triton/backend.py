@@ -6,32 +6,19 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import triton_python_backend_utils as pb_utils
 
-from runtime.contract import MAX_HEAD_BATCH, HeadTensors, Kind, LmTensors
+from runtime.contract import Kind, model_config
 from runtime.log_format import FORMAT_VARIABLE, LEVEL_VARIABLE, JsonFormatter
 from runtime.manifest import Manifest
-from runtime.triton.heads import HeadAdapter
-from runtime.triton.lm import LmAdapter
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_LM_OUTPUTS = (
-    (LmTensors.TEXT_OUTPUT, "TYPE_STRING", [-1]),
-    (LmTensors.DETAILS, "TYPE_STRING", [1]),
-    ("finish_reason", "TYPE_STRING", [-1]),
-    ("cumulative_logprob", "TYPE_FP32", [-1]),
-    ("logprobs", "TYPE_STRING", [-1]),
-    ("token_ids", "TYPE_INT64", [-1]),
-    ("num_input_tokens", "TYPE_UINT32", [1]),
-    ("num_output_tokens", "TYPE_UINT32", [-1]),
-)
 
 
 def _with_short_error(method: Callable[P, T]) -> Callable[P, T]:
@@ -64,9 +51,10 @@ class TritonPythonModel:
     @staticmethod
     @_with_short_error
     def auto_complete_config(auto_complete_model_config: Any) -> Any:
-        """Declare the tensors from the manifest; `config.pbtxt` only has to name the backend."""
+        """Declare the tensors where `config.pbtxt` does not, as the façade's does."""
         _configure_logging()
-        _declare(Manifest.load(Path(pb_utils.get_model_dir())), auto_complete_model_config)
+        if not auto_complete_model_config.as_dict()["output"]:
+            _declare(Manifest.load(Path(pb_utils.get_model_dir())).kind, auto_complete_model_config)
         return auto_complete_model_config
 
     @_with_short_error
@@ -75,15 +63,24 @@ class TritonPythonModel:
         _configure_logging()
         folder = Path(args["model_repository"]) / args["model_version"]
         labels = {"model": args["model_name"], "version": args["model_version"]}
-        kind = Manifest.load(folder).kind
-        adapter = LmAdapter if kind is Kind.LM else HeadAdapter
-        self._adapter: Adapter = adapter(folder, labels)
+        self._adapter = _adapter_of(Manifest.load(folder).kind)(folder, labels)
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         return self._adapter.execute(requests)
 
     def finalize(self) -> None:
         self._adapter.finalize()
+
+
+def _adapter_of(kind: Kind) -> Callable[[Path, dict[str, str]], Adapter]:
+    """Imported here: a process that Triton starts for `auto_complete_config` alone needs no engine."""
+    if kind is Kind.LM:
+        from runtime.triton.lm import LmAdapter
+
+        return LmAdapter
+    from runtime.triton.heads import HeadAdapter
+
+    return HeadAdapter
 
 
 class _TritonLog(logging.Handler):
@@ -125,43 +122,15 @@ def _configure_logging() -> None:
     logging.getLogger("runtime").setLevel(level)
 
 
-def _declare(manifest: Manifest, config: Any) -> None:
-    """Write the tensors and the batching of its kind into `config`, a `pb_utils.ModelConfig`."""
-    if manifest.kind is Kind.LM:
-        _declare_lm(config)
-    else:
-        _declare_heads(manifest, config)
-
-
-def _declare_lm(config: Any) -> None:
-    # The engine batches by itself: it takes every request at once and answers each in many responses.
-    config.set_max_batch_size(0)
-    config.set_model_transaction_policy({"decoupled": True})
-    _add_input(config, LmTensors.TEXT_INPUT, "TYPE_STRING", optional=False)
-    _add_input(config, LmTensors.PROMPT_TOKEN_IDS, "TYPE_INT64", [-1], optional=True)
-    for name in (LmTensors.SAMPLING_PARAMETERS, LmTensors.OPERATION):
-        _add_input(config, name, "TYPE_STRING", optional=True)
-    for name in (LmTensors.STREAM, LmTensors.EXCLUDE_INPUT_IN_OUTPUT, *LmTensors.SWITCHES):
-        _add_input(config, name, "TYPE_BOOL", optional=True)
-    for name, data_type, dims in _LM_OUTPUTS:
-        config.add_output({"name": name, "data_type": data_type, "dims": dims})
-
-
-def _declare_heads(manifest: Manifest, config: Any) -> None:
-    config.set_max_batch_size(MAX_HEAD_BATCH)
-    config.set_dynamic_batching()
-    _add_input(config, HeadTensors.TEXT, "TYPE_STRING", optional=False)
-    _add_input(config, HeadTensors.TEXT_PAIR, "TYPE_STRING", optional=True)
-    scores = {"name": HeadTensors.SCORES, "data_type": "TYPE_FP32", "dims": [-1]}
-    if (
-        manifest.labels
-    ):  # without labels, as in pure tagging, the scores are empty, which no fixed size can say
-        scores["dims"] = [len(manifest.labels)]
-    config.add_output(scores)
-    config.add_output({"name": HeadTensors.LABEL, "data_type": "TYPE_STRING", "dims": [1]})
-    if manifest.kind is Kind.NLU:
-        config.add_output({"name": HeadTensors.SLOTS, "data_type": "TYPE_STRING", "dims": [1]})
-
-
-def _add_input(config: Any, name: str, data_type: str, dims: Sequence[int] = (1,), *, optional: bool) -> None:
-    config.add_input({"name": name, "data_type": data_type, "dims": list(dims), "optional": optional})
+def _declare(kind: Kind, config: Any) -> None:
+    """Write the tensors and the batching of a kind into `config`, a `pb_utils.ModelConfig`."""
+    declared = model_config(kind)
+    config.set_max_batch_size(declared["max_batch_size"])
+    if "model_transaction_policy" in declared:
+        config.set_model_transaction_policy(declared["model_transaction_policy"])
+    if "dynamic_batching" in declared:
+        config.set_dynamic_batching()
+    for tensor in declared["input"]:
+        config.add_input(tensor)
+    for tensor in declared["output"]:
+        config.add_output(tensor)

@@ -11,18 +11,29 @@ import shutil
 import uuid
 from pathlib import Path
 
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+
 from api.back.cluster.records import ModelVersion
 from api.back.settings import BackSettings
 from api.back.store.failures import translated
 from api.back.store.models import ModelStore
 from api.back.store.records import VersionRecord
 from runtime.config import EngineConfig
-from runtime.contract import BACKEND_NAME, ENGINE_FILE, TOKENIZER_FILE, Variant
+from runtime.contract import BACKEND_NAME, ENGINE_FILE, TOKENIZER_FILE, Kind, Variant, model_config
 from runtime.manifest import MANIFEST_FILE, Manifest
 
 CONFIG_FILE = "config.pbtxt"
-# Without the policy Triton would serve the highest version alone, and loading one would end the others.
-CONFIG = f'backend: "{BACKEND_NAME}"\nversion_policy {{ all {{}} }}\n'
+
+
+def config_text(kind: Kind) -> str:
+    """The content of CONFIG_FILE. It is complete: to ask the backend for the rest takes Triton over a second.
+
+    Without the policy Triton would serve the highest version alone, and loading one would end the others.
+    """
+    fields = {"backend": BACKEND_NAME, "version_policy": {"all": {}}, **model_config(kind)}
+    config: str = text_format.MessageToString(json_format.ParseDict(fields, model_config_pb2.ModelConfig()))
+    return config
 
 
 class ModelRepository:
@@ -58,16 +69,16 @@ class ModelRepository:
                 for path in (MANIFEST_FILE, TOKENIZER_FILE, *graph):
                     plain = self.copies or path in beside
                     await self._models.place_file(version.files[path], building / path, plain=plain)
-                await asyncio.to_thread(self._move_in, building, version, variant)
+                await asyncio.to_thread(self._move_in, building, version, manifest, variant)
         finally:
             await asyncio.to_thread(shutil.rmtree, building, ignore_errors=True)
 
-    def _move_in(self, building: Path, version: VersionRecord, variant: Variant) -> None:
+    def _move_in(self, building: Path, version: VersionRecord, manifest: Manifest, variant: Variant) -> None:
         (building / ENGINE_FILE).write_text(self._engine_config(variant))
         model = self._root / version.model
         model.mkdir(exist_ok=True)
         if not (model / CONFIG_FILE).exists():  # writing it again would reload every version
-            (model / CONFIG_FILE).write_text(CONFIG)
+            (model / CONFIG_FILE).write_text(config_text(manifest.kind))
         building.rename(model / str(version.version))
 
     def _engine_config(self, variant: Variant) -> str:

@@ -43,6 +43,7 @@ def triton_command(
         f"{REPOSITORY_OPTION}{repository or home.relative(home.repository)}",
         f"--backend-directory={home.relative(settings.backends)}",
         "--model-control-mode=explicit",
+        "--disable-auto-complete-config",  # it starts each model twice, and waits a second between
         "--strict-readiness=false",  # else it is unready while any new model loads
         *_http(ports, host),
         *(f"--{service}-address={host}" for service in ("grpc", "metrics")),

@@ -10,10 +10,12 @@ import pytest
 import tritonclient.grpc as grpc
 
 from api.back.cluster.installation import Installation, assemble_backends
+from api.back.cluster.repository import CONFIG_FILE, config_text
 from api.back.cluster.server_home import Ports, ServerHome
 from api.back.cluster.triton_process import TritonProcess
 from api.back.settings import BackSettings
-from runtime.contract import BACKEND_NAME, Variant
+from runtime.contract import Variant
+from runtime.manifest import Manifest
 from tests.runtime.engines import version_folder
 from tests.runtime.triton.clients import Server
 
@@ -34,7 +36,7 @@ def classifier_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lay_out(repository: Path, name: str, artifact: Path, **settings: int) -> Path:
     """One version of one model, as the Cluster Manager lays it out."""
     folder = version_folder(artifact, repository / name / "1", "fp32", **settings)
-    (repository / name / "config.pbtxt").write_text(f'backend: "{BACKEND_NAME}"\n')
+    (repository / name / CONFIG_FILE).write_text(config_text(Manifest.load(artifact).kind))
     return folder
 
 
