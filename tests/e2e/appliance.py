@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import sqlite3
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,14 @@ class Appliance:
             self.process.send_signal(how)
             self.process.wait(STOP_SECONDS)
         return time.monotonic() - begin
+
+
+def home_with_mini_lm(converted_home: Path, home: Path) -> Path:
+    """A copy that deploys `mini-lm` alone: one process to start instead of four. Returns `home`."""
+    shutil.copytree(converted_home, home)
+    with closing(sqlite3.connect(home / "lmaas.db")) as database, database:
+        database.execute("DELETE FROM deployments WHERE model <> 'mini-lm'")
+    return home
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,14 +12,14 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.appliance import Appliance, foreign_variables, running
+from tests.e2e.appliance import Appliance, foreign_variables, home_with_mini_lm, running
 
 PROMPT = "Once upon a time there was a"
 
 
 @pytest.fixture(scope="module")
 def home(converted_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(converted_home, tmp_path_factory.mktemp("keys") / "home of its own"))
+    return home_with_mini_lm(converted_home, tmp_path_factory.mktemp("keys") / "home of its own")
 
 
 def lmaas(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
