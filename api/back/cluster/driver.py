@@ -71,7 +71,7 @@ class ServerDriver(Protocol):
         """End the server and all processes of its models at once; return when they are gone."""
 
     async def stop(self) -> None:
-        """As `kill`, but the server gets a short time to end by itself."""
+        """The façade ends: `kill` a server that it started, and leave any other."""
 
     async def capabilities(self) -> Capabilities:
         """What its machine can do now."""

@@ -78,8 +78,7 @@ class LocalTriton:
             await self._process.kill()
 
     async def stop(self) -> None:
-        if self._process is not None:
-            await self._process.stop()
+        await self.kill()
 
     async def capabilities(self) -> Capabilities:
         device = self._home.settings.engine.device

@@ -13,7 +13,7 @@ from api.back.settings import BackSettings
 from kernels.library import PRELOAD, SWITCH
 from runtime.log_format import FORMAT_VARIABLE, LEVEL_VARIABLE
 
-STOP_SECONDS = 1.5  # nothing of value is lost after it: requests were drained, state lies elsewhere
+STOP_SECONDS = 2.0  # where another program asks it to end: the façade drains its requests, and kills it
 INHERITED = ("HOME", "LANG", "TMPDIR", "TZ", SWITCH)
 INHERITED_PREFIXES = ("CUDA_", "NVIDIA_", "ORT_")  # which GPU, and how its libraries use it
 # What runs a caller's own code, reads and writes files, or maps memory. Triton has no names for callers, only

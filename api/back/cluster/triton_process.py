@@ -30,7 +30,7 @@ from api.back.cluster.idle_timeout import IdleTimeout, wait_for
 from api.back.cluster.installation import Installation
 from api.back.cluster.server_home import HOST, Ports, ServerHome
 from api.back.cluster.server_log import ServerLog
-from api.back.cluster.triton_command import STOP_SECONDS, triton_command, triton_environment
+from api.back.cluster.triton_command import triton_command, triton_environment
 from api.back.guard import SECRET, guarded
 from api.errors import ServerFault
 
@@ -98,16 +98,11 @@ class TritonProcess:
         """Return when the server is gone: its exit status, 128 and the number for a signal."""
         return await self._process.wait()
 
-    async def stop(self) -> None:
-        """Ask it to end, wait `STOP_SECONDS`, then kill it."""
-        if self.running:
-            self._process.terminate()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
-        await self.kill()
-
     async def kill(self) -> None:
-        """End the server and every stub at once; return when all are gone."""
+        """End the server and every stub at once; return when all are gone.
+
+        Nothing of value is lost: its state lies elsewhere. Triton would need a second to end by itself.
+        """
         await asyncio.to_thread(kill_group, self._process.pid)
         await self._process.wait()
         if self._log is not None:

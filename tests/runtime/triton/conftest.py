@@ -61,5 +61,5 @@ def server(
             server.load("head")
             yield server
     finally:
-        loop.run_until_complete(process.stop())
+        loop.run_until_complete(process.kill())
         loop.close()
