@@ -38,12 +38,15 @@ async def pair(
         replace_drain_seconds=1.0,
     )
     one, two = (dataclasses.replace(shared, home=folder / name) for name in ("one", "two"))
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("api.back.cluster.following.FOLLOW_SECONDS", 0.1)
     async with Backend.open(one) as first, Backend.open(two) as second:
         for archive in ("lm", "other-lm"):
             upload = Path(shutil.copy(archives[archive], folder / "upload"))
             version, _ = await first.models.add_upload("tiny", upload, archive)
             await first.converter.convert(version)
         yield first, second
+    monkeypatch.undo()
 
 
 def ready(backend: Backend, check: Callable[[DeploymentRecord], bool] = lambda record: True) -> bool:
