@@ -77,8 +77,9 @@ class ModelRepository:
         (building / ENGINE_FILE).write_text(self._engine_config(variant))
         model = self._root / version.model
         model.mkdir(exist_ok=True)
-        if not (model / CONFIG_FILE).exists():  # writing it again would reload every version
-            (model / CONFIG_FILE).write_text(config_text(manifest.kind))
+        config, text = model / CONFIG_FILE, config_text(manifest.kind)
+        if not config.exists() or config.read_text() != text:  # writing it reloads every version
+            config.write_text(text)
         building.rename(model / str(version.version))
 
     def _engine_config(self, variant: Variant) -> str:
