@@ -154,6 +154,14 @@ def test_every_package_has_the_version_of_the_constraints(dockerfile: str) -> No
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_what_is_installed_of_the_project_is_one_of_its_extras(dockerfile: str) -> None:
+    commands = " ".join(command for stage in stages(dockerfile) for command in stage.all("RUN"))
+    extras = {extra for found in re.findall(r"\[([a-z,]+)\]", commands) for extra in found.split(",")}
+    assert extras
+    assert [extra for extra in extras if not re.search(rf"^{extra} = \[", PROJECT, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
 def test_bases_are_pinned(dockerfile: str) -> None:
     names = {stage.name for stage in stages(dockerfile)}
     for stage in stages(dockerfile):
