@@ -9,6 +9,7 @@ import pytest
 from api.environment import settings_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
+LINKING = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/operations.md", "docs/containers.md")
 
 
 def test_the_readme_s_settings_are_those_of_the_code() -> None:
@@ -19,12 +20,14 @@ def test_architecture_stays_within_two_screens() -> None:
     assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 100
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", LINKING)
 def test_links_lead_somewhere(document: str) -> None:
-    text = (ROOT / document).read_text()
-    targets = [part.split(")")[0] for part in text.split("](")[1:]]
+    file = ROOT / document
+    targets = [part.split(")")[0] for part in file.read_text().split("](")[1:]]
     missing = [
-        target for target in targets if not target.startswith(("http", "#")) and not (ROOT / target).exists()
+        target
+        for target in targets
+        if not target.startswith(("http", "#")) and not (file.parent / target).exists()
     ]
     assert not missing
 
