@@ -113,12 +113,18 @@ class Observation:
 
 
 def canaries_of(deployed: Iterable[Deployment], deployment: Deployment) -> list[Deployment]:
-    """Those of the same model and kind; `deployment` may be one of them."""
+    """Those of the same model and kind; `deployment` may be one of them.
+
+    One that is being loaded has no copies and no figures yet.
+    """
     model, kind = deployment.record.model, deployment.target.kind
     return [
         item
         for item in deployed
-        if item.watch is not None and item.record.model == model and item.target.kind is kind
+        if item.watch is not None
+        and item.state is not DeploymentState.LOADING
+        and item.record.model == model
+        and item.target.kind is kind
     ]
 
 

@@ -13,7 +13,7 @@ from api.back.cluster.canary import Essence, Watch, agreement, essence, labels, 
 from api.back.cluster.deployment import Deployment
 from api.back.cluster.records import HeadAnswer
 from api.back.store.deployments import DeploymentStore
-from api.back.store.records import CanaryPolicy, DeploymentRecord
+from api.back.store.records import CanaryPolicy, DeploymentRecord, DeploymentState
 from api.errors import Overloaded, ServerFault, StoreUnavailable
 from runtime.messages import (
     Candidate,
@@ -46,9 +46,10 @@ def watch(own: int = 4, others: int = 4, seconds: float = 1.0, failures: int = 0
     return made
 
 
-def canary(number: int = 2, policy: CanaryPolicy = POLICY) -> Deployment:
-    made = deployed("a", number, weight=10)
-    return Deployment(dataclasses.replace(made.record, canary=policy), made.version_record, made.manifest)
+def canary(state: DeploymentState = DeploymentState.READY) -> Deployment:
+    made = deployed("a", 2, weight=10, state=state)
+    made.record = dataclasses.replace(made.record, canary=POLICY)
+    return made
 
 
 class Recorded(DeploymentStore):
@@ -198,11 +199,17 @@ async def test_requests_count_for_the_canaries_that_they_concern() -> None:
     await shadows.close()
 
 
+def test_a_canary_that_is_being_loaded_has_no_figures() -> None:
+    stable, tried = deployed("a", 1), canary(state=DeploymentState.LOADING)
+    assert canaries_of([stable, tried], stable) == []
+    for state in (DeploymentState.READY, DeploymentState.UNHEALTHY):
+        tried.replicas[0].become(state)
+        assert canaries_of([stable, tried], stable) == [tried]
+
+
 async def test_copies_are_compared_and_those_without_room_dropped() -> None:
     tried = canary()
     tried.watch = Watch(POLICY)
-    (replica,) = deployed("a", 2).replicas
-    tried.replicas = [replica]
     done = asyncio.Event()
     outcomes = iter([None, ServerFault("broken"), Overloaded("full")])
 
