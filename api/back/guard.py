@@ -12,6 +12,7 @@ passed as an environment variable, and `argv` is made to point to it before the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import resource
@@ -59,8 +60,13 @@ def main() -> int:
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
     """Start it with the secret for HIDDEN; in sight where this process may not trace another one."""
     if not any(HIDDEN in argument for argument in command):
-        # What the parent lets the guard inherit is for the command.
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)
+        # What the parent lets the guard inherit is for the command alone: a socket ends when that closes it.
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            if descriptor > 2:
+                with contextlib.suppress(OSError):  # of the listing itself
+                    os.close(descriptor)
+        return child
     secret = os.environ.pop(SECRET)
     real = [argument.replace(HIDDEN, secret) for argument in command]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -64,6 +65,21 @@ def test_the_command_inherits_what_the_guard_did() -> None:
         os.close(writer)
         assert os.read(reader, 10) == b"here"
         assert guard.wait(10) == 0
+    os.close(reader)
+
+
+def test_what_the_command_closes_the_guard_does_not_keep_open() -> None:
+    """As the port of several façades, which must refuse connections once all of them drain."""
+    reader, writer = os.pipe()
+    closing = f"import os, signal; os.close({writer}); signal.pause()"
+    command = guarded([sys.executable, "-c", closing])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[writer], start_new_session=True) as guard:
+        os.close(writer)
+        assert select.select([reader], [], [], 10)[0] == [reader]
+        assert os.read(reader, 1) == b""
+        assert guard.poll() is None
+        guard.terminate()
+        assert guard.wait(10) == 128 + signal.SIGTERM
     os.close(reader)
 
 
