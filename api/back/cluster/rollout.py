@@ -130,6 +130,12 @@ async def _servers(current: Deployment, successor: Deployment, pool: ServerPool)
     try:
         return await pool.admit(successor, successor.record.replicas)
     except Conflict as error:
+        going = current.predecessor
+        if going is not None and going.version == successor.version:
+            raise Conflict(
+                f"{going.name} still ends the requests that it had when {current.name} took its place: "
+                "try again when that is done"
+            ) from None
         raise Conflict(
             f"{successor.name} in {successor.record.variant.value} does not fit beside {current.name} in "
             f"{current.record.variant.value}, which serves until it is ready: {error.detail}"

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from api.back.backend import Backend
-from api.back.cluster import local_triton
+from api.back.cluster import local_triton, rollout
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentRecord, DeploymentState, Rollout
 from api.errors import Conflict, NotFound, ServerFault, Unavailable
@@ -129,6 +129,24 @@ async def test_what_cannot_take_its_place_is_refused(
     with pytest.raises(Conflict, match=f"tiny/2 is deployed already, as '{second.id}'"):
         await replace(first.id, 2)
     assert await complete(backend, language_model(backend, 1))
+
+
+async def test_the_version_before_comes_back_once_it_has_ended_its_requests(
+    backend: Backend, first: DeploymentRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+
+    async def until_ended(*_: object) -> None:
+        await ended.wait()
+
+    monkeypatch.setattr(rollout, "until_idle", until_ended)
+    await backend.cluster.replace(first.id, 2, "fp32")
+    with pytest.raises(Conflict, match="tiny/1 still ends the requests that it had when tiny/2 took its"):
+        await backend.cluster.replace(first.id, 1, "int8")
+    ended.set()
+    await until(lambda: backend.cluster.deployments()[0].rollout is None, "the old one is gone")
+    back = await backend.cluster.replace(first.id, 1, "int8")
+    assert (back.id, back.version, back.state) == (first.id, 1, DeploymentState.READY)
 
 
 async def test_only_one_replacement_at_a_time_and_an_undeployment_ends_it(
