@@ -72,10 +72,10 @@ def test_every_alert_has_a_line() -> None:
 
 
 def test_every_route_exists() -> None:
-    known = {re.sub(r"\{.*?\}", "*", endpoint.path) for endpoint in ENDPOINTS}
+    routes = [re.sub(r"{\w+}", "[^/]+", endpoint.path) for endpoint in ENDPOINTS]
     named = {path.rstrip(".") for path in re.findall(r"(?:/v1|/health)/[a-z/]+[\w./-]*", TEXT)}
-    assert named - known == {"/v1/servers/triton-0"}
-    assert "/v1/servers/*" in known
+    assert len(named) > 5
+    assert [path for path in sorted(named) if not any(re.fullmatch(route, path) for route in routes)] == []
 
 
 def test_every_value_of_the_chart_exists() -> None:
