@@ -45,11 +45,14 @@ def server(settings: Settings, back: FakeBack, *, bound: str, allowed: str = "")
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: f"{endpoint.method} {endpoint.path}")
-def test_every_route_but_liveness_needs_its_name(app: Starlette, endpoint: Endpoint) -> None:
+def test_every_route_but_those_of_probes_needs_its_name(app: Starlette, endpoint: Endpoint) -> None:
+    """A kubelet asks under the address of a pod. It learns only whether the appliance lives and serves."""
     client = TestClient(app, base_url="http://localhost")
     answer = client.request(endpoint.method, endpoint.path, headers={"host": REBOUND})
     if endpoint.path == "/health/live":
         assert answer.status_code == 200
+    elif endpoint.path == "/health/serving":
+        assert (answer.status_code, "model" in answer.text) == (503, False)
     else:
         assert answer.status_code == 403
         assert "LMAAS_ALLOWED_HOSTS" in answer.text

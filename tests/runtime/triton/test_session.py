@@ -182,10 +182,10 @@ def test_one_request_is_cancelled_and_the_others_are_not(server: Server) -> None
 def test_a_client_that_leaves_frees_the_places_of_all_its_requests(server: Server) -> None:
     before = server.metrics()["sequences_finished_total:cancelled"]
     with session(server, "left") as client:
-        for key in range(4):
+        for key in range(14):
             client.submit(key, "the cat", LONG, stream=key % 2 == 0)
-        client.receive_until(lambda: client.accepted == 4)
-    # Some sequences may have ended by themselves before the engine learned of it.
+        client.receive_until(lambda: client.accepted == 14)
+    # Some sequences may have ended by themselves before the engine learned of it: all would take seconds.
     await_metrics(
         server,
         lambda now: now["sequences_finished_total:cancelled"] > before + 2 * LONG["n"] and is_idle(now),
