@@ -57,7 +57,7 @@ class Trial:
 
 def chaos(
     rate: Annotated[float, typer.Option(help="Requests a second, of each of the two kinds.", min=1)] = 17.0,
-    calm: Annotated[float, typer.Option(help="Seconds of load before each fault.", min=0)] = 12.0,
+    calm: Annotated[float, typer.Option(help="Seconds of load before each fault.", min=0)] = 22.0,
     only: Annotated[Which | None, typer.Option(help="One of the two appliances.")] = None,
     name: Name = "chaos",
 ) -> None:
