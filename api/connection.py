@@ -41,7 +41,7 @@ class Config(uvicorn.Config):
 
 
 def make_room(newest: Waiting, connections: Set[Any], limit: int) -> bool:
-    """Let those go that wait longest; False where nobody can, so that the newest has to go."""
+    """Close those that have waited longest; False where none can be closed, so that the newest is."""
     over = len(connections) - limit
     if over <= 0:
         return True
@@ -202,7 +202,7 @@ class Connection(HttpToolsProtocol):
         self._raw.abort()
 
     def _make_room(self) -> None:
-        """Let those go that wait longest; refuse this one where nobody can."""
+        """Close those that have waited longest; refuse this one where none can be closed."""
         limit = self._bounds.max_connections
         if not make_room(self, cast("set[Any]", self.connections), limit):
             self._deaf = True

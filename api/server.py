@@ -21,7 +21,7 @@ from api.shared_listener import UNREADY, SharedListener
 
 BACKLOG = 2048
 LAST_SECONDS = 1  # for connections to end after the drain has ended every task
-OPEN_FILES = 65_536  # more would serve nobody, and some programs walk through all that they may have
+OPEN_FILES = 65_536  # more are of no use, and some programs walk through all that they may have
 OWN_FILES = 128  # of the database, the blob store, model servers and logs; half of them were seen in use
 MOST_CONNECTIONS = 8192
 TICKS_A_SECOND = 10  # of uvicorn

@@ -1,4 +1,4 @@
-"""The home folder: one user at a time, and nobody else's to read."""
+"""The home folder: one process serves from it at a time, and only its user can read it."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def keep(
 
 
 async def pids(text: Callable[[], str], name: str, count: int) -> list[int]:
-    """Of the processes that a façade has had, once there were so many."""
+    """Of the processes that a façade has had, once it has had this number of them."""
 
     def found() -> list[int]:
         lines = [line for line in text().splitlines() if f"{name}: process" in line]

@@ -28,7 +28,7 @@ POLL_SECONDS = 0.1
 MAX_UNPACKED_BYTES = 96 * 2**20
 
 
-# Most networks that have one name it so, without `no_proxy`; whoever asks it gets no answer.
+# Most networks that have one name it so, without `no_proxy`; a request to it gets no answer.
 PROXY = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 
 

@@ -110,10 +110,10 @@ def test_token_ids_score_as_an_evaluation_harness_asks(client: openai.OpenAI) ->
         assert choice.logprobs.token_logprobs is not None
         with torch.no_grad():
             expected = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        told = choice.logprobs.token_logprobs[begin : len(ids)]
+        given = choice.logprobs.token_logprobs[begin : len(ids)]
         exact = [float(expected[place - 1, ids[place]]) for place in range(begin, len(ids))]
         # mini-lm is served in int8, whose quality card allows 0.5 % of perplexity.
-        assert sum(told) / len(told) == pytest.approx(sum(exact) / len(exact), abs=0.05)
+        assert sum(given) / len(given) == pytest.approx(sum(exact) / len(exact), abs=0.05)
 
 
 def test_no_prompt_is_the_start_of_a_text(client: openai.OpenAI) -> None:

@@ -95,24 +95,24 @@ def test_no_stream_waits_longer_than_the_longest_pause() -> None:
 
 
 def test_streams_that_began_at_different_times_are_sent_to_together() -> None:
-    told: list[int] = []
+    sent: list[int] = []
     streams = [state(number) for number in range(20)]
     thread = OutputThread(
         lambda request: None,
         lambda request, fault: None,
-        lambda: told.append(sum(len(sink.answers) for _, sink in streams)),
+        lambda: sent.append(sum(len(sink.answers) for _, sink in streams)),
     )
     for stream in streams:
         thread.process([token(stream[0])])
         time.sleep(0.001)
     time.sleep((20 - FREE_STREAMS) / ANSWERS_PER_SECOND)  # all may be sent to: one turn for all from now on
     for expected in (40, 60):
-        before = len(told)
+        before = len(sent)
         deadline = time.monotonic() + 30
-        while told[-1] < expected and time.monotonic() < deadline:
+        while sent[-1] < expected and time.monotonic() < deadline:
             thread.put([token(request) for request, _ in streams])
             time.sleep(0.002)
-        counts = {count for count in told[before:] if count > expected - 20}
+        counts = {count for count in sent[before:] if count > expected - 20}
         assert counts == {expected}
     thread.close()
 

@@ -43,7 +43,7 @@ class Inference:
         self._retry_seconds = retry_seconds
         self._deployments: dict[str, Deployment] = {}  # by id, oldest first
         self._draining: list[Deployment] = []  # they were replaced, and end the tasks that had chosen them
-        self.observers: list[Report] = []  # of changes that nobody asked for
+        self.observers: list[Report] = []  # of changes that no caller asked for
         self._canaries = Canaries(self._deployments, records, self._report)
 
     def choose(

@@ -12,7 +12,7 @@ from runtime.contract import Kind, Variant
 from runtime.messages import Slot
 
 ModelVersion = tuple[str, int]  # a model and a version of it, as Triton names them
-# A change that nobody asked for: actor (`autoscaler`, `rollback`), action, deployment, outcome.
+# A change that no caller asked for: actor (`autoscaler`, `rollback`), action, deployment, outcome.
 Report = Callable[[str, str, DeploymentRecord, str], Awaitable[None]]
 
 

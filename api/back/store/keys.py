@@ -104,7 +104,7 @@ class KeyStore:
 
 
 def make_key() -> str:
-    """A new key; nobody knows it yet."""
+    """A new key; only its maker knows it."""
     return f"{KEY_PREFIX}{secrets.token_hex(ID_BYTES)}_{secrets.token_urlsafe(SECRET_BYTES)}"
 
 

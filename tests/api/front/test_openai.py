@@ -111,15 +111,15 @@ def test_openai_s_client_is_told_that_a_route_is_not_there(client: TestClient, b
 
 
 def test_errors_have_openai_s_shape(client: TestClient) -> None:
-    answer = client.post(COMPLETIONS, json={"prompt": "a", "model": "nobody"})
+    answer = client.post(COMPLETIONS, json={"prompt": "a", "model": "absent"})
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["error"] == {
-        "message": "no model 'nobody' is deployed",
+        "message": "no model 'absent' is deployed",
         "type": "invalid_request_error",
         "param": "model",
         "code": "model_not_found",
     }
-    assert answer.json()["detail"] == "no model 'nobody' is deployed"
+    assert answer.json()["detail"] == "no model 'absent' is deployed"
     assert client.get(COMPLETIONS).json()["error"]["code"] == "method_not_allowed"
     assert client.post(COMPLETIONS, content=b"{").json()["error"]["type"] == "invalid_request_error"

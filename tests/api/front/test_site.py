@@ -143,8 +143,8 @@ FOREIGN = ("http://rebound.example:8080", "null", "", "http://localhost:3000", "
 @pytest.mark.parametrize("origin", FOREIGN)
 def test_a_foreign_origin_is_refused_by_every_method(app: Starlette, origin: str) -> None:
     assert statuses(app, {"host": "localhost:8080", "origin": origin}) == {403}
-    told = {"host": "localhost:8080", "origin": origin, "sec-fetch-site": "same-origin"}
-    assert statuses(app, told) == {403}
+    headers = {"host": "localhost:8080", "origin": origin, "sec-fetch-site": "same-origin"}
+    assert statuses(app, headers) == {403}
 
 
 @pytest.mark.parametrize(

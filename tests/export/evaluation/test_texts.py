@@ -133,7 +133,7 @@ def test_the_golden_prompts_of_a_pair_reader_are_kept_as_pairs(
 
 
 def head_reader(folder: Path, context: int, tokenizer: Tokenizer | None = None) -> PromptReader:
-    """Of a classifier with a context of so many tokens."""
+    """Of a classifier whose context has this number of tokens."""
     config = replace(read_config(folder), context_length=context)
     return PromptReader.of(tokenizer or tiny_tokenizer(), config)
 

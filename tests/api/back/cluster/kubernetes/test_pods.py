@@ -183,6 +183,6 @@ def test_reading_of_objects() -> None:
     assert found.endpoints == Endpoints("[fd00::1]:1", None, "[fd00::1]:7")
     (found,) = read_pods([pod("a")], [metrics])
     assert found.endpoints is None
-    nobody = {**both, "endpoints": None, "ports": None}
-    assert next(iter(read_pods([pod("a")], [nobody]))).endpoints is None
+    empty = {**both, "endpoints": None, "ports": None}
+    assert next(iter(read_pods([pod("a")], [empty]))).endpoints is None
     assert list(read_pods([pod("a", phase="Failed"), pod("b", phase="Succeeded")], [both])) == []
