@@ -108,6 +108,7 @@ class ReplicaController:
                     failures += 1
                     await self._load_failed(client, error, failures)
                 continue
+            replica.trust()  # its last step was a good probe
             replica.become(DeploymentState.READY)
             failures, began = 0, time.monotonic()
             reason = await self._watch(client)
