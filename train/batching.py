@@ -1,11 +1,13 @@
-"""Batches of sequences of similar length, padded on the right."""
+"""Batches: sequences of similar length, padded on the right, and the batches of one epoch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
+Batch = Mapping[str, Tensor]
 _CHUNK = 64
 
 
@@ -28,3 +30,28 @@ def pad(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     """[rows, longest] int64."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+
+
+class EpochBatches(Dataset[Batch]):
+    """The batches of one epoch, made by `make(epoch)`. Each epoch must have `count` of them."""
+
+    def __init__(self, make: Callable[[int], Sequence[Batch]], count: int) -> None:
+        self._make = make
+        self._count = count
+        self._epoch = 0
+        self._batches: Sequence[Batch] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next batches are those of `epoch`, counted from 0."""
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Batch:
+        if self._batches is None:
+            self._batches = self._make(self._epoch)
+            if len(self._batches) != self._count:
+                raise ValueError(f"epoch {self._epoch} has {len(self._batches)} batches, not {self._count}")
+        return self._batches[index]

@@ -4,13 +4,13 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from train.optimization import Schedule, make_optimizers, take_step
+from train.optimization import JointOptimizer, Schedule, make_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +42,15 @@ def fit(
     constant rate. `on_better` is called with the best weights in place. Raises ValueError where no part has a
     score that is a number.
     """
-    optimizers = make_optimizers(model, schedule)
+    optimizer = make_optimizer(model, schedule)
+    peaks = [group["lr"] for group in optimizer.param_groups]
     progress, best = _Progress(), _Best(model, score)
     for part in parts:
         model.train()
         for batch in part:
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = loss_of(batch)
-            take_step(model, loss, optimizers, schedule, progress.steps)
+            _take_step(model, loss, optimizer, peaks, schedule, progress.steps)
             if auxiliary is not None:
                 auxiliary.step()
                 auxiliary.zero_grad()
@@ -59,6 +60,23 @@ def fit(
         if best.replaced_by(figures) and on_better is not None:
             on_better()
     return best.restored()
+
+
+def _take_step(
+    model: torch.nn.Module,
+    loss: Tensor,
+    optimizer: JointOptimizer,
+    peaks: Sequence[float],
+    schedule: Schedule,
+    step: int,
+) -> None:
+    """One update: gradients of `loss`, clipped, at the learning rates of `step`."""
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak * schedule.factor(step)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 class _Best:

@@ -1,4 +1,4 @@
-"""Optimizers and their schedule.
+"""Optimizers, their schedule, and the precision of a step.
 
 Muon (https://kellerjordan.github.io/posts/muon/) updates the matrices of the blocks, AdamW all other weights.
 Learning rates have a linear warm-up, a cosine decay and an optional linear cool-down.
@@ -7,9 +7,9 @@ Learning rates have a linear warm-up, a cosine decay and an optional linear cool
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,47 +36,60 @@ class Schedule:
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress))) * min(1.0, left)
 
 
-def make_optimizers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+def make_optimizer(model: torch.nn.Module, schedule: Schedule) -> "JointOptimizer":
     """Muon for the matrices inside the blocks, AdamW for everything else."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
+    groups = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=schedule.other_rate, betas=(0.9, 0.95), fused=True)
+    if not matrices:
+        return JointOptimizer([adamw])
     muon = torch.optim.Muon(
         matrices,
         lr=schedule.matrix_rate,
         weight_decay=schedule.weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )
-    groups = [
-        {"params": [p for p in others if p.ndim >= 2], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    adamw = torch.optim.AdamW(groups, lr=schedule.other_rate, betas=(0.9, 0.95), fused=True)
-    optimizers: list[torch.optim.Optimizer] = [muon, adamw]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return optimizers
+    return JointOptimizer([muon, adamw])
 
 
-def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
-    """Set every learning rate to `factor` times its peak."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+class JointOptimizer(torch.optim.Optimizer):
+    """Several optimizers that step as one; `param_groups` are the groups of all of them."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self._parts = list(parts)
+        super().__init__([group for part in parts for group in part.param_groups], {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
 
 
-def take_step(
-    model: torch.nn.Module,
-    loss: Tensor,
-    optimizers: Sequence[torch.optim.Optimizer],
-    schedule: Schedule,
-    step: int,
-) -> None:
-    """One update: gradients of `loss`, clipped, at the learning rates of `step`."""
-    torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-    set_rates(optimizers, schedule.factor(step))
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad()
+def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type for autocast, None for fp32. Raises ValueError for an unknown precision, or fp16 on a CPU."""
+    if precision not in ("auto", "fp32", "bf16", "fp16"):
+        raise ValueError(f"precision is {precision!r}, it must be auto, fp32, bf16 or fp16")
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("precision fp16 needs a GPU; a CPU trains in bf16 or fp32")
+    if precision == "auto":
+        capable = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_computes_in_bf16()
+        precision = "bf16" if capable else "fp32"
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _cpu_computes_in_bf16() -> bool:
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
