@@ -23,6 +23,8 @@ MAX_VOCAB_SIZE = 4_000_000
 MAX_CONTEXT_LENGTH = 1 << 20
 MAX_LABELS = 100_000
 MAX_LABEL_LENGTH = 1000  # characters
+MAX_NGRAM_BUCKETS = 1 << 22
+MAX_NGRAM_ORDER = 5  # tokens
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
@@ -54,6 +56,14 @@ class Head(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Ngrams:
+    """A bag of hashed n-grams of tokens beside the body: see export/graph/ngrams.py."""
+
+    buckets: int
+    orders: tuple[int, ...]  # lengths of the n-grams, in tokens
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     head: Head
     num_layers: int
@@ -72,6 +82,8 @@ class ModelConfig:
     labels: tuple[str, ...] = ()
     slot_labels: tuple[str, ...] = ()
     nlu_echo: bool = False
+    bidirectional: bool = False  # a token's attention reads the tokens after it too
+    ngrams: Ngrams | None = None
     problem_type: str = "single_label_classification"
     notes: tuple[str, ...] = ()  # where serving differs from transformers
 
@@ -199,6 +211,8 @@ def read_config(folder: Path) -> ModelConfig:
         labels=labels,
         slot_labels=_read_slot_labels(read, head),
         nlu_echo=nlu_echo,
+        bidirectional=_read_bidirectional(read, head),
+        ngrams=_read_ngrams(read, head),
         problem_type=_read_problem_type(read, labels),
         notes=notes,
     )
@@ -269,6 +283,36 @@ def _read_slot_labels(read: _Reader, head: Head) -> tuple[str, ...]:
     if not names:
         raise refused("slot_labels", [], f"{head.value} needs the list of slot labels")
     return names
+
+
+def _read_bidirectional(read: _Reader, head: Head) -> bool:
+    """The key `attention` is this project's own: transformers' GPT-2 is causal."""
+    value = read.get("attention", "causal")
+    if value not in ("causal", "bidirectional"):
+        raise refused("attention", value, "not one of causal, bidirectional")
+    if value == "bidirectional" and head is Head.LM:
+        raise refused("attention", value, f"{head.value} predicts what comes after: causal is needed")
+    return bool(value == "bidirectional")
+
+
+def _read_ngrams(read: _Reader, head: Head) -> Ngrams | None:
+    """The keys `ngram_buckets` and `ngram_orders`, which are this project's own."""
+    if read.get("ngram_buckets", None) is None and read.get("ngram_orders", None) is None:
+        return None
+    if head not in (Head.SEQUENCE, Head.JOINT):
+        raise refused(
+            "ngram_buckets", read.get("ngram_buckets", None), f"{head.value} has no labels of a text"
+        )
+    buckets = read.integer("ngram_buckets", 0, 1, MAX_NGRAM_BUCKETS)
+    orders = read.get("ngram_orders", [])
+    known = isinstance(orders, list) and all(type(order) is int for order in orders)
+    if not known or not orders or not 1 <= min(orders) <= max(orders) <= MAX_NGRAM_ORDER:
+        raise refused(
+            "ngram_orders", orders, f"a list of whole numbers from 1 to {MAX_NGRAM_ORDER} is needed"
+        )
+    if len(set(orders)) != len(orders):
+        raise refused("ngram_orders", orders, "the numbers repeat")
+    return Ngrams(buckets, tuple(orders))
 
 
 def _read_problem_type(read: _Reader, labels: tuple[str, ...]) -> str:

@@ -21,6 +21,7 @@ Shape = tuple[int, ...]
 # Attention masks that old checkpoints store as buffers.
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 _PREFIX = "transformer."
+NGRAM_TABLE = "ngrams.weight"  # [buckets, labels], of this project's own bag of n-grams
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -121,11 +122,12 @@ def _head_shapes(config: ModelConfig) -> dict[str, Shape]:
     hidden, labels, slots = config.hidden_size, len(config.labels), len(config.slot_labels)
     if config.head is Head.LM:
         return {} if config.tied else {"lm_head.weight": (config.vocab_size, hidden)}
-    if config.head is Head.SEQUENCE:
-        return {"score.weight": (labels, hidden)}
     if config.head is Head.TOKEN:
         return {"classifier.weight": (slots, hidden), "classifier.bias": (slots,)}
-    return {
+    bag: dict[str, Shape] = {} if config.ngrams is None else {NGRAM_TABLE: (config.ngrams.buckets, labels)}
+    if config.head is Head.SEQUENCE:
+        return {"score.weight": (labels, hidden)} | bag
+    return bag | {
         "intent_head.weight": (labels, hidden),
         "intent_head.bias": (labels,),
         "slot_head.weight": (slots, hidden),

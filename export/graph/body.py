@@ -23,6 +23,7 @@ class AttentionInputs:
     seqlens_k: str  # [batch] int32, tokens of a row after this run, less one
     total_sequence_length: str  # [] int32
     cached: bool  # past and present of LmGraph, or no cache at all
+    lengths: str = ""  # [batch] int32, tokens of a row: where attention is bidirectional
 
 
 class Body:
@@ -106,13 +107,20 @@ class Body:
     def _attend(self, layer: int, packed: str, width: int) -> str:
         path = f"h.{layer}.attn"
         folded = self._graph.node("Reshape", f"{path}.packed", [packed, self._packed_shape])
+        if self._config.bidirectional:
+            context = self._attend_to_all(layer, path, folded)
+        else:
+            context = self._attend_to_past(layer, path, folded)
+        return self._graph.node("Reshape", f"{path}.flat", [context, self._graph.integers(-1, width)])
+
+    def _attend_to_past(self, layer: int, path: str, folded: str) -> str:
         inputs = [folded, "", "", "", "", self._attention.seqlens_k, self._attention.total_sequence_length]
         outputs = [f"{path}.out", f"{path}.key", f"{path}.value"]
         if self._attention.cached:
             inputs[3:5] = [LmGraph.past_key(layer), LmGraph.past_value(layer)]
             outputs[1:] = [LmGraph.present_key(layer), LmGraph.present_value(layer)]
         heads = self._config.num_heads
-        context = self._graph.microsoft(
+        return self._graph.microsoft(
             "GroupQueryAttention",
             path,
             inputs,
@@ -121,7 +129,21 @@ class Body:
             kv_num_heads=heads,
             scale=self._config.attention_scale(layer),
         )
-        return self._graph.node("Reshape", f"{path}.flat", [context, self._graph.integers(-1, width)])
+
+    # folded -- query, key, value --+
+    # lengths ----------------------+-- MultiHeadAttention, in float32, the only type of its CPU kernel
+    def _attend_to_all(self, layer: int, path: str, folded: str) -> str:
+        wide = self._weights.widen(f"{path}.packed", folded)
+        parts = [f"{path}.{part}" for part in ("query", "key", "value")]
+        self._graph.node("Split", f"{path}.split", [wide], outputs=parts, axis=2, num_outputs=3)
+        context = self._graph.microsoft(
+            "MultiHeadAttention",
+            path,
+            [*parts, "", self._attention.lengths],
+            num_heads=self._config.num_heads,
+            scale=self._config.attention_scale(layer),
+        )
+        return self._weights.narrow(path, context)
 
     def _linear(self, path: str, x: str, lowest: float | None = None) -> str:
         """A projection without its bias, which the next operator adds."""

@@ -18,6 +18,7 @@ from export.graph.builder import GraphBuilder
 from export.graph.fp16 import Fp16Weights
 from export.graph.int4 import Int4Weights
 from export.graph.int8 import Int8Weights
+from export.graph.ngrams import add_ngram_logits
 from export.graph.weights import Weights
 from runtime.contract import HeadGraph, Kind, LmGraph, Variant
 
@@ -62,7 +63,7 @@ def _build_language_model(graph: GraphBuilder, checkpoint: Checkpoint, weights: 
     weights.unembedding("lm_head", hidden, head, checkpoint.weight(f"{head}.weight"), LmGraph.LOGITS)
 
 
-# input_ids, positions --- body (last rows) --- score --- logits
+# input_ids, positions --- body (last rows) --- score --- (+ n-grams) --- logits
 def _build_classifier(graph: GraphBuilder, checkpoint: Checkpoint, weights: Weights) -> None:
     sequence = _add_inputs(graph)
     body = _body(graph, checkpoint, weights, sequence)
@@ -70,7 +71,9 @@ def _build_classifier(graph: GraphBuilder, checkpoint: Checkpoint, weights: Weig
         HeadGraph.INPUT_IDS, _positions(graph, sequence), _last_rows(graph, sequence), "ln_f.out"
     )
     graph.output(HeadGraph.LOGITS, TensorProto.FLOAT, ["batch", len(checkpoint.config.labels)])
-    weights.small_head("score", hidden, checkpoint.weight("score.weight"), None, HeadGraph.LOGITS)
+    output = _label_output(checkpoint)
+    weights.small_head("score", hidden, checkpoint.weight("score.weight"), None, output)
+    add_ngram_logits(graph, checkpoint, sequence, output)
 
 
 # input_ids, positions --- body --- hidden --- slot_head ------------------- slot_logits
@@ -95,7 +98,13 @@ def _build_nlu(graph: GraphBuilder, checkpoint: Checkpoint, weights: Weights) ->
         graph.node("ConstantOfShape", "intent_head", [shape], outputs=[HeadGraph.LOGITS])
         return
     last = graph.node("Gather", "intent_head.rows", [hidden, _last_rows(graph, sequence)])
-    _add_head(graph, checkpoint, weights, "intent_head", last, HeadGraph.LOGITS)
+    output = _label_output(checkpoint)
+    _add_head(graph, checkpoint, weights, "intent_head", last, output)
+    add_ngram_logits(graph, checkpoint, sequence, output)
+
+
+def _label_output(checkpoint: Checkpoint) -> str:
+    return HeadGraph.LOGITS if checkpoint.config.ngrams is None else "labels.body"
 
 
 def _add_inputs(graph: GraphBuilder) -> str:
@@ -106,12 +115,15 @@ def _add_inputs(graph: GraphBuilder) -> str:
 
 
 def _body(graph: GraphBuilder, checkpoint: Checkpoint, weights: Weights, sequence: str) -> Body:
-    """Attention is causal, so padding on the right changes no real position; lengths only save work."""
+    """Padding on the right changes nothing: attention is causal, or reads `lengths` tokens of a row."""
     less_one = graph.node("Sub", "lengths.less_one", [HeadGraph.LENGTHS, graph.integers(1)])
     seqlens_k = graph.node("Cast", "seqlens_k", [less_one], to=TensorProto.INT32)
     scalar = graph.node("Squeeze", "total.scalar", [sequence])
     total = graph.node("Cast", "total", [scalar], to=TensorProto.INT32)
-    return Body(graph, checkpoint, weights, AttentionInputs(seqlens_k, total, cached=False))
+    lengths = ""
+    if checkpoint.config.bidirectional:
+        lengths = graph.node("Cast", "lengths.narrow", [HeadGraph.LENGTHS], to=TensorProto.INT32)
+    return Body(graph, checkpoint, weights, AttentionInputs(seqlens_k, total, cached=False, lengths=lengths))
 
 
 # sequence --- Range 0 .. sequence --- Unsqueeze --- [1, sequence]

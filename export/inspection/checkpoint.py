@@ -205,6 +205,13 @@ def _unusual(config: ModelConfig) -> list[str]:
         found.append("nothing ends a text before its longest length (eos_token_id null)")
     if config.nlu_echo:
         found.append("it reads a text twice, and tags the second copy (nlu_echo)")
+    if config.bidirectional:
+        found.append("attention reads both sides of a token (attention bidirectional)")
+    if config.ngrams is not None:
+        orders = ", ".join(map(str, config.ngrams.orders))
+        found.append(
+            f"n-grams of {orders} tokens, in {config.ngrams.buckets} buckets, add to the labels' logits"
+        )
     return found
 
 

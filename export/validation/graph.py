@@ -21,15 +21,21 @@ from runtime.manifest import Manifest
 # The operators that the exporter emits, with the attributes that it sets: a server never runs any other.
 # Tests keep this table, and the fields below, equal to what is emitted.
 STANDARD_OPERATORS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("Abs", "Add", "Expand", "Gather", "MatMul", "Mul", "Range", "ReduceMax", "Relu"), ()),
-    **dict.fromkeys(("Reshape", "Squeeze", "Sub", "Unsqueeze"), ()),
+    **dict.fromkeys(
+        ("Abs", "Add", "Div", "Expand", "Gather", "LessOrEqual", "MatMul", "Max", "Mod", "Mul"), ()
+    ),
+    **dict.fromkeys(
+        ("Range", "ReduceMax", "Relu", "Reshape", "Slice", "Sqrt", "Squeeze", "Sub", "Unsqueeze"), ()
+    ),
     "Cast": ("to",),
     "Concat": ("axis",),
     "ConstantOfShape": ("value",),
     "DequantizeLinear": ("axis",),
     "Gemm": ("transB",),
     "QuantizeLinear": ("axis", "block_size", "output_dtype"),
+    "ReduceSum": ("keepdims",),
     "Shape": ("start", "end"),
+    "Split": ("axis", "num_outputs"),
     "Transpose": ("perm",),
 }
 MICROSOFT_OPERATORS: dict[str, tuple[str, ...]] = {
@@ -38,8 +44,10 @@ MICROSOFT_OPERATORS: dict[str, tuple[str, ...]] = {
     "GroupQueryAttention": ("num_heads", "kv_num_heads", "scale"),
     "MatMulIntegerToFloat": (),
     "MatMulNBits": ("K", "N", "bits", "block_size", "accuracy_level"),
+    "MultiHeadAttention": ("num_heads", "scale"),
     "SkipLayerNormalization": ("epsilon",),
 }
+_ATTENTION = ("GroupQueryAttention", "MultiHeadAttention")
 _OPERATORS = {"": STANDARD_OPERATORS, MICROSOFT: MICROSOFT_OPERATORS}
 _OPSETS = [("", OPSET), (MICROSOFT, 1)]
 
@@ -133,7 +141,7 @@ class _GraphValidator:
                 raise self._wrong(f"{where}: an attribute is given twice")
 
     def _check_attention(self, graph: onnx.GraphProto) -> None:
-        found = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+        found = [node for node in graph.node if node.op_type in _ATTENTION]
         if len(found) != self._layers:
             raise self._wrong(f"{len(found)} attention nodes, but the manifest has {self._layers} layers")
         heads = self._manifest.architecture.num_heads

@@ -46,8 +46,10 @@ def classifier_logits(
 ) -> Array:
     """`[labels]`, read at the last token that is not padding, which is the first one where all are."""
     read = [place for place, token in enumerate(ids) if token != config.get("pad_token_id")]
-    hidden = hidden_states(weights, config, ids, dtype)
-    return np.asarray(hidden[read[-1] if read else 0] @ _get(weights, "score.weight", dtype).T)
+    last = read[-1] if read else 0
+    hidden = hidden_states(weights, config, ids[: last + 1], dtype)
+    score = hidden[last] @ _get(weights, "score.weight", dtype).T
+    return np.asarray(score + _bag(weights, config, ids[: last + 1], dtype))
 
 
 def token_logits(
@@ -62,7 +64,8 @@ def nlu_logits(
 ) -> tuple[Array, Array]:
     """Intents `[labels]`, read at the last token, and slots `[sequence, slot_labels]`."""
     hidden = hidden_states(weights, config, ids, dtype)
-    return _linear(weights, "intent_head", hidden[-1]), _linear(weights, "slot_head", hidden)
+    intents = _linear(weights, "intent_head", hidden[-1]) + _bag(weights, config, ids, dtype)
+    return np.asarray(intents), _linear(weights, "slot_head", hidden)
 
 
 def greedy(weights: Weights, config: Config, ids: Sequence[int], count: int) -> list[int]:
@@ -97,10 +100,37 @@ def _attention(weights: Weights, config: Config, layer: int, x: Array) -> Array:
         scores = scores / math.sqrt(hidden // heads)
     if config.get("scale_attn_by_inverse_layer_idx", False):
         scores = scores / (layer + 1)
-    scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
+    if config.get("attention", "causal") == "causal":
+        scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
     context = scores / scores.sum(axis=-1, keepdims=True) @ value  # [heads, sequence, head_size]
     return _conv(weights, f"h.{layer}.attn.c_proj", context.transpose(1, 0, 2).reshape(length, hidden))
+
+
+def _bag(weights: Weights, config: Config, ids: Sequence[int], dtype: Precision) -> Array | float:
+    """`[labels]` of this project's bag of n-grams; 0 where the checkpoint has none."""
+    if "ngrams.weight" not in weights:
+        return 0.0
+    found = [
+        ngram_bucket(ids[start : start + order], config["ngram_buckets"])
+        for order in config["ngram_orders"]
+        for start in range(len(ids) - order + 1)
+    ]
+    rows = _get(weights, "ngrams.weight", dtype)[found]  # [n-grams, labels]
+    return np.asarray(rows.sum(axis=0) / math.sqrt(max(len(found), 1)))
+
+
+def ngram_bucket(tokens: Sequence[int], buckets: int) -> int:
+    """A prime, and a random odd number for the length and for each place (export/graph/ngrams.py)."""
+    total = len(tokens) * _NGRAM_FACTORS[0]
+    total += sum((token + 1) * factor for token, factor in zip(tokens, _NGRAM_FACTORS[1:], strict=False))
+    return total % (2**31 - 1) % buckets
+
+
+_NGRAM_FACTORS = (
+    *(1_540_483_477, 1_103_515_245, 1_664_525_001),
+    *(2_027_808_453, 1_812_433_253, 1_289_706_101),
+)
 
 
 def _activate(config: Config, x: Array) -> Array:

@@ -131,6 +131,10 @@ def _load(folder: Path, config: ModelConfig) -> Any:
     """The torch module in evaluation mode."""
     import torch
 
+    if config.bidirectional:
+        raise Unavailable("its attention is causal")
+    if config.ngrams is not None:
+        raise Unavailable("it has no bag of n-grams")
     try:
         model, loading = _module(config.head).from_pretrained(
             folder,

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GPT2Config,
@@ -89,6 +89,22 @@ def save_classifier(folder: Path, **changes: Any) -> GPT2ForSequenceClassificati
     return model
 
 
+def save_reader(folder: Path) -> None:
+    """A classifier with this project's own parts: attention to both sides, and a bag of n-grams."""
+    save_classifier(folder)
+    _add_own_parts(folder, labels=3)
+
+
+def _add_own_parts(folder: Path, labels: int) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    bag = random_model(torch.nn.Linear, labels, 40, seed=40)
+    tensors["ngrams.weight"] = bag.weight.detach().clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config |= {"attention": "bidirectional", "ngram_buckets": 40, "ngram_orders": [1, 2, 3, 4, 5]}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+
+
 def save_tagger(folder: Path) -> GPT2ForTokenClassification:
     model = random_model(GPT2ForTokenClassification, tiny_config(num_labels=5))
     model.save_pretrained(folder)
@@ -114,6 +130,12 @@ def save_nlu(folder: Path, *, echo: bool) -> None:
     }
     (folder / "config.json").write_text(json.dumps(written), "utf-8")
     save_tokenizer(folder)
+
+
+def save_joint_reader(folder: Path) -> None:
+    """A joint head with the parts of `save_reader`."""
+    save_nlu(folder, echo=False)
+    _add_own_parts(folder, labels=3)
 
 
 class LmRunner:

@@ -18,12 +18,14 @@ _SAVE: dict[str, Callable[[Path], object]] = {
     "classifier": checkpoints.save_classifier,
     "tagger": checkpoints.save_tagger,
     "nlu": lambda folder: checkpoints.save_nlu(folder, echo=True),
+    "reader": checkpoints.save_reader,
+    "joint_reader": checkpoints.save_joint_reader,
 }
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny random checkpoint: lm, classifier, tagger or nlu."""
+    """The folder of a tiny random checkpoint, by its name in `_SAVE`."""
     made: dict[str, Path] = {}
 
     def make(name: str) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from transformers import GPT2ForSequenceClassification, GPT2ForTokenClassification
 
 from export.pipeline import export_checkpoint
@@ -46,6 +47,27 @@ def test_classifier_equals_torch_and_the_oracle(
         assert np.abs(logits[row] - oracle.classifier_logits(weights, config, text)).max() <= TOLERANCE
 
 
+def test_our_own_parts_equal_torch(
+    checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]
+) -> None:
+    folder = checkpoint("reader")
+    model = GPT2ForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    for block in model.transformer.h:
+        block.attn.bias.fill_(True)  # the causal mask of transformers' own attention
+    table = load_file(folder / "model.safetensors")["ngrams.weight"]
+    weights, config = oracle.load(folder)
+    (logits,) = run(artifact("reader"), TEXTS)
+    for row, text in enumerate(TEXTS):
+        everything = torch.zeros(1, 1, len(text), len(text))
+        grams = [text[i : i + n] for n in range(1, 6) for i in range(len(text) - n + 1)]
+        buckets = torch.tensor([oracle.ngram_bucket(gram, 40) for gram in grams])
+        with torch.no_grad():
+            hidden = model.transformer(torch.tensor([text]), attention_mask=everything)[0]
+            reference = (model.score(hidden[0, -1]) + table[buckets].sum(dim=0) / len(grams) ** 0.5).numpy()
+        assert np.abs(logits[row] - reference).max() <= TOLERANCE
+        assert np.abs(logits[row] - oracle.classifier_logits(weights, config, text)).max() <= TOLERANCE
+
+
 def test_tagger_equals_torch(checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]) -> None:
     model = GPT2ForTokenClassification.from_pretrained(checkpoint("tagger")).eval()
     logits, slots = run(artifact("tagger"), TEXTS)
@@ -57,23 +79,24 @@ def test_tagger_equals_torch(checkpoint: Callable[[str], Path], artifact: Callab
         assert np.abs(slots[row, : len(text)] - reference).max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("kind", ["nlu", "joint_reader"])
 def test_joint_nlu_equals_the_oracle(
-    checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]
+    kind: str, checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]
 ) -> None:
-    weights, config = oracle.load(checkpoint("nlu"))
-    logits, slots = run(artifact("nlu"), TEXTS)
+    weights, config = oracle.load(checkpoint(kind))
+    logits, slots = run(artifact(kind), TEXTS)
     for row, text in enumerate(TEXTS):
         intents, tags = oracle.nlu_logits(weights, config, text)
         assert np.abs(logits[row] - intents).max() <= TOLERANCE
         assert np.abs(slots[row, : len(text)] - tags).max() <= TOLERANCE
-    manifest = Manifest.load(artifact("nlu"))
+    manifest = Manifest.load(artifact(kind))
     assert manifest.labels == ("play", "book", "rate")
     assert manifest.slot_labels[:2] == ("O", "B-artist")
-    assert manifest.nlu_echo
+    assert manifest.nlu_echo is (kind == "nlu")
 
 
 @pytest.mark.parametrize("variant", [Variant.FP32, Variant.INT8])
-@pytest.mark.parametrize("kind", ["classifier", "tagger", "nlu"])
+@pytest.mark.parametrize("kind", ["classifier", "tagger", "nlu", "reader", "joint_reader"])
 def test_an_answer_does_not_depend_on_the_batch(
     kind: str, variant: Variant, artifact: Callable[[str], Path]
 ) -> None:

@@ -107,6 +107,15 @@ CONFIGS: dict[str, tuple[Edit, str]] = {
         "eos_token_id: '300': a whole number from 0 to 299",
     ),
     "negative epsilon": (change_config(layer_norm_epsilon=-1), "layer_norm_epsilon: '-1': a number from"),
+    "attention unknown": (change_config(attention="both"), "attention: 'both': not one of causal, bidirect"),
+    "attention of a language model": (
+        change_config(attention="bidirectional"),
+        "attention: 'bidirectional': GPT2LMHeadModel predicts what comes after: causal is needed",
+    ),
+    "n-grams of a language model": (
+        change_config(ngram_buckets=8, ngram_orders=[1]),
+        "ngram_buckets: '8': GPT2LMHeadModel has no labels of a text",
+    ),
     "flag a string": (change_config(scale_attn_weights="yes"), "scale_attn_weights: 'yes': true or false"),
     "context of one": (change_config(n_positions=1), "n_positions: '1': a whole number from 2"),
 }

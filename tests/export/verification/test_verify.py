@@ -81,6 +81,16 @@ def test_every_head_is_compared_with_two_references(
     require_passed([transformers, optimum, own])
 
 
+@pytest.mark.parametrize("kind", ["reader", "joint_reader"])
+def test_only_numpy_knows_our_own_parts(
+    kind: str, checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]
+) -> None:
+    transformers, optimum, own = run(checkpoint(kind), artifact(kind))
+    assert transformers.note == "not run: its attention is causal"
+    assert optimum.note.startswith("not run: it")
+    assert (own.passed, own.agreeing) == (True, PROMPTS)
+
+
 @pytest.mark.parametrize(
     "flags",
     [
