@@ -13,6 +13,7 @@ import typer
 from cli.command import AsJson, fail
 from cli.show import amount, listed, plain, print_facts, print_json, print_table, quality, short, size
 from runtime.contract import Variant
+from runtime.manifest import Architecture
 
 if TYPE_CHECKING:
     from export.inspection.artifact import ArtifactFacts
@@ -172,7 +173,7 @@ def _tell_artifact(facts: ArtifactFacts) -> None:
         [
             (
                 "architecture",
-                f"{shape.num_layers} layers, {shape.hidden_size} wide, {shape.num_heads} heads",
+                f"{shape.num_layers} layers, {shape.hidden_size} wide, {_heads(shape)} heads",
             ),
             ("context", f"{shape.context_length:,} tokens"),
             ("vocabulary", f"{shape.vocab_size:,} tokens; end of text is {_token(shape.eos_token_id)}"),
@@ -190,6 +191,10 @@ def _tell_artifact(facts: ArtifactFacts) -> None:
     print(f"{len(facts.problems)} of {len(files)} files are not those of the manifest:")
     for problem in facts.problems:
         print(plain(f"  {problem}"))
+
+
+def _heads(shape: Architecture) -> str:
+    return ", ".join(map(str, shape.layer_heads)) or str(shape.num_heads)
 
 
 def _token(token_id: int | None) -> str:

@@ -58,16 +58,15 @@ class LanguageSession:
     ) -> None:
         self._session = open_session(graph, variant, lean=lean)
         key = next(value for value in self._session.get_inputs() if value.name == LmGraph.past_key(0))
-        self._row = (architecture.num_heads, context, int(key.shape[3]))
         self._vocab_size = architecture.vocab_size
         self._element = element_type(key)
         self._cache = {}
-        for layer in range(architecture.num_layers):
+        for layer, heads in enumerate(architecture.heads):
             for past, present in (
                 (LmGraph.past_key(layer), LmGraph.present_key(layer)),
                 (LmGraph.past_value(layer), LmGraph.present_value(layer)),
             ):
-                empty = np.zeros((rows, *self._row), self._element)
+                empty = np.zeros((rows, heads, context, int(key.shape[3])), self._element)
                 self._cache[past, present] = onnxruntime.OrtValue.ortvalue_from_numpy(empty)
 
     def prefill(self, prompts: Sequence[Sequence[int]], *, every_row: bool = False) -> Floats:
@@ -125,9 +124,8 @@ class LanguageSession:
         binding.bind_cpu_input(LmGraph.LOGIT_ROWS, wanted.astype(np.int64))
         logits = np.empty((len(wanted), self._vocab_size), np.float32)
         binding.bind_output(LmGraph.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        shape = [len(ids), *self._row]
         for (past, present), buffer in self._cache.items():
-            pointer = buffer.data_ptr()
+            shape, pointer = [len(ids), *buffer.shape()[1:]], buffer.data_ptr()
             binding.bind_input(past, "cpu", 0, self._element.type, shape, pointer)
             binding.bind_output(present, "cpu", 0, self._element.type, shape, pointer)
         self._session.run_with_iobinding(binding)

@@ -84,7 +84,7 @@ class KvCache:
         return self.num_slots - self.num_taken
 
     @property
-    def buffers(self) -> NDArray[Any]:
+    def buffers(self) -> list[NDArray[Any]]:
         return self.memory.buffers
 
     @property

@@ -35,6 +35,12 @@ class Architecture:
     context_length: int
     eos_token_id: int | None  # None: no token ends a text
     pad_token_id: int | None  # None: a classifier answers at the last token, whichever it is
+    layer_heads: tuple[int, ...] = ()  # heads of each layer of a pruned model; empty: num_heads in all
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The number of attention heads of each layer."""
+        return self.layer_heads or (self.num_heads,) * self.num_layers
 
 
 @dataclass(frozen=True, slots=True)

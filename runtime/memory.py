@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,7 @@ _ALIGNMENT = 256  # bytes, as cudaMalloc aligns
 class CacheLayout:
     """The cache that a graph asks for; `head_size` may be padded beyond the model's own."""
 
-    num_layers: int
-    num_heads: int
+    layer_heads: tuple[int, ...]  # the number of heads of each layer
     head_size: int
     dtype: np.dtype[Any]
 
@@ -35,7 +35,10 @@ class CacheLayout:
 
 
 class KvMemory(ABC):
-    """[2 * layers, slots, heads, context, head_size]: layer 0's keys, its values, layer 1's ..."""
+    """One array for each half: layer 0's keys, its values, layer 1's ...
+
+    Each is [slots, heads of the layer, context, head_size]; they lie one after the other.
+    """
 
     device = "cpu"  # as onnxruntime's bindings name it
     rows_per_page = 1  # `give_back` is not worth a call for this number of rows of a head, or fewer
@@ -45,18 +48,11 @@ class KvMemory(ABC):
         self.num_slots = num_slots
         self.context_length = context_length
         self.head_bytes = context_length * layout.row_bytes
-        self.slot_bytes = layout.num_heads * self.head_bytes
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        layout = self.layout
-        return (
-            2 * layout.num_layers,
-            self.num_slots,
-            layout.num_heads,
-            self.context_length,
-            layout.head_size,
-        )
+        heads = [heads for heads in layout.layer_heads for _ in ("keys", "values")]
+        self.shapes = [(num_slots, count, context_length, layout.head_size) for count in heads]
+        self.slot_bytes = [count * self.head_bytes for count in heads]  # of each half
+        self._offsets = [0, *accumulate(num_slots * size for size in self.slot_bytes)]
+        self.size = self._offsets.pop()  # bytes in all
 
     def address(self, half: int, slot: int) -> int:
         """Of a slot's keys of layer `half / 2`, or its values if `half` is odd; the next slot follows."""
@@ -64,7 +60,13 @@ class KvMemory(ABC):
 
     def offset(self, half: int, slot: int) -> int:
         """Bytes from the start."""
-        return (half * self.num_slots + slot) * self.slot_bytes
+        return self._offsets[half] + slot * self.slot_bytes[half]
+
+    def _split(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """Views of the memory's `values` in their order, one of each half."""
+        ends = [end // self.layout.dtype.itemsize for end in self._offsets[1:]]
+        parts = np.split(values, ends)
+        return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     @property
     @abstractmethod
@@ -73,22 +75,22 @@ class KvMemory(ABC):
 
     @property
     @abstractmethod
-    def buffers(self) -> NDArray[Any]:
-        """The contents, of shape `shape`: a view of the memory if it is the host's, else a copy."""
+    def buffers(self) -> list[NDArray[Any]]:
+        """The contents, of `shapes`: views of the memory if it is the host's, else copies."""
 
     @abstractmethod
     def copy_rows(self, source: int, target: int, count: int) -> None:
         """Copy at least the first `count` rows of a slot into another slot."""
 
     @abstractmethod
-    def read_rows(self, slot: int, count: int) -> NDArray[Any]:
+    def read_rows(self, slot: int, count: int) -> list[NDArray[Any]]:
         """At least the first `count` rows of a slot, copied to the host.
 
-        [2 * layers, heads, rows, head_size]
+        [heads, rows, head_size] of each half.
         """
 
     @abstractmethod
-    def write_rows(self, slot: int, rows: NDArray[Any]) -> None:
+    def write_rows(self, slot: int, rows: list[NDArray[Any]]) -> None:
         """Write what `read_rows` returned into a slot."""
 
     @abstractmethod
@@ -102,41 +104,43 @@ class KvMemory(ABC):
 class HostKvMemory(KvMemory):
     def __init__(self, layout: CacheLayout, num_slots: int, context_length: int) -> None:
         super().__init__(layout, num_slots, context_length)
-        size = self.shape[0] * num_slots * self.slot_bytes
-        self._mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._mapping = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         # A huge page holds rows of many heads: memory would follow capacity instead of use. A kernel without
         # huge pages refuses the call.
         with suppress(OSError):
             self._mapping.madvise(mmap.MADV_NOHUGEPAGE)
-        self._buffers: NDArray[Any] = np.frombuffer(self._mapping, layout.dtype).reshape(self.shape)
+        self._values: NDArray[Any] = np.frombuffer(self._mapping, layout.dtype)
+        self._buffers = self._split(self._values)
         self.rows_per_page = -(-mmap.PAGESIZE // layout.row_bytes)
 
     @property
     def start(self) -> int:
-        return int(self._buffers.ctypes.data)
+        return int(self._values.ctypes.data)
 
     @property
-    def buffers(self) -> NDArray[Any]:
+    def buffers(self) -> list[NDArray[Any]]:
         return self._buffers
 
     def copy_rows(self, source: int, target: int, count: int) -> None:
         if count:
-            self._buffers[:, target, :, :count] = self._buffers[:, source, :, :count]
+            for buffer in self._buffers:
+                buffer[target, :, :count] = buffer[source, :, :count]
 
-    def read_rows(self, slot: int, count: int) -> NDArray[Any]:
-        return self._buffers[:, slot, :, :count].copy()
+    def read_rows(self, slot: int, count: int) -> list[NDArray[Any]]:
+        return [buffer[slot, :, :count].copy() for buffer in self._buffers]
 
-    def write_rows(self, slot: int, rows: NDArray[Any]) -> None:
-        self._buffers[:, slot, :, : rows.shape[2]] = rows
+    def write_rows(self, slot: int, rows: list[NDArray[Any]]) -> None:
+        for buffer, part in zip(self._buffers, rows, strict=True):
+            buffer[slot, :, : part.shape[1]] = part
 
     def give_back(self, slot: int, kept: int, stop: int) -> None:
         """The rows are zero afterwards; their whole pages go back to the operating system."""
-        for half in range(self.shape[0]):
+        for half, size in enumerate(self.slot_bytes):
             start = self.offset(half, slot)
             if kept == 0:
-                self._release(start, start + self.slot_bytes)
+                self._release(start, start + size)
                 continue
-            for head in range(start, start + self.slot_bytes, self.head_bytes):
+            for head in range(start, start + size, self.head_bytes):
                 self._release(head + kept * self.layout.row_bytes, head + stop * self.layout.row_bytes)
 
     def _release(self, start: int, stop: int) -> None:

@@ -137,7 +137,7 @@ class Sequence:
         self.slot = -1
         self.computed = 0
         # Of the KV cache, while it is preempted: it waits for its second slot, and goes on where it was.
-        self.saved_rows: NDArray[Any] | None = None
+        self.saved_rows: list[NDArray[Any]] | None = None
         # [hidden], the sum over the rows that were run; operation `embed`.
         self.hidden_sum: NDArray[np.float32] | None = None
         self.finish_reason: FinishReason | None = None

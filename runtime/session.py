@@ -83,16 +83,16 @@ class LmSession:
         self._accelerator = accelerator
         inputs = {item.name: item for item in self._session.get_inputs()}
         outputs = {item.name: item for item in self._session.get_outputs()}
+        layers = sum(name.startswith("past_key.") for name in inputs)
         try:
-            key = inputs[LmGraph.past_key(0)]
+            keys = [inputs[LmGraph.past_key(layer)] for layer in range(max(1, layers))]
             self._widths = {name: int(outputs[name].shape[1]) for name in (LmGraph.LOGITS, LmGraph.HIDDEN)}
         except KeyError as error:
             raise ModelError(f"{graph.name}: not a graph of kind lm: {error} is missing") from None
         self.layout = CacheLayout(
-            num_layers=sum(name.startswith("past_key.") for name in inputs),
-            num_heads=int(key.shape[1]),
-            head_size=int(key.shape[3]),
-            dtype=element_type(key),
+            layer_heads=tuple(int(key.shape[1]) for key in keys),
+            head_size=int(keys[0].shape[3]),
+            dtype=element_type(keys[0]),
         )
         self._finds_argmax = ARGMAX in outputs
         self._max_top_k = min(MAX_TOP_K, self._widths[LmGraph.LOGITS])
@@ -239,8 +239,8 @@ class LmSession:
     def _bind_cache(self, io: Any, first_slot: int, count: int, *, only_outputs: bool = False) -> None:
         """Past and present of each layer's keys and values are at the same address in the cache."""
         memory, layout = self._cache.memory, self.layout
-        shape = (count, layout.num_heads, self._cache.context_length, layout.head_size)
-        for layer in range(layout.num_layers):
+        for layer, heads in enumerate(layout.layer_heads):
+            shape = (count, heads, self._cache.context_length, layout.head_size)
             for half, past, present in (
                 (2 * layer, LmGraph.past_key(layer), LmGraph.present_key(layer)),
                 (2 * layer + 1, LmGraph.past_value(layer), LmGraph.present_value(layer)),

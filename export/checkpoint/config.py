@@ -19,6 +19,7 @@ GPT2_EOS = 50256  # GPT2Config's default, which older config.json files leave ou
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
 MAX_HIDDEN_SIZE = 65_536
+MAX_INNER_SIZE = 1 << 20
 MAX_VOCAB_SIZE = 4_000_000
 MAX_CONTEXT_LENGTH = 1 << 20
 MAX_LABELS = 100_000
@@ -67,9 +68,11 @@ class Ngrams:
 class ModelConfig:
     head: Head
     num_layers: int
-    num_heads: int
+    num_heads: int  # those of a layer that was not pruned; they share the hidden size
+    layer_heads: tuple[int, ...]  # of each layer
     hidden_size: int
     inner_size: int
+    layer_neurons: tuple[int, ...]  # the inner size of each layer
     vocab_size: int
     context_length: int
     activation: Activation
@@ -103,6 +106,7 @@ class ModelConfig:
             context_length=self.context_length,
             eos_token_id=self.eos_token_id,
             pad_token_id=self.pad_token_id,
+            layer_heads=self.layer_heads if set(self.layer_heads) != {self.num_heads} else (),
         )
 
     def attention_scale(self, layer: int) -> float:
@@ -152,6 +156,16 @@ class _Reader:
             raise refused(key, value, f"a number from {low} to {high} is needed")
         return float(value)
 
+    def by_layer(self, key: str, layers: int, default: int, most: int) -> tuple[int, ...]:
+        """A whole number for each layer; the same in all where config.json has no list."""
+        value = self.get(key, [default] * layers)
+        if not isinstance(value, list) or len(value) != layers:
+            raise refused(key, value, f"a list of {layers} numbers is needed, one for each layer")
+        for number in value:
+            if type(number) is not int or not 1 <= number <= most:
+                raise refused(key, number, f"whole numbers from 1 to {most} are needed")
+        return tuple(value)
+
     def names(self, key: str) -> tuple[str, ...]:
         """A list of distinct, non-empty strings."""
         value = self.get(key, [])
@@ -193,12 +207,16 @@ def read_config(folder: Path) -> ModelConfig:
     if head is Head.LM:
         eos_token_id, notes = read_generation(folder, eos_token_id, vocab_size)
     labels = () if head in (Head.LM, Head.TOKEN) else _read_labels(read)
+    num_layers = read.integer("n_layer", 12, 1, MAX_LAYERS)
+    inner_size = read.integer("n_inner", 4 * hidden_size, 1, MAX_INNER_SIZE)
     return ModelConfig(
         head=head,
-        num_layers=read.integer("n_layer", 12, 1, MAX_LAYERS),
+        num_layers=num_layers,
         num_heads=num_heads,
+        layer_heads=read.by_layer("layer_heads", num_layers, num_heads, num_heads),
         hidden_size=hidden_size,
-        inner_size=read.integer("n_inner", 4 * hidden_size, 1, 1 << 20),
+        inner_size=inner_size,
+        layer_neurons=read.by_layer("layer_neurons", num_layers, inner_size, MAX_INNER_SIZE),
         vocab_size=vocab_size,
         context_length=read.integer("n_positions", read.get("n_ctx", 1024), 2, MAX_CONTEXT_LENGTH),
         activation=_read_activation(read),

@@ -97,7 +97,7 @@ def refuse_adapter(files: Collection[str]) -> None:
 
 def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Every tensor that the architecture needs. Conv1D weights are `[in, out]`, heads `[out, in]`."""
-    hidden, inner = config.hidden_size, config.inner_size
+    hidden = config.hidden_size
     shapes: dict[str, Shape] = {
         "wte.weight": (config.vocab_size, hidden),
         "wpe.weight": (config.context_length, hidden),
@@ -105,12 +105,13 @@ def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
         "ln_f.bias": (hidden,),
     }
     for layer in range(config.num_layers):
-        block = f"h.{layer}"
+        block, inner = f"h.{layer}", config.layer_neurons[layer]
+        context = config.layer_heads[layer] * config.head_size
         for norm in ("ln_1", "ln_2"):
             shapes |= {f"{block}.{norm}.weight": (hidden,), f"{block}.{norm}.bias": (hidden,)}
         for path, width_in, width_out in (
-            ("attn.c_attn", hidden, 3 * hidden),
-            ("attn.c_proj", hidden, hidden),
+            ("attn.c_attn", hidden, 3 * context),
+            ("attn.c_proj", context, hidden),
             ("mlp.c_fc", hidden, inner),
             ("mlp.c_proj", inner, hidden),
         ):

@@ -37,7 +37,7 @@ class Body:
         self._config = checkpoint.config
         self._weights = weights
         self._attention = attention
-        self._packed_shape = ""
+        self._packed_shapes: dict[int, str] = {}  # of c_attn's output, by the number of heads
 
     # input_ids -- flat -- wte --+
     #                            +-- h.0.ln_1 --> block 0 --> ... --> block n-1 --> ln_f --> out
@@ -47,15 +47,18 @@ class Body:
 
         Everything but attention is two-dimensional, one row per token: no operator mixes rows.
         """
-        graph, width = self._graph, 3 * self._config.num_heads * cache_head_size(self._config.head_size)
+        graph, config = self._graph, self._config
         ids = graph.node("Reshape", "ids.flat", [input_ids, graph.integers(-1)])
         flat_positions = graph.node("Reshape", "positions.flat", [position_ids, graph.integers(-1)])
         sides = graph.node("Shape", "ids.shape", [input_ids])
-        self._packed_shape = graph.node("Concat", "packed.shape", [sides, graph.integers(width)], axis=0)
+        for heads in sorted(set(config.layer_heads), reverse=True):
+            width = graph.integers(3 * heads * cache_head_size(config.head_size))
+            name = "packed.shape" if heads == config.num_heads else f"packed.shape.{heads}"
+            self._packed_shapes[heads] = graph.node("Concat", name, [sides, width], axis=0)
         tokens = self._weights.embedding("wte", ids, self._checkpoint.weight("wte.weight"))
         positions = graph.node("Gather", "wpe", [self._parameter("wpe.weight"), flat_positions])
         normed, residual = self._skip_norm("h.0.ln_1", tokens, positions, None)
-        last = self._config.num_layers - 1
+        last = config.num_layers - 1
         for layer in range(last):
             normed, residual = self._block(layer, normed, residual, None, None)
         return self._block(last, normed, residual, rows, output)[0]
@@ -105,8 +108,8 @@ class Body:
     # past ------------------------------------+-- GroupQueryAttention -- [batch * sequence, width]
     # seqlens_k, total_sequence_length --------+          \__ present (the same buffer as past)
     def _attend(self, layer: int, packed: str, width: int) -> str:
-        path = f"h.{layer}.attn"
-        folded = self._graph.node("Reshape", f"{path}.packed", [packed, self._packed_shape])
+        path, heads = f"h.{layer}.attn", self._config.layer_heads[layer]
+        folded = self._graph.node("Reshape", f"{path}.packed", [packed, self._packed_shapes[heads]])
         if self._config.bidirectional:
             context = self._attend_to_all(layer, path, folded)
         else:
@@ -119,7 +122,7 @@ class Body:
         if self._attention.cached:
             inputs[3:5] = [LmGraph.past_key(layer), LmGraph.past_value(layer)]
             outputs[1:] = [LmGraph.present_key(layer), LmGraph.present_value(layer)]
-        heads = self._config.num_heads
+        heads = self._config.layer_heads[layer]
         return self._graph.microsoft(
             "GroupQueryAttention",
             path,
@@ -140,7 +143,7 @@ class Body:
             "MultiHeadAttention",
             path,
             [*parts, "", self._attention.lengths],
-            num_heads=self._config.num_heads,
+            num_heads=self._config.layer_heads[layer],
             scale=self._config.attention_scale(layer),
         )
         return self._weights.narrow(path, context)
@@ -151,7 +154,7 @@ class Body:
 
     def _attention_weights(self, layer: int) -> tuple[Floats, Floats, Floats]:
         """c_attn's weight and bias and c_proj's weight, each head padded with zeros to the kernel's step."""
-        path, heads, size = f"h.{layer}.attn", self._config.num_heads, self._config.head_size
+        path, heads, size = f"h.{layer}.attn", self._config.layer_heads[layer], self._config.head_size
         weight = self._checkpoint.weight(f"{path}.c_attn.weight")
         bias = self._checkpoint.weight(f"{path}.c_attn.bias")
         out = self._checkpoint.weight(f"{path}.c_proj.weight")

@@ -50,8 +50,8 @@ def _build_language_model(graph: GraphBuilder, checkpoint: Checkpoint, weights: 
     graph.input(LmGraph.LOGIT_ROWS, TensorProto.INT64, ["rows"])
     graph.output(LmGraph.LOGITS, TensorProto.FLOAT, ["rows", config.vocab_size])
     graph.output(LmGraph.HIDDEN, TensorProto.FLOAT, ["rows", config.hidden_size])
-    cache: list[int | str] = ["batch", config.num_heads, "context", config.architecture.head_size]
-    for layer in range(config.num_layers):
+    for layer, heads in enumerate(config.layer_heads):
+        cache: list[int | str] = ["batch", heads, "context", config.architecture.head_size]
         graph.input(LmGraph.past_key(layer), weights.cache_element, cache)
         graph.input(LmGraph.past_value(layer), weights.cache_element, cache)
         graph.output(LmGraph.present_key(layer), weights.cache_element, cache)

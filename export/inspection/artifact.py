@@ -50,7 +50,7 @@ def inspect_artifact(folder: Path, name: str) -> ArtifactFacts:
         raise ArtifactError(str(error), field=MANIFEST_FILE) from None
     shape, cache = manifest.architecture, {}
     if manifest.kind is Kind.LM:
-        cache = cache_sizes(shape.num_layers, shape.num_heads, shape.head_size)
+        cache = cache_sizes(shape.heads, shape.head_size)
     return ArtifactFacts(
         name=name,
         model=manifest.name,

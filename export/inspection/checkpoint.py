@@ -86,7 +86,7 @@ class ModelFacts:
     def of(cls, config: ModelConfig) -> ModelFacts:
         cache = {}
         if config.head.kind is Kind.LM:
-            cache = cache_sizes(config.num_layers, config.num_heads, config.head_size)
+            cache = cache_sizes(config.layer_heads, config.head_size)
         return cls(
             kind=config.head.kind.value,
             parameters=sum(map(math.prod, expected_shapes(config).values())),
@@ -195,6 +195,11 @@ def _unusual(config: ModelConfig) -> list[str]:
         found.append("the output has weights of its own (tie_word_embeddings)")
     if config.inner_size != 4 * config.hidden_size:
         found.append(f"the feed-forward layers are {config.inner_size} wide (n_inner)")
+    if set(config.layer_heads) != {config.num_heads}:
+        found.append(f"the layers have {', '.join(map(str, config.layer_heads))} heads (layer_heads)")
+    if set(config.layer_neurons) != {config.inner_size}:
+        widths = ", ".join(map(str, config.layer_neurons))
+        found.append(f"the feed-forward layers are {widths} wide (layer_neurons)")
     if config.layer_norm_epsilon != 1e-5:
         found.append(f"the norms add {config.layer_norm_epsilon:g} (layer_norm_epsilon)")
     if config.head_size % HEAD_SIZE_STEP:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from export.checkpoint.config import ModelConfig, cache_head_size
 from export.checkpoint.folder import expected_shapes
@@ -34,7 +35,10 @@ def variant_sizes(config: ModelConfig) -> dict[Variant, int]:
     return sizes
 
 
-def cache_sizes(num_layers: int, num_heads: int, head_size: int) -> dict[Variant, int]:
-    """The KV cache of each token of a sequence: float16 in fp16, float32 in every other variant."""
-    numbers = 2 * num_layers * num_heads * cache_head_size(head_size)
+def cache_sizes(heads: Sequence[int], head_size: int) -> dict[Variant, int]:
+    """The KV cache of each token of a sequence: float16 in fp16, float32 in every other variant.
+
+    `heads` are those of each layer.
+    """
+    numbers = 2 * sum(heads) * cache_head_size(head_size)
     return {variant: (2 if variant is Variant.FP16 else 4) * numbers for variant in Variant}

@@ -80,7 +80,6 @@ def _language_inputs(
     row: list[int], config: ModelConfig
 ) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
     length = len(row)
-    cache = np.zeros((1, config.num_heads, length, config.architecture.head_size), np.float32)
     inputs: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
         LmGraph.INPUT_IDS: np.array([row], np.int64),
         LmGraph.POSITION_IDS: np.arange(length, dtype=np.int64)[None],
@@ -88,7 +87,8 @@ def _language_inputs(
         LmGraph.TOTAL_SEQUENCE_LENGTH: np.array(length, np.int32),
         LmGraph.LOGIT_ROWS: np.arange(length, dtype=np.int64),
     }
-    for layer in range(config.num_layers):
+    for layer, heads in enumerate(config.layer_heads):
+        cache = np.zeros((1, heads, length, config.architecture.head_size), np.float32)
         inputs |= {LmGraph.past_key(layer): cache, LmGraph.past_value(layer): cache}
     return inputs
 
@@ -99,7 +99,7 @@ def find_ranges(runs: Iterable[Mapping[str, Floats]], config: ModelConfig) -> di
     for run in runs:
         for name, values in run.items():
             if name.endswith("attn.flat.out"):  # heads may be padded
-                heads = values.reshape(len(values), config.num_heads, -1)
+                heads = values.reshape(len(values), -1, config.architecture.head_size)
                 values = heads[:, :, : config.head_size].reshape(len(values), -1)
             low, high = values.min(axis=0), values.max(axis=0)
             if name in ranges:
@@ -137,7 +137,7 @@ class SmoothedCheckpoint(DerivedCheckpoint):
             weight = weight + shift @ self._plain.weight(name.removesuffix("bias") + "weight")
         if source == "ln_1":  # the last third of c_attn makes the values, which c_proj reads
             shift, scale = self._fold(block, "attn.flat")
-            values = slice(2 * self.config.hidden_size, None)
+            values = slice(-len(scale), None)
             weight = weight.copy()
             weight[..., values] = (weight[..., values] - (shift if weight.ndim == 1 else 0)) / scale
         return np.asarray(weight, np.float32)

@@ -124,6 +124,18 @@ def _check_architecture(architecture: Architecture) -> None:
             f"{cache_head_size(hidden // heads)} is needed for hidden_size {hidden} and num_heads {heads}"
         )
         raise _wrong("architecture.head_size", f"{architecture.head_size}, but {wanted}")
+    if architecture.layer_heads:
+        _check_layer_heads(architecture)
+
+
+def _check_layer_heads(architecture: Architecture) -> None:
+    layers, given = architecture.num_layers, architecture.layer_heads
+    if len(given) != layers:
+        raise _wrong("architecture.layer_heads", f"{len(given)} numbers, but there are {layers} layers")
+    most = architecture.num_heads
+    for value in given:
+        if not 1 <= value <= most:
+            raise _wrong("architecture.layer_heads", f"{value}, but it goes from 1 to num_heads {most}")
 
 
 def _check_texts(manifest: Manifest) -> None:

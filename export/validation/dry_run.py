@@ -53,7 +53,7 @@ class DryRunLimits:
         # A token has at least one byte of its text.
         read = max((len(prompt.text.encode()) for prompt in manifest.golden), default=1)
         written = max((len(answer.token_ids) for answer in manifest.variants[variant].golden), default=0)
-        token_bytes = shape.num_layers * 2 * shape.num_heads * shape.head_size * 4
+        token_bytes = 2 * sum(shape.heads) * shape.head_size * 4
         cache = rows * min(read + written, shape.context_length) * token_bytes
         data_bytes = BASE_BYTES + WEIGHT_COPIES * size + cache + SCORE_BYTES * rows * shape.vocab_size
         return cls(data_bytes, BASE_SECONDS + size / BYTES_PER_SECOND)

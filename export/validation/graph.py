@@ -144,13 +144,12 @@ class _GraphValidator:
         found = [node for node in graph.node if node.op_type in _ATTENTION]
         if len(found) != self._layers:
             raise self._wrong(f"{len(found)} attention nodes, but the manifest has {self._layers} layers")
-        heads = self._manifest.architecture.num_heads
-        for node in found:
+        for node, heads in zip(found, self._manifest.architecture.heads, strict=True):
             for attribute in node.attribute:
                 if attribute.name != "scale" and attribute.i != heads:
                     raise self._wrong(
                         f"node {shown(node.name)}: {attribute.name} {attribute.i},"
-                        f" but the manifest has num_heads {heads}"
+                        f" but the manifest has {heads} heads there"
                     )
 
     def _check_values(self, what: str, values: Any, expected: dict[str, Value]) -> None:

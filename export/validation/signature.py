@@ -61,8 +61,8 @@ def expected_values(manifest: Manifest, variant: Variant) -> tuple[dict[str, Val
         LmGraph.HIDDEN: Value(TensorProto.FLOAT, (None, shape.hidden_size)),
     }
     element = TensorProto.FLOAT16 if variant is Variant.FP16 else TensorProto.FLOAT
-    cache = Value(element, (None, shape.num_heads, None, shape.head_size))
-    for layer in range(shape.num_layers):
+    for layer, heads in enumerate(shape.heads):
+        cache = Value(element, (None, heads, None, shape.head_size))
         inputs |= {LmGraph.past_key(layer): cache, LmGraph.past_value(layer): cache}
         outputs |= {LmGraph.present_key(layer): cache, LmGraph.present_value(layer): cache}
     return inputs, outputs

@@ -64,11 +64,12 @@ class StoredWeights:
         self._check_places(places)
         self._check_tables(found, architecture)
         # A server allocates its cache by these sizes. Weights take at least four bits each.
-        least = 2 * architecture.num_layers * architecture.hidden_size**2
+        hidden = architecture.hidden_size
+        least = 2 * hidden * sum(architecture.heads) * (hidden // architecture.num_heads)
         if total < least:
             raise self._refuse(
-                f"weights of {total} bytes, but {architecture.num_layers} layers of the width"
-                f" {architecture.hidden_size} take at least {least}"
+                f"weights of {total} bytes, but {architecture.num_layers} layers of the width {hidden}"
+                f" take at least {least}"
             )
 
     def _size(self, tensor: onnx.TensorProto, where: str) -> int:

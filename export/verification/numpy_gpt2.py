@@ -93,18 +93,20 @@ def hidden_states(
 
 def _attention(weights: Weights, config: Config, layer: int, x: Array) -> Array:
     heads, (length, hidden) = config.get("n_head", 12), x.shape
-    packed = _conv(weights, f"h.{layer}.attn.c_attn", x)  # [sequence, 3 * hidden]
-    query, key, value = packed.reshape(length, 3, heads, hidden // heads).transpose(1, 2, 0, 3)
+    size = hidden // heads
+    heads = config["layer_heads"][layer] if config.get("layer_heads") else heads  # of a pruned layer
+    packed = _conv(weights, f"h.{layer}.attn.c_attn", x)  # [sequence, 3 * heads * head_size]
+    query, key, value = packed.reshape(length, 3, heads, size).transpose(1, 2, 0, 3)
     scores = query @ key.transpose(0, 2, 1)  # [heads, sequence, sequence]
     if config.get("scale_attn_weights", True):
-        scores = scores / math.sqrt(hidden // heads)
+        scores = scores / math.sqrt(size)
     if config.get("scale_attn_by_inverse_layer_idx", False):
         scores = scores / (layer + 1)
     if config.get("attention", "causal") == "causal":
         scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
     context = scores / scores.sum(axis=-1, keepdims=True) @ value  # [heads, sequence, head_size]
-    return _conv(weights, f"h.{layer}.attn.c_proj", context.transpose(1, 0, 2).reshape(length, hidden))
+    return _conv(weights, f"h.{layer}.attn.c_proj", context.transpose(1, 0, 2).reshape(length, heads * size))
 
 
 def _bag(weights: Weights, config: Config, ids: Sequence[int], dtype: Precision) -> Array | float:

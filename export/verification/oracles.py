@@ -18,6 +18,7 @@ import numpy as np
 from export.checkpoint.config import Head, ModelConfig
 from export.session import Floats, open_session
 from export.verification import numpy_gpt2
+from export.verification.narrow import narrowed
 from runtime.contract import GRAPH_FILE, Variant
 
 TRACED_TOKENS = 16  # optimum's default; shorter contexts need fewer
@@ -156,7 +157,7 @@ def _load(folder: Path, config: ModelConfig) -> Any:
 def _module(head: Head) -> Any:
     import transformers
 
-    return _joint_nlu() if head is Head.JOINT else getattr(transformers, head.value)
+    return narrowed(_joint_nlu() if head is Head.JOINT else getattr(transformers, head.value))
 
 
 def _joint_nlu() -> Any:

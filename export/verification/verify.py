@@ -210,6 +210,7 @@ def _check_match(manifest: Manifest, config: ModelConfig) -> None:
     for what, exported, given in (
         ("kind", manifest.kind, config.head.kind),
         ("number of layers", manifest.architecture.num_layers, config.num_layers),
+        ("number of heads", manifest.architecture.heads, config.layer_heads),
         ("hidden size", manifest.architecture.hidden_size, config.hidden_size),
         ("vocabulary", manifest.architecture.vocab_size, config.vocab_size),
         ("context length", manifest.architecture.context_length, config.context_length),

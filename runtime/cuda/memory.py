@@ -46,42 +46,43 @@ class DeviceKvMemory(KvMemory):
         super().__init__(layout, num_slots, context_length)
         self.device = accelerator.memory
         # Rows that were never written are read with a weight of zero, and zero times NaN would be NaN.
-        empty = np.zeros(self.shape, layout.dtype)
+        empty = np.zeros(self.size // layout.dtype.itemsize, layout.dtype)
         self._value = onnxruntime.OrtValue.ortvalue_from_numpy(empty, self.device)
         element = helper.np_dtype_to_tensor_dtype(layout.dtype)
-        self._copier = accelerator.open(copy_graph(self.shape[0], element), onnxruntime.SessionOptions())
+        self._copier = accelerator.open(copy_graph(len(self.shapes), element), onnxruntime.SessionOptions())
 
     @property
     def start(self) -> int:
         return int(self._value.data_ptr())
 
     @property
-    def buffers(self) -> NDArray[Any]:
-        """A copy."""
-        return np.asarray(self._value.numpy())
+    def buffers(self) -> list[NDArray[Any]]:
+        """Copies."""
+        return self._split(np.asarray(self._value.numpy()))
 
     def copy_rows(self, source: int, target: int, count: int) -> None:
         """The whole slot, which is one piece of memory for each layer's keys and values."""
         if count:
             self._copy(self.device, self._addresses(source), self.device, self._addresses(target))
 
-    def read_rows(self, slot: int, count: int) -> NDArray[Any]:
+    def read_rows(self, slot: int, count: int) -> list[NDArray[Any]]:
         """The whole slot."""
-        rows = np.empty((self.shape[0], *self.shape[2:]), self.layout.dtype)
+        rows = [np.empty(shape[1:], self.layout.dtype) for shape in self.shapes]
         self._copy(self.device, self._addresses(slot), "cpu", _addresses_of(rows))
         return rows
 
-    def write_rows(self, slot: int, rows: NDArray[Any]) -> None:
+    def write_rows(self, slot: int, rows: list[NDArray[Any]]) -> None:
         self._copy("cpu", _addresses_of(rows), self.device, self._addresses(slot))
 
     def _addresses(self, slot: int) -> list[int]:
-        return [self.address(half, slot) for half in range(self.shape[0])]
+        return [self.address(half, slot) for half in range(len(self.shapes))]
 
     def _copy(self, from_device: str, sources: list[int], to_device: str, targets: list[int]) -> None:
         """Copy one slot, of which each address is that of a layer's keys or values."""
         binding = self._copier.io_binding()
-        element, length = self.layout.dtype.type, [self.slot_bytes // self.layout.dtype.itemsize]
+        element = self.layout.dtype.type
         for half, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            length = [self.slot_bytes[half] // self.layout.dtype.itemsize]
             binding.bind_input(_source(half), from_device, 0, element, length, source)
             binding.bind_output(_target(half), to_device, 0, element, length, target)
         self._copier.run_with_iobinding(binding)
@@ -90,7 +91,7 @@ class DeviceKvMemory(KvMemory):
         """Does nothing: the memory stays allocated."""
 
 
-def _addresses_of(rows: NDArray[Any]) -> list[int]:
+def _addresses_of(rows: list[NDArray[Any]]) -> list[int]:
     """Of `rows[0]`, `rows[1]`, ..."""
     return [int(part.ctypes.data) for part in rows]
 

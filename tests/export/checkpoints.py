@@ -21,6 +21,7 @@ from transformers import (
     GPT2Model,
 )
 
+from export.verification.narrow import narrowed
 from kernels.session import open_plain
 from runtime.contract import LmGraph, Variant
 from runtime.manifest import Manifest
@@ -76,22 +77,24 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def save_lm(folder: Path, **changes: Any) -> GPT2LMHeadModel:
-    model = random_model(GPT2LMHeadModel, tiny_config(**changes))
+    model = random_model(narrowed(GPT2LMHeadModel), tiny_config(**changes))
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return model
 
 
 def save_classifier(folder: Path, **changes: Any) -> GPT2ForSequenceClassification:
-    model = random_model(GPT2ForSequenceClassification, tiny_config(**({"num_labels": 3} | changes)))
+    model = random_model(
+        narrowed(GPT2ForSequenceClassification), tiny_config(**({"num_labels": 3} | changes))
+    )
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return model
 
 
-def save_reader(folder: Path) -> None:
+def save_reader(folder: Path, **changes: Any) -> None:
     """A classifier with this project's own parts: attention to both sides, and a bag of n-grams."""
-    save_classifier(folder)
+    save_classifier(folder, **changes)
     _add_own_parts(folder, labels=3)
 
 
@@ -112,11 +115,11 @@ def save_tagger(folder: Path) -> GPT2ForTokenClassification:
     return model
 
 
-def save_nlu(folder: Path, *, echo: bool) -> None:
+def save_nlu(folder: Path, *, echo: bool, **changes: Any) -> None:
     """The joint head is this project's own: a body, and two linear layers beside each other."""
     folder.mkdir(parents=True)
-    config = tiny_config()
-    body = random_model(GPT2Model, config)
+    config = tiny_config(**changes)
+    body = random_model(narrowed(GPT2Model), config)
     tensors = {f"transformer.{name}": value for name, value in body.state_dict().items()}
     for head, labels in (("intent_head", 3), ("slot_head", 5)):
         linear = random_model(torch.nn.Linear, 64, labels, seed=labels)
@@ -145,15 +148,15 @@ class LmRunner:
         shape = Manifest.load(artifact).architecture
         self._element = np.float16 if variant is Variant.FP16 else np.float32
         self.session = open_session(artifact / variant.value / "model.onnx")
-        self._row = (shape.num_heads, shape.context_length, shape.head_size)
+        self._context = shape.context_length
         self._cache: dict[tuple[str, str], onnxruntime.OrtValue] = {}
-        for layer in range(shape.num_layers):
+        for layer, heads in enumerate(shape.heads):
             for past, present in (
                 (LmGraph.past_key(layer), LmGraph.present_key(layer)),
                 (LmGraph.past_value(layer), LmGraph.present_value(layer)),
             ):
                 # NaN where nothing was written: what reads beyond a row's tokens shows.
-                empty = np.full((slots, *self._row), np.nan, self._element)
+                empty = np.full((slots, heads, self._context, shape.head_size), np.nan, self._element)
                 self._cache[past, present] = onnxruntime.OrtValue.ortvalue_from_numpy(empty)
 
     def run(
@@ -168,15 +171,18 @@ class LmRunner:
             wanted = [index * longest + len(row) - 1 for index, row in enumerate(rows)]
         binding = self.session.io_binding()
         binding.bind_cpu_input(LmGraph.INPUT_IDS, ids)
-        binding.bind_cpu_input(LmGraph.POSITION_IDS, np.minimum(positions, self._row[1] - 1).astype(np.int64))
+        binding.bind_cpu_input(
+            LmGraph.POSITION_IDS, np.minimum(positions, self._context - 1).astype(np.int64)
+        )
         binding.bind_cpu_input(LmGraph.SEQLENS_K, (totals - 1).astype(np.int32))
         binding.bind_cpu_input(LmGraph.TOTAL_SEQUENCE_LENGTH, np.array(totals.max(), np.int32))
         binding.bind_cpu_input(LmGraph.LOGIT_ROWS, np.array(wanted, np.int64))
         binding.bind_output(LmGraph.LOGITS)
         binding.bind_output(LmGraph.HIDDEN)
-        shape = [len(rows), *self._row]
         for (past, present), buffer in self._cache.items():
-            pointer = buffer.data_ptr() + slot * int(np.prod(self._row)) * np.dtype(self._element).itemsize
+            row = buffer.shape()[1:]
+            shape = [len(rows), *row]
+            pointer = buffer.data_ptr() + slot * int(np.prod(row)) * np.dtype(self._element).itemsize
             binding.bind_input(past, "cpu", 0, self._element, shape, pointer)
             binding.bind_output(present, "cpu", 0, self._element, shape, pointer)
         self.session.run_with_iobinding(binding)

@@ -28,7 +28,7 @@ from tests.runtime.engines import Collector
 CONTEXT = 24
 CHUNK = 4
 # A row is a page: memory that is given back is zero at once, down to the row.
-LAYOUT = CacheLayout(num_layers=1, num_heads=1, head_size=1024, dtype=np.dtype(np.float32))
+LAYOUT = CacheLayout(layer_heads=(1,), head_size=1024, dtype=np.dtype(np.float32))
 
 
 def mark(tokens: list[int]) -> float:
@@ -110,7 +110,8 @@ class SchedulerModel:
 
     def _write(self, sequence: Sequence) -> None:
         row = sequence.computed
-        self.cache.buffers[:, sequence.slot, :, row] = mark(sequence.tokens[: row + 1])
+        for buffer in self.cache.buffers:
+            buffer[sequence.slot, :, row] = mark(sequence.tokens[: row + 1])
 
     def _advance(self, sequence: Sequence) -> None:
         if sequence.operation is Operation.GENERATE:
@@ -122,13 +123,13 @@ class SchedulerModel:
         self.scheduler.check_integrity()
         for sequence in self.added:
             if sequence.status is SequenceStatus.RUNNING:
-                rows = self.cache.buffers[0, sequence.slot, 0, : sequence.computed, 0]
+                rows = self.cache.buffers[0][sequence.slot, 0, : sequence.computed, 0]
                 expected = [mark(sequence.tokens[: row + 1]) for row in range(sequence.computed)]
                 assert rows.tolist() == expected
         for slot, residue in enumerate(self.cache._residues):
-            rows = self.cache.buffers[1, slot, 0, : len(residue), -1]
+            rows = self.cache.buffers[1][slot, 0, : len(residue), -1]
             assert rows.tolist() == [mark(residue[: row + 1]) for row in range(len(residue))]
-            beyond = self.cache.buffers[1, slot, 0, self.cache._touched[slot] :]
+            beyond = self.cache.buffers[1][slot, 0, self.cache._touched[slot] :]
             assert self.cache._owners[slot] is not None or not beyond.any(), "rows that are not counted"
 
 

@@ -70,4 +70,4 @@ def _bytes_per_token(manifest: Manifest, variant: Variant, has_kernels: bool) ->
         per_head = shape.head_size + SCALE_BYTES
     else:
         per_head = shape.head_size * (2 if variant is Variant.FP16 else 4)
-    return 2 * shape.num_layers * shape.num_heads * per_head
+    return 2 * sum(shape.heads) * per_head

@@ -118,10 +118,12 @@ def test_what_is_unusual(checkpoint: Callable[[str], Path]) -> None:
     config = replace(
         read_config(checkpoint("lm")),
         num_heads=16,
+        layer_heads=(16, 3),
         scale_attention=False,
         scale_by_layer=True,
         tied=False,
         inner_size=100,
+        layer_neurons=(40, 100),
         layer_norm_epsilon=1e-6,
     )
     assert [text.rpartition("(")[2].rstrip(")") for text in ModelFacts.of(config).unusual] == [
@@ -129,6 +131,8 @@ def test_what_is_unusual(checkpoint: Callable[[str], Path]) -> None:
         "scale_attn_by_inverse_layer_idx",
         "tie_word_embeddings",
         "n_inner",
+        "layer_heads",
+        "layer_neurons",
         "layer_norm_epsilon",
         "heads of 4 are served as heads of 8",
     ]

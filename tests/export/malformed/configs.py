@@ -117,6 +117,34 @@ CONFIGS: dict[str, tuple[Edit, str]] = {
         "ngram_buckets: '8': GPT2LMHeadModel has no labels of a text",
     ),
     "flag a string": (change_config(scale_attn_weights="yes"), "scale_attn_weights: 'yes': true or false"),
+    "heads of another number of layers": (
+        change_config(layer_heads=[2, 2, 2]),
+        "layer_heads: '[2, 2, 2]': a list of 2 numbers is needed, one for each layer",
+    ),
+    "heads that are one number": (
+        change_config(layer_heads=2),
+        "layer_heads: '2': a list of 2 numbers is needed",
+    ),
+    "a layer without heads": (
+        change_config(layer_heads=[2, 0]),
+        "layer_heads: '0': whole numbers from 1 to 2 are needed",
+    ),
+    "more heads than fit": (
+        change_config(layer_heads=[3, 2]),
+        "layer_heads: '3': whole numbers from 1 to 2 are needed",
+    ),
+    "heads that are not there": (
+        change_config(layer_heads=[2, 1]),
+        "tensor h.1.attn.c_attn.weight: expected shape (64, 96), found (64, 192)",
+    ),
+    "a layer without neurons": (
+        change_config(layer_neurons=[0, 256]),
+        "layer_neurons: '0': whole numbers from 1 to 1048576 are needed",
+    ),
+    "neurons that are not there": (
+        change_config(layer_neurons=[40, 256]),
+        "tensor h.0.mlp.c_fc.weight: expected shape (64, 40), found (64, 256)",
+    ),
     "context of one": (change_config(n_positions=1), "n_positions: '1': a whole number from 2"),
 }
 LABELS: dict[str, tuple[str, Edit, str]] = {

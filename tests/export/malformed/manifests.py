@@ -24,7 +24,7 @@ def manifest(change: ManifestEdit) -> Edit:
     return lambda folder: change_manifest(folder, change)
 
 
-def architecture(**changes: int) -> Edit:
+def architecture(**changes: int | list[int]) -> Edit:
     """Golden answers are of tokens that any vocabulary has: they are looked at first."""
 
     def change(data: dict[str, Any]) -> None:
@@ -134,7 +134,22 @@ MANIFESTS: dict[str, tuple[Edit, str]] = {
         architecture(head_size=9),
         "head_size: 9, but 32 is needed for hidden_size 64 and num_heads 2",
     ),
-    "other heads": (architecture(num_heads=4, head_size=16), "num_heads 2, but the manifest has num_heads 4"),
+    "other heads": (
+        architecture(num_heads=4, head_size=16),
+        "num_heads 2, but the manifest has 4 heads there",
+    ),
+    "heads of another number of layers": (
+        architecture(layer_heads=[2]),
+        "architecture.layer_heads: 1 numbers, but there are 2 layers",
+    ),
+    "more heads than fit": (
+        architecture(layer_heads=[2, 3]),
+        "architecture.layer_heads: 3, but it goes from 1 to num_heads 2",
+    ),
+    "heads that the graph has not": (
+        architecture(layer_heads=[2, 1]),
+        "num_heads 2, but the manifest has 1 heads there",
+    ),
     "heads that do not divide": (
         architecture(num_heads=3),
         "num_heads: 3, but hidden_size 64 is not a multiple",
