@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def test_the_need_counts_weights_twice_and_the_cache_with_a_quarter_for_rows_tha
     half = needed_memory(manifest(variants=(Variant.FP16,)), Variant.FP16, 32, has_kernels=kernels)
     assert half == classifier + 32 * values * 64 * 2 * 5 // 4
     assert available_memory() > 0
+
+
+def test_the_heads_of_each_layer_count() -> None:
+    whole = manifest()
+    half = replace(whole, architecture=replace(whole.architecture, layer_heads=(12, 6) * 3 + (3,) * 6))
+    weights = needed_memory(manifest(Kind.CLASSIFIER), Variant.INT8, 8, has_kernels=True)
+    caches = [needed_memory(each, Variant.INT8, 8, has_kernels=True) - weights for each in (whole, half)]
+    assert caches[1] * 2 == caches[0]
 
 
 def with_nvidia_smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
