@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from train.data import Example
+from train.data import LabelRow
 
 # Penn Treebank spacing of SST-2, undone in this order.
 _DETOKENISE = (
@@ -31,7 +31,7 @@ def detokenise(text: str) -> str:
     return text.strip()
 
 
-def as_review(example: Example, generator: np.random.Generator) -> Example:
+def as_review(example: LabelRow, generator: np.random.Generator) -> LabelRow:
     """Half of the time leave the phrase as it is; otherwise write it as people do, with or without a mark."""
     if generator.random() < 0.5:
         return example
@@ -40,11 +40,11 @@ def as_review(example: Example, generator: np.random.Generator) -> Example:
     return replace(example, text=text if bare else example.text)
 
 
-def as_statement(example: Example, generator: np.random.Generator) -> Example:
+def as_statement(example: LabelRow, generator: np.random.Generator) -> LabelRow:
     """End premise and hypothesis each with a full stop, one time in four."""
-    assert example.pair is not None
+    assert example.text_pair is not None
     text, pair = (
         part.rstrip(" .") + "." if generator.random() < 0.25 else part
-        for part in (example.text, example.pair)
+        for part in (example.text, example.text_pair)
     )
-    return replace(example, text=text, pair=pair)
+    return replace(example, text=text, text_pair=pair)

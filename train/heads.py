@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import GPT2ForSequenceClassification, PreTrainedModel
+from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel
 
 from train.batching import length_buckets, pad
-from train.data import Example
+from train.data import LabelRow
 from train.fit import fit
 from train.optimization import Schedule
 
-Augment = Callable[[Example, np.random.Generator], Example]
+Augment = Callable[[LabelRow, np.random.Generator], LabelRow]
 # Ignored by cross-entropy.
 IGNORED = -100
 
@@ -94,10 +94,15 @@ def classifier_loss(
     return loss
 
 
-def encode(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[list[int]]:
+def encode(tokenizer: Tokenizer, examples: Sequence[LabelRow]) -> list[list[int]]:
     """Token ids as the server makes them: special tokens added."""
-    inputs = [e.text if e.pair is None else (e.text, e.pair) for e in examples]
+    inputs = [e.text if e.text_pair is None else (e.text, e.text_pair) for e in examples]
     return [encoding.ids for encoding in tokenizer.encode_batch(inputs)]
+
+
+def label_ids(config: GPT2Config, examples: Sequence[LabelRow]) -> list[int]:
+    """The index of each row's label in the model's labels. Raises KeyError for a label that it has not."""
+    return [config.label2id[str(example.label)] for example in examples]
 
 
 @torch.no_grad()
@@ -116,18 +121,18 @@ def class_logits(
 
 
 def classifier_accuracy(
-    model: GPT2ForSequenceClassification, tokenizer: Tokenizer, examples: Sequence[Example]
+    model: GPT2ForSequenceClassification, tokenizer: Tokenizer, examples: Sequence[LabelRow]
 ) -> float:
     """Share of examples whose highest logit is the label, 0 to 1."""
     predicted = class_logits(model, encode(tokenizer, examples)).argmax(dim=-1)
-    return float((predicted == torch.tensor([e.label for e in examples])).float().mean())
+    return float((predicted == torch.tensor(label_ids(model.config, examples))).float().mean())
 
 
 def train_classifier(
     model: GPT2ForSequenceClassification,
     tokenizer: Tokenizer,
-    examples: Sequence[Example],
-    held_out: Sequence[Example],
+    examples: Sequence[LabelRow],
+    held_out: Sequence[LabelRow],
     run: HeadRun,
     augment: Augment | None = None,
     soft_targets: Tensor | None = None,
@@ -138,7 +143,7 @@ def train_classifier(
     """
     torch.manual_seed(run.seed)
     generator = np.random.default_rng(run.seed)
-    labels = F.one_hot(torch.tensor([e.label for e in examples]), model.config.num_labels).float()
+    labels = F.one_hot(torch.tensor(label_ids(model.config, examples)), model.config.num_labels).float()
     targets = labels if soft_targets is None else soft_targets
 
     def epochs() -> Iterator[Iterator[tuple[Tensor, Tensor, Tensor]]]:

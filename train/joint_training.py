@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train.batching import length_buckets, pad
-from train.data import Utterance
+from train.data import UtteranceRow
 from train.evaluate import accuracy, span_f1
 from train.fit import fit
 from train.heads import IGNORED, HeadRun, drop_tokens
@@ -33,14 +33,14 @@ class TaggedText:
 class SlotValues:
     """Values seen for each slot, to be exchanged between utterances of training."""
 
-    def __init__(self, utterances: Sequence[Utterance]) -> None:
+    def __init__(self, utterances: Sequence[UtteranceRow]) -> None:
         self._values: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
         for utterance in utterances:
             for name, first, end in _segments(utterance.tags):
                 if name:
                     self._values[name].append(utterance.words[first:end])
 
-    def exchange(self, utterance: Utterance, share: float, generator: np.random.Generator) -> Utterance:
+    def exchange(self, utterance: UtteranceRow, share: float, generator: np.random.Generator) -> UtteranceRow:
         """Replace each slot value, with probability `share`, by another value seen for the same slot."""
         words: list[str] = []
         tags: list[str] = []
@@ -50,7 +50,7 @@ class SlotValues:
                 value = self._values[name][int(generator.integers(len(self._values[name])))]
             words.extend(value)
             tags.extend([f"B-{name}", *[f"I-{name}"] * (len(value) - 1)] if name else ["O"] * len(value))
-        return Utterance(tuple(words), tuple(tags), utterance.intent)
+        return replace(utterance, words=tuple(words), tags=tuple(tags))
 
 
 def _segments(tags: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -60,7 +60,7 @@ def _segments(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     return [(tags[first].partition("-")[2], first, end) for first, end in zip(starts, ends, strict=True)]
 
 
-def as_typed(utterance: Utterance, generator: np.random.Generator) -> TaggedText:
+def as_typed(utterance: UtteranceRow, generator: np.random.Generator) -> TaggedText:
     """The utterance as a person types it: apostrophes put back, a mark at the end."""
     text = ""
     spans = []
@@ -74,7 +74,7 @@ def as_typed(utterance: Utterance, generator: np.random.Generator) -> TaggedText
     return TaggedText(text, tuple(spans), utterance.tags)
 
 
-def as_written(utterance: Utterance) -> TaggedText:
+def as_written(utterance: UtteranceRow) -> TaggedText:
     """The utterance as the data set writes it."""
     return TaggedText(" ".join(utterance.words), tuple(word_spans(utterance.words)), utterance.tags)
 
@@ -123,7 +123,7 @@ def joint_loss(
     return loss
 
 
-def joint_figures(joint: JointCheckpoint, utterances: Sequence[Utterance]) -> tuple[float, float]:
+def joint_figures(joint: JointCheckpoint, utterances: Sequence[UtteranceRow]) -> tuple[float, float]:
     """Intent accuracy and slot span F1 at word level, both 0 to 1."""
     predictions = predict(joint, [utterance.words for utterance in utterances])
     return (
@@ -134,7 +134,7 @@ def joint_figures(joint: JointCheckpoint, utterances: Sequence[Utterance]) -> tu
 
 def _encode_epoch(
     joint: JointCheckpoint,
-    utterances: Sequence[Utterance],
+    utterances: Sequence[UtteranceRow],
     values: SlotValues,
     run: JointRun,
     generator: np.random.Generator,
@@ -154,7 +154,10 @@ def _encode_epoch(
 
 
 def train_joint(
-    joint: JointCheckpoint, utterances: Sequence[Utterance], held_out: Sequence[Utterance], run: JointRun
+    joint: JointCheckpoint,
+    utterances: Sequence[UtteranceRow],
+    held_out: Sequence[UtteranceRow],
+    run: JointRun,
 ) -> tuple[float, float]:
     """Train in place; ends with the epoch whose sum of intent accuracy and slot F1 on `held_out` is best."""
     torch.manual_seed(run.seed)

@@ -16,7 +16,7 @@ from sklearn.model_selection import GroupKFold
 from tokenizers import Encoding
 from torch import Tensor
 
-from train.data import Example
+from train.data import LabelRow
 
 _WORD = re.compile(r"[a-z']+|\d+")
 _SUFFIX = re.compile(r"(ing|ed|es|s|ly)$")
@@ -60,16 +60,16 @@ def stems(text: str) -> list[str]:
     return [stem(word) for word in _WORD.findall(text.lower())]
 
 
-def _content(example: Example) -> tuple[list[str], list[str]]:
+def _content(example: LabelRow) -> tuple[list[str], list[str]]:
     """Stems of the hypothesis that are not function words: all of them, and those the premise lacks."""
     known = set(stems(example.text))
-    content = [word for word in stems(example.pair or "") if word not in _FUNCTION_WORDS]
+    content = [word for word in stems(example.text_pair or "") if word not in _FUNCTION_WORDS]
     return content, [word for word in content if word not in known]
 
 
-def features(example: Example) -> dict[str, float]:
+def features(example: LabelRow) -> dict[str, float]:
     """The teacher's features of a pair."""
-    premise, hypothesis = (_WORD.findall(part.lower()) for part in (example.text, example.pair or ""))
+    premise, hypothesis = (_WORD.findall(part.lower()) for part in (example.text, example.text_pair or ""))
     known, pieces = set(map(stem, premise)), list(map(stem, hypothesis))
     content, new = _content(example)
     premise_pairs = set(pairwise(map(stem, premise)))
@@ -91,25 +91,28 @@ def features(example: Example) -> dict[str, float]:
     return found
 
 
-def teach(examples: Sequence[Example]) -> Tensor:
-    """Probabilities [examples, labels] of the teacher, each from a fit that has not seen that premise."""
+def teach(examples: Sequence[LabelRow], labels: Sequence[int]) -> Tensor:
+    """Probabilities [examples, labels] of the teacher, each from a fit that has not seen that premise.
+
+    `labels` are the ids of the examples' labels.
+    """
     rows = DictVectorizer().fit_transform([features(example) for example in examples])
-    labels = np.array([example.label for example in examples])
+    wanted = np.array(labels)
     premises = np.unique([example.text for example in examples], return_inverse=True)[1]
-    result = np.zeros((len(examples), labels.max() + 1), np.float32)
+    result = np.zeros((len(examples), wanted.max() + 1), np.float32)
     for seen, unseen in GroupKFold(FOLDS).split(rows, groups=premises):
-        fit = LogisticRegression(C=0.2, max_iter=200).fit(rows[seen], labels[seen])
+        fit = LogisticRegression(C=0.2, max_iter=200).fit(rows[seen], wanted[seen])
         result[unseen] = fit.predict_proba(rows[unseen])
     return torch.from_numpy(result)
 
 
-def pair_targets(example: Example) -> list[float]:
+def pair_targets(example: LabelRow) -> list[float]:
     """[PAIR_TARGETS]: 1 if no content word of the hypothesis is new, the share of new ones, 1 if one is."""
     content, new = _content(example)
     return [float(not new), len(new) / max(1, len(content)), float(len(new) == 1)]
 
 
-def token_targets(example: Example, encoding: Encoding, closing: int) -> Tensor:
+def token_targets(example: LabelRow, encoding: Encoding, closing: int) -> Tensor:
     """[tokens, TOKEN_TARGETS]: 1 if the premise has the token, and 1 if it has the stem of its word.
 
     `NO_TARGET` outside the last part, the hypothesis; parts end with the token `closing`.
@@ -118,9 +121,8 @@ def token_targets(example: Example, encoding: Encoding, closing: int) -> Tensor:
     start = max(index for index in range(last) if ids[index] == closing) + 1
     premise = {token for token, part in zip(ids, encoding.type_ids, strict=True) if part == 0} - {closing}
     known = set(stems(example.text))
-    words = [
-        (m.start(), m.end(), stem(m.group()) in known) for m in _WORD.finditer((example.pair or "").lower())
-    ]
+    hypothesis = (example.text_pair or "").lower()
+    words = [(m.start(), m.end(), stem(m.group()) in known) for m in _WORD.finditer(hypothesis)]
     result = torch.full((len(ids), TOKEN_TARGETS), NO_TARGET)
     for index in range(start, last):
         end = encoding.offsets[index][1]

@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import GPT2ForSequenceClassification
 
 from train.batching import length_buckets, pad
-from train.data import Example
+from train.data import LabelRow
 from train.fit import fit
-from train.heads import Augment, HeadRun, classifier_accuracy, drop_tokens
+from train.heads import Augment, HeadRun, classifier_accuracy, drop_tokens, label_ids
 from train.overlap import NO_TARGET, PAIR_TARGETS, TOKEN_TARGETS, pair_targets, teach, token_targets
 
 # Initial attention logit between equal tokens.
@@ -87,7 +87,7 @@ class PairEpochs:
         self,
         model: GPT2ForSequenceClassification,
         tokenizer: Tokenizer,
-        examples: Sequence[Example],
+        examples: Sequence[LabelRow],
         run: HeadRun,
         augment: Augment,
         teacher: float,
@@ -98,8 +98,9 @@ class PairEpochs:
         self._run = run
         self._augment = augment
         self._generator = np.random.default_rng(run.seed)
-        labels = F.one_hot(torch.tensor([e.label for e in examples]), model.config.num_labels).float()
-        self._labels = torch.lerp(labels, teach(examples), teacher)
+        ids = label_ids(model.config, examples)
+        labels = F.one_hot(torch.tensor(ids), model.config.num_labels).float()
+        self._labels = torch.lerp(labels, teach(examples, ids), teacher)
         self._of_pairs = torch.tensor([pair_targets(e) for e in examples])
 
     def __iter__(self) -> Iterator[Iterator[MatchingBatch]]:
@@ -108,7 +109,7 @@ class PairEpochs:
 
     def _epoch(self) -> Iterator[MatchingBatch]:
         changed = [self._augment(e, self._generator) for e in self._examples]
-        encodings = self._tokenizer.encode_batch([(e.text, e.pair) for e in changed])
+        encodings = self._tokenizer.encode_batch([(e.text, e.text_pair) for e in changed])
         rows = [encoding.ids for encoding in encodings]
         closing = self._config.eos_token_id
         of_tokens = [token_targets(e, c, closing) for e, c in zip(changed, encodings, strict=True)]
@@ -126,8 +127,8 @@ class PairEpochs:
 def train_pair_classifier(
     model: GPT2ForSequenceClassification,
     tokenizer: Tokenizer,
-    examples: Sequence[Example],
-    held_out: Sequence[Example],
+    examples: Sequence[LabelRow],
+    held_out: Sequence[LabelRow],
     run: HeadRun,
     augment: Augment,
     matching: Matching,

@@ -11,14 +11,15 @@ from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from train.checkpoint import MAX_BYTES_OF_ALL_MODELS, folder_bytes
-from train.corpus import read_fairytales
-from train.data import Example, read_snips, read_snli, read_sst2
+from train.data import LabelRow
 from train.evaluate import perplexity
 from train.heads import class_logits, encode
 from train.joint_nlu import load_joint
 from train.joint_training import joint_figures
 from train.language_model import negative_log_likelihood
 from train.recipes.classifier import load_classifier
+from train.recipes.corpus import read_fairytales
+from train.recipes.sets import read_snips, read_snli, read_sst2
 from train.tokenizer import END_OF_TEXT_ID
 
 ARCHITECTURES = {
@@ -82,11 +83,11 @@ def test_inference_on_fixed_pairs(models: Path, data: Path) -> None:
 @pytest.mark.parametrize("name", ["mini-sentiment", "mini-nli"])
 def test_transformers_alone_reads_the_closing_token(models: Path, name: str) -> None:
     texts = ["A man is playing a guitar.", "Nobody sings", "The dog runs across a field, \u00fcber-fast"]
-    pairs = [Example(a, 0, b if name == "mini-nli" else None) for a, b in pairwise([*texts, texts[0]])]
+    pairs = [LabelRow(1, a, b if name == "mini-nli" else None, "") for a, b in pairwise([*texts, texts[0]])]
     loaded = load_classifier(models / name)
     expected = class_logits(loaded.model, encode(loaded.tokenizer, pairs))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(models / name)
-    second = [e.pair for e in pairs] if name == "mini-nli" else None
+    second = [e.text_pair for e in pairs] if name == "mini-nli" else None
     batch = tokenizer([e.text for e in pairs], second, padding=True, return_tensors="pt")
     together = loaded.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     torch.testing.assert_close(together, expected, atol=1e-4, rtol=1e-4)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from train.corpus import proper_names, read_corpus, read_fairytales, recase, straighten, unwrap
+from train.recipes.corpus import proper_names, read_corpus, read_fairytales, recase, straighten, unwrap
 
 
 def test_straighten_repairs_wrongly_decoded_quotes() -> None:

@@ -7,11 +7,11 @@ from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from tests.train.tiny import SENTENCES, tiny_config, tiny_tokenizer
 from train.augment import as_review, as_statement, detokenise
-from train.data import Example
+from train.data import LabelRow
 from train.heads import HeadRun, class_logits, encode, start_from_body, train_classifier
 from train.tokenizer import END_OF_TEXT_ID, end_with_end_of_text
 
-EXAMPLES = [Example(text, int("bear" in text)) for text in SENTENCES]
+EXAMPLES = [LabelRow(1, text, None, "LABEL_1" if "bear" in text else "LABEL_0") for text in SENTENCES]
 
 
 def tiny_classifier() -> GPT2ForSequenceClassification:
@@ -25,7 +25,7 @@ def tiny_classifier() -> GPT2ForSequenceClassification:
 def test_classifier_learns_its_sentences() -> None:
     model, tokenizer = tiny_classifier(), tiny_tokenizer(lowercase=True)
     end_with_end_of_text(tokenizer)
-    examples = [Example("the bear", 1), Example("the fox", 0)] * 8
+    examples = [LabelRow(1, "the bear", None, "LABEL_1"), LabelRow(2, "the fox", None, "LABEL_0")] * 8
     run = HeadRun(epochs=8, batch=4, language_loss=0.1)
     assert train_classifier(model, tokenizer, examples, examples, run) == 1.0
 
@@ -69,8 +69,8 @@ def test_detokenise(tokenised: str, typed: str) -> None:
 def test_augmented_examples_keep_their_label() -> None:
     generator = np.random.default_rng(0)
     for _ in range(20):
-        changed = as_review(Example("a good , long film .", 1), generator)
-        assert changed.label == 1
+        changed = as_review(LabelRow(1, "a good , long film .", None, "positive"), generator)
+        assert changed.label == "positive"
         assert "film" in changed.text
-        pair = as_statement(Example("a dog runs", 0, "an animal"), generator)
-        assert (pair.label, pair.text[:10]) == (0, "a dog runs")
+        pair = as_statement(LabelRow(1, "a dog runs", "an animal", "entailment"), generator)
+        assert (pair.label, pair.text[:10]) == ("entailment", "a dog runs")

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from tests.train.tiny import tiny_config
 from train.checkpoint import save_checkpoint
-from train.data import Utterance
+from train.data import UtteranceRow
 from train.joint_nlu import JointCheckpoint, JointNlu, layout, load_joint, predict, word_spans, word_starts
 from train.joint_training import (
     JointRun,
@@ -23,14 +23,14 @@ from train.joint_training import (
 from train.tokenizer import train_tokenizer
 
 UTTERANCES = [
-    Utterance(
-        ("play", "jazz", "by", "miles", "davis"), ("O", "B-genre", "O", "B-artist", "I-artist"), "Play"
+    UtteranceRow(
+        1, ("play", "jazz", "by", "miles", "davis"), ("O", "B-genre", "O", "B-artist", "I-artist"), "Play"
     ),
-    Utterance(
-        ("play", "soul", "by", "nina", "simone"), ("O", "B-genre", "O", "B-artist", "I-artist"), "Play"
+    UtteranceRow(
+        1, ("play", "soul", "by", "nina", "simone"), ("O", "B-genre", "O", "B-artist", "I-artist"), "Play"
     ),
-    Utterance(("will", "it", "rain", "in", "paris"), ("O", "O", "O", "O", "B-city"), "Weather"),
-    Utterance(("will", "it", "snow", "in", "rome"), ("O", "O", "O", "O", "B-city"), "Weather"),
+    UtteranceRow(1, ("will", "it", "rain", "in", "paris"), ("O", "O", "O", "O", "B-city"), "Weather"),
+    UtteranceRow(1, ("will", "it", "snow", "in", "rome"), ("O", "O", "O", "O", "B-city"), "Weather"),
 ]
 SLOTS = ("O", "B-artist", "B-city", "B-genre", "I-artist")
 
@@ -58,14 +58,14 @@ def test_tokens_find_the_word_of_their_last_character() -> None:
 
 
 def test_first_piece_has_the_tag_and_further_pieces_continue_it() -> None:
-    tagged = as_written(Utterance(("in", "paris"), ("O", "B-artist"), "Play"))
+    tagged = as_written(UtteranceRow(1, ("in", "paris"), ("O", "B-artist"), "Play"))
     index = {tag: number for number, tag in enumerate(SLOTS)}
     tags = token_tags([(0, 2), (2, 5), (5, 8)], tagged, index)
     assert [SLOTS[tag] for tag in tags] == ["O", "B-artist", "I-artist"]
 
 
 def test_typed_text_gets_its_apostrophe_back() -> None:
-    utterance = Utterance(("clinton", "s", "list"), ("B-artist", "I-artist", "O"), "Play")
+    utterance = UtteranceRow(1, ("clinton", "s", "list"), ("B-artist", "I-artist", "O"), "Play")
     tagged = as_typed(utterance, np.random.default_rng(0))
     assert tagged.text.startswith("clinton's list")
     assert [tagged.text[first:end] for first, end in tagged.spans] == ["clinton", "'s", "list"]

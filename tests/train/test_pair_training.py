@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2ForSequenceClassification
 
 from tests.train.tiny import tiny_config, tiny_tokenizer
-from train.data import Example
+from train.data import LabelRow
 from train.heads import HeadRun
 from train.overlap import NO_TARGET, features, pair_targets, stem, teach, token_targets
 from train.pair_training import Matching, look_for_equal_tokens, train_pair_classifier
@@ -13,7 +13,7 @@ from train.tokenizer import END_OF_TEXT_ID, PADDING, end_with_end_of_text
 
 ANIMALS = ("bear", "fox", "bird", "wolf", "hare", "duck", "mole", "crow")
 PAIRS = [
-    Example(f"the {first} sleeps", int(first == second), f"a {second}")
+    LabelRow(1, f"the {first} sleeps", f"a {second}", f"LABEL_{int(first == second)}")
     for first in ANIMALS
     for second in (first, ANIMALS[ANIMALS.index(first) - 1])
 ]
@@ -34,21 +34,21 @@ def test_stem(word: str, expected: str) -> None:
 
 
 def test_features_tell_new_words_from_known_ones() -> None:
-    found = features(Example("Two men walk", 0, "A man walking outside"))
+    found = features(LabelRow(1, "Two men walk", "A man walking outside", ""))
     assert {"new man", "new outside", "word walking", "across outside walk"} <= set(found)
     assert "new walk" not in found
 
 
 def test_pair_targets() -> None:
-    assert pair_targets(Example("Two men walk", 0, "the men walked")) == [1.0, 0.0, 0.0]
-    assert pair_targets(Example("Two men walk", 0, "men sleep")) == [0.0, 0.5, 1.0]
+    assert pair_targets(LabelRow(1, "Two men walk", "the men walked", "")) == [1.0, 0.0, 0.0]
+    assert pair_targets(LabelRow(1, "Two men walk", "men sleep", "")) == [0.0, 0.5, 1.0]
 
 
 def test_token_targets_mark_the_hypothesis() -> None:
     tokenizer = tiny_tokenizer(lowercase=True)
     end_with_end_of_text(tokenizer)
     encoding = tokenizer.encode("the fox", "the fox")
-    targets = token_targets(Example("the fox", 0, "the fox"), encoding, END_OF_TEXT_ID)
+    targets = token_targets(LabelRow(1, "the fox", "the fox", ""), encoding, END_OF_TEXT_ID)
     start = encoding.ids.index(END_OF_TEXT_ID) + 1
     assert (targets[:start] == NO_TARGET).all()
     assert (targets[-1] == NO_TARGET).all()
@@ -56,7 +56,7 @@ def test_token_targets_mark_the_hypothesis() -> None:
 
 
 def test_the_teacher_gives_probabilities() -> None:
-    taught = teach(PAIRS)
+    taught = teach(PAIRS, [int(str(pair.label)[-1]) for pair in PAIRS])
     assert taught.shape == (len(PAIRS), 2)
     torch.testing.assert_close(taught.sum(dim=1), torch.ones(len(PAIRS)))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from train.checkpoint import save_checkpoint
-from train.data import Example
+from train.data import LabelRow
 from train.heads import Augment, HeadRun, classifier_accuracy, start_from_body, train_classifier
 from train.language_model import make_config
 from train.pair_training import Matching, train_pair_classifier
@@ -26,7 +26,7 @@ class Plan:
 
     name: str
     labels: tuple[str, ...]
-    read: Callable[[Path, str], list[Example]]
+    read: Callable[[Path, str], list[LabelRow]]
     held_out: str
     augment: Augment
     template: Callable[[Tokenizer], None]
@@ -65,9 +65,9 @@ class Plan:
         )
 
 
-def make_tokenizer(plan: Plan, examples: Sequence[Example]) -> Tokenizer:
+def make_tokenizer(plan: Plan, examples: Sequence[LabelRow]) -> Tokenizer:
     """A lower-casing BPE of the plan's text; each text is read as if it started with a space."""
-    texts = sorted({text for e in examples for text in (e.text, e.pair) if text})
+    texts = sorted({text for e in examples for text in (e.text, e.text_pair) if text})
     tokenizer = train_tokenizer(texts, plan.vocabulary, lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     plan.template(tokenizer)
@@ -123,11 +123,12 @@ class LoadedClassifier:
     model: GPT2ForSequenceClassification
     tokenizer: Tokenizer
 
-    def accuracy(self, examples: Sequence[Example], change: Callable[[str], str] | None = None) -> float:
+    def accuracy(self, examples: Sequence[LabelRow], change: Callable[[str], str] | None = None) -> float:
         """Share of correct answers, 0 to 1; `change` rewrites every text first."""
         if change is not None:
             examples = [
-                replace(e, text=change(e.text), pair=change(e.pair) if e.pair else None) for e in examples
+                replace(e, text=change(e.text), text_pair=change(e.text_pair) if e.text_pair else None)
+                for e in examples
             ]
         return classifier_accuracy(self.model, self.tokenizer, examples)
 

@@ -11,7 +11,6 @@ from transformers import GPT2LMHeadModel
 
 from train.cards import FAIRYTALES, GUTENBERG, TINYSTORIES, Card, Figure
 from train.checkpoint import save_checkpoint
-from train.corpus import read_corpus, read_fairytales
 from train.evaluate import Perplexity, perplexity
 from train.language_model import (
     PackedStream,
@@ -24,6 +23,7 @@ from train.language_model import (
 from train.ngram import KneserNey
 from train.optimization import Schedule
 from train.recipes.command import Recipe, main
+from train.recipes.corpus import read_corpus, read_fairytales
 from train.tokenizer import END_OF_TEXT_ID, train_tokenizer
 
 log = logging.getLogger(__name__)

@@ -1,15 +1,16 @@
 """mini-nli: does a premise entail a hypothesis, contradict it, or neither?"""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from train.augment import as_statement
 from train.cards import FAIRYTALES, GUTENBERG, SNLI, TINYSTORIES, Card, Figure
-from train.data import INFERENCES, Example, read_snli
 from train.heads import HeadRun
 from train.pair_training import Matching
 from train.recipes.classifier import Plan, load_classifier, train_plan
 from train.recipes.command import Recipe, main
+from train.recipes.sets import INFERENCES, read_snli
 from train.tokenizer import end_with_end_of_text
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,8 @@ def describe(data: Path, folder: Path) -> None:
     """Measure the checkpoint and write the card."""
     loaded = load_classifier(folder)
     valid, test = read_snli(data, "valid"), read_snli(data, "test")
-    hidden = [Example("", example.label, example.pair) for example in test]
-    majority = max(sum(e.label == label for e in test) for label in range(len(INFERENCES))) / len(test)
+    hidden = [replace(example, text="") for example in test]
+    majority = max(sum(e.label == label for e in test) for label in INFERENCES) / len(test)
     figures = [
         Figure(
             "accuracy, test", f"{loaded.accuracy(test):.1%}", f"test.tsv of the re-split, {len(test)} pairs"

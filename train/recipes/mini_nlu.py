@@ -12,12 +12,13 @@ from transformers import GPT2LMHeadModel
 
 from train.cards import FAIRYTALES, GUTENBERG, SNIPS, TINYSTORIES, Card, Figure
 from train.checkpoint import save_checkpoint
-from train.data import Utterance, read_snips
+from train.data import UtteranceRow
 from train.heads import start_from_body
 from train.joint_nlu import JointCheckpoint, JointNlu, load_joint, predict
 from train.joint_training import JointRun, joint_figures, train_joint
 from train.language_model import make_config
 from train.recipes.command import Recipe, main
+from train.recipes.sets import read_snips
 from train.tokenizer import END_OF_TEXT_ID, train_tokenizer
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ EXAMPLES = (
 )
 
 
-def build(utterances: Sequence[Utterance], body: Path) -> JointCheckpoint:
+def build(utterances: Sequence[UtteranceRow], body: Path) -> JointCheckpoint:
     """The untrained model over the labels of `utterances`; with FROM_BODY it starts from `body`."""
     torch.manual_seed(RUN.seed)
     tokenizer = train_tokenizer((" ".join(u.words) for u in utterances), VOCABULARY, lowercase=True)

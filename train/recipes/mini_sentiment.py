@@ -5,10 +5,10 @@ from pathlib import Path
 
 from train.augment import as_review, detokenise
 from train.cards import FAIRYTALES, GUTENBERG, SST2, TINYSTORIES, Card, Figure
-from train.data import SENTIMENTS, read_sst2
 from train.heads import HeadRun
 from train.recipes.classifier import Plan, load_classifier, train_plan
 from train.recipes.command import Recipe, main
+from train.recipes.sets import SENTIMENTS, read_sst2
 from train.tokenizer import end_with_end_of_text
 
 log = logging.getLogger(__name__)
