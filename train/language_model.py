@@ -3,9 +3,9 @@
 Forward passes run under bf16 autocast, weights stay fp32.
 """
 
-import functools
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,45 +13,74 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from train.fit import fit
-from train.optimization import Schedule
+from train.batching import Batch
+from train.trainer import Figures, Loop, fit, sum_of
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What batches are made of until step `until`: rows of `length` tokens, and the shares of the sources."""
+
+    until: int
+    length: int
+    shares: tuple[float, ...]
 
 
 class PackedStream:
-    """Endless rows of `length + 1` tokens of one source: shuffled blocks, cut at a new offset each epoch."""
+    """Rows of `length + 1` tokens of one source: shuffled blocks, cut at a new offset each epoch."""
 
-    def __init__(self, tokens: Sequence[int], length: int, generator: np.random.Generator) -> None:
-        if len(tokens) < 2 * length + 1:
-            raise ValueError(f"a source of {len(tokens)} tokens is too short for rows of {length}")
+    def __init__(self, tokens: Sequence[int], longest: int, generator: np.random.Generator) -> None:
+        if len(tokens) < 2 * longest + 1:
+            raise ValueError(f"a source of {len(tokens)} tokens is too short for rows of {longest}")
         self._tokens = np.asarray(tokens, dtype=np.int64)
-        self._length = length
         self._generator = generator
         self._starts: list[int] = []
+        self._length = 0
 
-    def next_row(self) -> NDArray[np.int64]:
-        if not self._starts:
-            offset = int(self._generator.integers(self._length))
-            starts = np.arange(offset, len(self._tokens) - self._length, self._length)
-            self._starts = self._generator.permutation(starts).tolist()
-        start = self._starts.pop()
-        return self._tokens[start : start + self._length + 1]
+    def next_start(self, length: int) -> int:
+        """Where the next row begins. Another length begins a new epoch."""
+        if not self._starts or length != self._length:
+            offset = int(self._generator.integers(length))
+            starts = np.arange(offset, len(self._tokens) - length, length)
+            self._starts, self._length = self._generator.permutation(starts).tolist(), length
+        return self._starts.pop()
+
+    def row(self, start: int, length: int) -> NDArray[np.int64]:
+        return self._tokens[start : start + length + 1]
 
 
-def mixed_batches(
-    streams: Sequence[PackedStream],
-    weights: Callable[[int], Sequence[float]],
-    rows: int,
-    generator: np.random.Generator,
-) -> Iterator[Tensor]:
-    """Batches [rows, length + 1] int64; row by row the source is drawn with `weights(step)`."""
-    step = 0
-    while True:
-        share = np.asarray(weights(step), dtype=np.float64)
-        chosen = generator.choice(len(streams), size=rows, p=share / share.sum())
-        yield torch.from_numpy(np.stack([streams[index].next_row() for index in chosen]))
-        step += 1
+class PackedMixture(Dataset[Batch]):
+    """One batch per step: `rows` [rows, length + 1] int64, as many rows as fit into `tokens` tokens.
+
+    Row by row the source is drawn with the shares of the stage. The batches of the first steps stay the same
+    when later stages change. Raises ValueError for a source shorter than two rows.
+    """
+
+    def __init__(
+        self, sources: Sequence[Sequence[int]], stages: Sequence[Stage], tokens: int, seed: int
+    ) -> None:
+        generator = np.random.default_rng(seed)
+        longest = max(stage.length for stage in stages)
+        self._streams = [PackedStream(source, longest, generator) for source in sources]
+        self._plan: list[tuple[int, list[tuple[int, int]]]] = []
+        for stage in stages:
+            shares = np.asarray(stage.shares, dtype=np.float64) / sum(stage.shares)
+            for _ in range(len(self._plan), stage.until):
+                chosen = generator.choice(len(sources), size=max(1, tokens // stage.length), p=shares)
+                rows = [(int(i), self._streams[i].next_start(stage.length)) for i in chosen]
+                self._plan.append((stage.length, rows))
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> Batch:
+        length, rows = self._plan[index]
+        return {
+            "rows": torch.from_numpy(np.stack([self._streams[i].row(start, length) for i, start in rows]))
+        }
 
 
 def token_loss(model: GPT2LMHeadModel, rows: Tensor) -> Tensor:
@@ -63,30 +92,23 @@ def token_loss(model: GPT2LMHeadModel, rows: Tensor) -> Tensor:
 
 def train_language_model(
     model: GPT2LMHeadModel,
-    batches: Iterator[Tensor],
-    schedule: Schedule,
-    evaluate: Callable[[GPT2LMHeadModel], float],
-    evaluate_every: int = 250,
-    on_better: Callable[[GPT2LMHeadModel], None] | None = None,
+    batches: Dataset[Batch],
+    evaluate: Callable[[], Figures],
+    loop: Loop,
     compiled: bool = True,
-) -> float:
-    """Train in place; ends with the weights of the lowest held-out figure, which is returned."""
-    loss_of = torch.compile(token_loss) if compiled else token_loss
-
-    def parts() -> Iterator[Iterator[Tensor]]:
-        for start in range(0, schedule.steps, evaluate_every):
-            yield itertools.islice(batches, min(evaluate_every, schedule.steps - start))
-
-    best = fit(
+) -> Figures:
+    """Train in place; ends with the weights of the lowest sum of held-out figures, which are returned."""
+    if compiled:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str((loop.folder / "compiled").resolve())
+    loss_of = torch.compile(token_loss, dynamic=False) if compiled else token_loss
+    return fit(
         model,
-        parts(),
-        lambda rows: loss_of(model, rows),
-        lambda: {"figure": evaluate(model)},
-        schedule,
-        score=lambda figures: -figures["figure"],
-        on_better=None if on_better is None else functools.partial(on_better, model),
+        batches,
+        lambda batch: loss_of(model, batch["rows"]),
+        evaluate,
+        loop,
+        score=lambda figures: -sum_of(figures),
     )
-    return best["figure"]
 
 
 @torch.no_grad()
@@ -115,7 +137,12 @@ def negative_log_likelihood(
 
 
 def make_config(
-    vocab_size: int, layers: int, width: int, end_of_text: int, positions: int = 512
+    vocab_size: int,
+    layers: int,
+    width: int,
+    end_of_text: int,
+    positions: int = 512,
+    dropout: float = 0.1,
 ) -> GPT2Config:
     """A GPT-2 configuration with heads of 64 numbers and the given `<|endoftext|>` id."""
     return GPT2Config(
@@ -126,6 +153,8 @@ def make_config(
         n_head=width // 64,
         bos_token_id=end_of_text,
         eos_token_id=end_of_text,
+        embd_pdrop=dropout,
+        resid_pdrop=dropout,
         # Attention dropout would switch off the fused attention kernel.
         attn_pdrop=0.0,
         # The same function as gelu_new, in one fused kernel; save_checkpoint writes the standard name.

@@ -20,6 +20,11 @@ class Recipe:
     describe: Stage
 
 
+def working_folder(out: Path) -> Path:
+    """Where a run keeps its checkpoints and metrics: beside the checkpoint folder `out`."""
+    return out.with_name(out.name + "-training")
+
+
 def arguments(description: str | None, out_help: str) -> argparse.ArgumentParser:
     """`--data`, `--out`, `--card-only` and `--threads`."""
     parser = argparse.ArgumentParser(description=description)

@@ -35,6 +35,7 @@ _REPLACEMENTS = (
 _WRAP_COLUMN = 82
 _SENTENCE_START = re.compile(r'(^|[.!?]["\')]*\s+["\'(]*|["(]|\n["\']*)([a-z])')
 _NAME_SHARE = 0.9
+HELD_OUT_EVERY = 40
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,11 @@ def _story_key(story: str) -> str:
     return re.sub(r"[^a-z]", "", story.lower())[:60]
 
 
-def read_tinystories(data: Path) -> list[str]:
-    """The cased stories, then those of the lower-cased file that do not overlap with them, re-cased."""
+def read_tinystories(data: Path, held_out: bool = False) -> list[str]:
+    """The cased stories, then those of the lower-cased file that do not overlap with them, re-cased.
+
+    Every 40th cased story is held out: these stories alone, or all others.
+    """
     folder = data / "tinystories"
     cased_text = straighten((folder / "tinystories_sample_2MB_cased.txt").read_text("utf-8"))
     # The sample is cut at a byte count, so its last story is a fragment.
@@ -92,7 +96,12 @@ def read_tinystories(data: Path) -> list[str]:
     lowered_text = straighten((folder / "tinystories_4MB.txt").read_text("utf-8"))
     # Paragraphs are separated by blank lines, stories by a single newline.
     lowered = re.split(r"(?<!\n)\n(?!\n)", lowered_text)[:-1]
-    seen = {_story_key(story) for story in cased}
+    kept_back = cased[::HELD_OUT_EVERY]
+    if held_out:
+        return kept_back
+    seen = {_story_key(story) for story in kept_back}
+    cased = [story for story in cased if _story_key(story) not in seen]
+    seen |= {_story_key(story) for story in cased}
     names = proper_names(cased)
     fresh: list[str] = []
     for story in lowered:

@@ -1,7 +1,6 @@
 """mini-lm: a small story-telling GPT-2, trained from random weights on children's prose."""
 
 import logging
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,35 +12,41 @@ from train.cards import FAIRYTALES, GUTENBERG, TINYSTORIES, Card, Figure
 from train.checkpoint import save_checkpoint
 from train.evaluate import Perplexity, perplexity
 from train.language_model import (
-    PackedStream,
+    PackedMixture,
+    Stage,
     continue_text,
     make_config,
-    mixed_batches,
     negative_log_likelihood,
     train_language_model,
 )
 from train.ngram import KneserNey
 from train.optimization import Schedule
-from train.recipes.command import Recipe, main
-from train.recipes.corpus import read_corpus, read_fairytales
+from train.recipes.command import Recipe, main, working_folder
+from train.recipes.corpus import read_corpus, read_fairytales, read_tinystories
 from train.tokenizer import END_OF_TEXT_ID, train_tokenizer
+from train.trainer import Loop
 
 log = logging.getLogger(__name__)
 
 SEED = 20
-VOCABULARY = 8192
+VOCABULARY = 4096
 LAYERS = 4
-WIDTH = 256
+WIDTH = 192
 LENGTH = 512
-ROWS = 8
-SCHEDULE = Schedule(steps=1250, horizon=1700, cooldown=500)
+TOKENS = 4096  # per step
+STEPS, COOLDOWN = 1800, 600
+SCHEDULE = Schedule(STEPS, horizon=4000, cooldown=COOLDOWN)
 
 # Shares of fairy tales, TinyStories, children's books and novels; novels widen the vocabulary at first.
-FIRST_MIX = (0.30, 0.30, 0.20, 0.20)
-LAST_MIX = (0.50, 0.30, 0.20, 0.00)
-LAST_MIX_FROM = 0.6
+STAGES = (
+    Stage(STEPS - COOLDOWN, 128, (0.28, 0.50, 0.11, 0.11)),
+    Stage(STEPS, LENGTH, (0.30, 0.60, 0.10, 0.00)),
+)
+# Fairy tales of FairytaleQA's val split that choose the step, beside the held-out stories of TinyStories.
+CHOOSING = 6
 
 PROMPTS = (
+    "Once upon a time, there was a little",
     "Once upon a time, there was a little girl named Lily. She",
     "The king said to his youngest son,",
     '"Where are you going?" asked the fox.',
@@ -49,33 +54,37 @@ PROMPTS = (
 
 
 def train(data: Path, out: Path) -> None:
-    """Train and write the checkpoint with the best perplexity on FairytaleQA's val split."""
+    """Train and write the checkpoint with the lowest held-out loss; continues where a killed run ended."""
     torch.manual_seed(SEED)
     generator = np.random.default_rng(SEED)
     corpus = read_corpus(data)
     tokenizer = train_tokenizer(corpus.documents(), VOCABULARY)
-    streams = []
+    sources = []
     for documents in (corpus.fairytales, corpus.tinystories, corpus.children, corpus.novels):
         encodings = tokenizer.encode_batch([documents[i] for i in generator.permutation(len(documents))])
         tokens = [token for encoding in encodings for token in (END_OF_TEXT_ID, *encoding.ids)]
         log.info("source of %d documents, %d tokens", len(documents), len(tokens))
-        streams.append(PackedStream(tokens, LENGTH, generator))
-    held_out = [encoding.ids for encoding in tokenizer.encode_batch(read_fairytales(data, "val"))]
-    config = make_config(VOCABULARY, LAYERS, WIDTH, END_OF_TEXT_ID)
+        sources.append(tokens)
+    config = make_config(VOCABULARY, LAYERS, WIDTH, END_OF_TEXT_ID, LENGTH, dropout=0.0)
     model = GPT2LMHeadModel(config)
+    held_out = {
+        "fairy tales": _encode(tokenizer, read_fairytales(data, "val")[:CHOOSING]),
+        "TinyStories": _encode(tokenizer, read_tinystories(data, held_out=True)),
+    }
 
-    def held_out_perplexity(current: GPT2LMHeadModel) -> float:
-        nats, count = negative_log_likelihood(current, held_out, END_OF_TEXT_ID)
-        return math.exp(nats / count)
+    def loss_per_token() -> dict[str, float]:
+        sums = {
+            name: negative_log_likelihood(model, texts, END_OF_TEXT_ID) for name, texts in held_out.items()
+        }
+        return {name: nats / count for name, (nats, count) in sums.items()}
 
-    def save(current: GPT2LMHeadModel) -> None:
-        save_checkpoint(out, current, config, tokenizer, architectures=["GPT2LMHeadModel"])
+    loop = Loop(working_folder(out), SCHEDULE, evaluate_every=300, save_every=50, log_every=25, seed=SEED)
+    train_language_model(model, PackedMixture(sources, STAGES, TOKENS, SEED), loss_per_token, loop)
+    save_checkpoint(out, model, config, tokenizer, architectures=["GPT2LMHeadModel"])
 
-    last_from = LAST_MIX_FROM * SCHEDULE.steps
-    batches = mixed_batches(
-        streams, lambda step: LAST_MIX if step >= last_from else FIRST_MIX, ROWS, generator
-    )
-    train_language_model(model, batches, SCHEDULE, held_out_perplexity, on_better=save)
+
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
 
 
 def model_perplexity(folder: Path, texts: list[str]) -> Perplexity:
@@ -156,13 +165,11 @@ def make_card(figures: list[Figure], samples: str) -> Card:
         shape=f"GPT2LMHeadModel: {LAYERS} layers, {WIDTH} wide, {WIDTH // 64} heads, context {LENGTH}, "
         f"own byte-level BPE of {VOCABULARY} tokens (id {END_OF_TEXT_ID} is `<|endoftext|>`), tied head.",
         data=(TINYSTORIES, FAIRYTALES, GUTENBERG),
-        recipe=f"From random weights: {SCHEDULE.steps} steps of {ROWS * LENGTH} tokens, Muon for the "
-        "matrices and AdamW for the rest, warm-up, cosine decay and a linear cool-down to zero over the "
-        f"last {SCHEDULE.cooldown} steps, dropout 0.1, bf16 autocast. The novels leave the mixture at "
-        f"{LAST_MIX_FROM:.0%} of the run; fairy tales then have half of it. The step with the best "
-        "perplexity on val is kept. The bundled weights were interrupted at step 750 and taken up again "
-        "from the fp16 checkpoint with fresh optimiser state; the command below does the run in one go, "
-        "which has not been repeated from start to finish.",
+        recipe=f"From random weights: {SCHEDULE.steps} steps of {TOKENS} tokens, Muon for the matrices and "
+        "AdamW for the rest, warm-up, cosine decay and a linear cool-down to zero over the last "
+        f"{SCHEDULE.cooldown} steps, no dropout, bf16 autocast. Rows have {STAGES[0].length} tokens until "
+        f"the cool-down and {STAGES[1].length} in it, and the novels leave the mixture then. The weights "
+        "with the lowest held-out loss are kept.",
         command="python -m train.recipes.mini_lm --data DATA --out models/mini-lm",
         figures=figures,
         sections={"Samples": samples},
