@@ -1,7 +1,6 @@
 """A micro training run, packing, and scoring in windows."""
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,26 +8,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from tests.train.tiny import SENTENCES, tiny_config, tiny_tokenizer
 from train.checkpoint import save_checkpoint
 from train.language_model import (
+    PackedMixture,
     PackedStream,
+    Stage,
     continue_text,
-    mixed_batches,
     negative_log_likelihood,
     token_loss,
     train_language_model,
 )
 from train.optimization import Schedule
-
-
-def tiny_batches(tokens: list[int]) -> Iterator[Tensor]:
-    generator = np.random.default_rng(0)
-    stream = PackedStream(tokens, 16, generator)
-    return mixed_batches([stream], lambda _: [1.0], 4, generator)
+from train.trainer import Loop
 
 
 def tiny_tokens() -> list[int]:
@@ -41,35 +35,48 @@ def test_loss_falls_and_the_best_state_is_kept(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     config = tiny_config(tokenizer)
     model = GPT2LMHeadModel(config)
-    rows = next(tiny_batches(tiny_tokens()))
+    batches = PackedMixture([tiny_tokens()], [Stage(40, 16, (1.0,))], tokens=64, seed=0)
+    rows = batches[0]["rows"]
     before = token_loss(model, rows).item()
-    saved: list[float] = []
+    found: list[float] = []
 
-    def held_out(current: GPT2LMHeadModel) -> float:
-        saved.append(token_loss(current.eval(), rows).item())
-        return saved[-1]
+    def held_out() -> dict[str, float]:
+        found.append(token_loss(model, rows).item())
+        return {"loss": found[-1]}
 
-    batches = tiny_batches(tiny_tokens())
-    schedule = Schedule(40, warmup=5)
-    best = train_language_model(model, batches, schedule, held_out, evaluate_every=10, compiled=False)
-    assert best == min(saved) < 0.7 * before
+    loop = Loop(tmp_path / "run", Schedule(40, warmup=5), evaluate_every=10)
+    best = train_language_model(model, batches, held_out, loop, compiled=False)["loss"]
+    assert best == min(found) < 0.7 * before
     assert token_loss(model.eval(), rows).item() == pytest.approx(best)
 
-    save_checkpoint(tmp_path, model, config, tokenizer, architectures=["GPT2LMHeadModel"])
-    loaded = GPT2LMHeadModel.from_pretrained(tmp_path, dtype=torch.float32)
+    save_checkpoint(tmp_path / "lm", model, config, tokenizer, architectures=["GPT2LMHeadModel"])
+    loaded = GPT2LMHeadModel.from_pretrained(tmp_path / "lm", dtype=torch.float32)
     assert token_loss(loaded.eval(), rows).item() == pytest.approx(best, abs=0.01)
     assert continue_text(loaded, tokenizer, "The fox", tokens=5)
 
 
 def test_packed_rows_cover_a_source_once_per_epoch() -> None:
     stream = PackedStream(range(100), 10, np.random.default_rng(0))
-    starts = sorted(int(stream.next_row()[0]) for _ in range(9))
+    starts = sorted(stream.next_start(10) for _ in range(9))
     assert [later - earlier for earlier, later in pairwise(starts)] == [10] * 8
+    assert stream.row(starts[0], 10).tolist() == list(range(starts[0], starts[0] + 11))
 
 
 def test_a_short_source_is_refused() -> None:
     with pytest.raises(ValueError, match="too short"):
         PackedStream(range(10), 8, np.random.default_rng(0))
+
+
+def test_a_mixture_follows_its_stages_and_a_longer_run_begins_with_the_same_batches() -> None:
+    sources = [list(range(200)), list(range(1000, 1400))]
+    first = Stage(6, 8, (0.5, 0.5))
+    mixture = PackedMixture(sources, [first, Stage(10, 32, (0.0, 1.0))], tokens=64, seed=3)
+    assert len(mixture) == 10
+    assert [tuple(mixture[index]["rows"].shape) for index in (0, 5, 6)] == [(8, 9), (8, 9), (2, 33)]
+    assert {bool(row[0] >= 1000) for index in range(6) for row in mixture[index]["rows"]} == {False, True}
+    assert all((mixture[index]["rows"] >= 1000).all() for index in range(6, 10))
+    longer = PackedMixture(sources, [first, Stage(20, 32, (1.0, 0.0))], tokens=64, seed=3)
+    assert all(torch.equal(mixture[index]["rows"], longer[index]["rows"]) for index in range(6))
 
 
 def test_windowed_score_equals_the_plain_one_on_short_documents() -> None:
