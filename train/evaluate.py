@@ -70,3 +70,10 @@ def perplexity(nats: float, tokens: int, texts: Sequence[str]) -> Perplexity:
     """The score of `texts`, whose tokens cost `nats` in total; words are separated by white space."""
     words = sum(len(text.split()) for text in texts)
     return Perplexity(nats, tokens, words, sum(len(text.encode()) for text in texts))
+
+
+def repeats(text: str, words: int = 4) -> bool:
+    """Whether some sequence of this many words occurs twice in `text`, which is how a loop shows."""
+    parts = text.split()
+    grams = [tuple(parts[start : start + words]) for start in range(len(parts) - words + 1)]
+    return len(set(grams)) < len(grams)

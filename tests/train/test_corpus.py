@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from train.recipes.corpus import proper_names, read_corpus, read_fairytales, recase, straighten, unwrap
+from train.recipes.corpus import (
+    proper_names,
+    read_corpus,
+    read_fairytales,
+    read_tinystories,
+    recase,
+    straighten,
+    unwrap,
+    without_shared_passages,
+)
 
 
 def test_straighten_repairs_wrongly_decoded_quotes() -> None:
@@ -30,3 +39,17 @@ def test_held_out_stories_are_not_in_the_training_text(data: Path) -> None:
         stories = read_fairytales(data, split)
         assert len(stories) == count
         assert not [story[:80] for story in stories if story[200:300] in training]
+    tales = read_tinystories(data, held_out=True)
+    assert len(tales) > 50
+    assert not [story[:80] for story in tales if story[200:300] in training]
+
+
+def test_a_story_that_shares_a_passage_is_not_held_out() -> None:
+    passage = (
+        "the old fox sat under the bridge and counted the boats that came by in the night, one by one, "
+        "and when the sun rose over the hills he went home to his den and told his wife of all he had seen"
+    )
+    others = ["A tale. " + passage.capitalize() + " until morning."]
+    assert without_shared_passages([f"{passage}, and slept.", f"another tale: {passage[::-1]}"], others) == [
+        f"another tale: {passage[::-1]}"
+    ]

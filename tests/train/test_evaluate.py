@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from train.evaluate import accuracy, perplexity, span_f1, spans
+from train.evaluate import accuracy, perplexity, repeats, span_f1, spans
 
 
 def test_spans_follow_conlleval() -> None:
@@ -39,3 +39,10 @@ def test_perplexity_per_unit() -> None:
     assert measured.per_token == pytest.approx(4)
     assert measured.per_word == pytest.approx(16)
     assert measured.bits_per_byte == pytest.approx(8 / 5)
+
+
+def test_a_text_repeats_when_four_words_in_a_row_come_again() -> None:
+    assert repeats("She saw a big, a big, a big, a big, a big car.")
+    assert not repeats("She saw a big dog and a big cat. She saw a red car.")
+    assert repeats("one two three four, one two three four,")
+    assert not repeats("too short")

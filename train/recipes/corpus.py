@@ -80,37 +80,53 @@ def read_fairytales(data: Path, split: str) -> list[str]:
     return stories
 
 
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z]", "", text.lower())
+
+
 def _story_key(story: str) -> str:
-    return re.sub(r"[^a-z]", "", story.lower())[:60]
+    return _letters(story)[:60]
 
 
 def read_tinystories(data: Path, held_out: bool = False) -> list[str]:
     """The cased stories, then those of the lower-cased file that do not overlap with them, re-cased.
 
-    Every 40th cased story is held out: these stories alone, or all others.
+    Every 40th cased story is kept back. With `held_out` these alone, without those that share a passage with
+    the others.
     """
     folder = data / "tinystories"
     cased_text = straighten((folder / "tinystories_sample_2MB_cased.txt").read_text("utf-8"))
     # The sample is cut at a byte count, so its last story is a fragment.
     cased = [unwrap(story) for story in cased_text.split("<|endoftext|>")[:-1] if story.strip()]
+    kept_back = cased[::HELD_OUT_EVERY]
+    seen = {_story_key(story) for story in kept_back}
+    cased = [story for story in cased if _story_key(story) not in seen]
     lowered_text = straighten((folder / "tinystories_4MB.txt").read_text("utf-8"))
     # Paragraphs are separated by blank lines, stories by a single newline.
     lowered = re.split(r"(?<!\n)\n(?!\n)", lowered_text)[:-1]
-    kept_back = cased[::HELD_OUT_EVERY]
-    if held_out:
-        return kept_back
-    seen = {_story_key(story) for story in kept_back}
-    cased = [story for story in cased if _story_key(story) not in seen]
     seen |= {_story_key(story) for story in cased}
-    names = proper_names(cased)
     fresh: list[str] = []
     for story in lowered:
         key = _story_key(story)
-        if len(story) < 200 or key in seen:
-            continue
-        seen.add(key)
-        fresh.append(recase(unwrap(story), names))
-    return cased + fresh
+        if len(story) >= 200 and key not in seen:
+            seen.add(key)
+            fresh.append(unwrap(story))
+    if held_out:
+        return without_shared_passages(kept_back, cased + fresh)
+    names = proper_names(cased)
+    return cased + [recase(story, names) for story in fresh]
+
+
+def without_shared_passages(stories: Iterable[str], others: Iterable[str], letters: int = 80) -> list[str]:
+    """Those stories of which no piece of this many letters, in any case, is in the others."""
+    known = "\n".join(map(_letters, others))
+    found = []
+    for story in stories:
+        text = _letters(story)
+        pieces = (text[start : start + letters] for start in range(0, len(text) - letters, letters))
+        if not any(piece in known for piece in pieces):
+            found.append(story)
+    return found
 
 
 def proper_names(texts: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from transformers import GPT2LMHeadModel
 
 from train.cards import FAIRYTALES, GUTENBERG, TINYSTORIES, Card, Figure
 from train.checkpoint import save_checkpoint
-from train.evaluate import Perplexity, perplexity
+from train.evaluate import Perplexity, perplexity, repeats
 from train.language_model import (
     PackedMixture,
     Stage,
@@ -44,6 +44,10 @@ STAGES = (
 )
 # Fairy tales of FairytaleQA's val split that choose the step, beside the held-out stories of TinyStories.
 CHOOSING = 6
+
+# How looping is measured: words that a greedy continuation starts from, and its tokens.
+OPENING_WORDS = 8
+CONTINUED = 60
 
 PROMPTS = (
     "Once upon a time, there was a little",
@@ -114,6 +118,18 @@ def baseline_perplexity(data: Path, folder: Path) -> tuple[int, Perplexity]:
         results.append((chosen_by.per_token, order, on_test))
     _, order, on_test = min(results, key=lambda result: result[0])
     return order, on_test
+
+
+def opening(story: str) -> str:
+    """The first words of a held-out story, which a continuation starts from."""
+    return " ".join(story.split()[:OPENING_WORDS])
+
+
+def looping_share(folder: Path, openings: list[str]) -> float:
+    """Share of greedy continuations, each of CONTINUED tokens, in which four words in a row occur again."""
+    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return sum(repeats(continue_text(model, tokenizer, text, CONTINUED)) for text in openings) / len(openings)
 
 
 def describe(data: Path, folder: Path) -> None:
