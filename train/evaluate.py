@@ -72,8 +72,13 @@ def perplexity(nats: float, tokens: int, texts: Sequence[str]) -> Perplexity:
     return Perplexity(nats, tokens, words, sum(len(text.encode()) for text in texts))
 
 
+def word_sequences(text: str, words: int) -> list[tuple[str, ...]]:
+    """All sequences of this many words, in their order; words are separated by white space."""
+    parts = text.split()
+    return [tuple(parts[start : start + words]) for start in range(len(parts) - words + 1)]
+
+
 def repeats(text: str, words: int = 4) -> bool:
     """Whether some sequence of this many words occurs twice in `text`, which is how a loop shows."""
-    parts = text.split()
-    grams = [tuple(parts[start : start + words]) for start in range(len(parts) - words + 1)]
-    return len(set(grams)) < len(grams)
+    sequences = word_sequences(text, words)
+    return len(set(sequences)) < len(sequences)

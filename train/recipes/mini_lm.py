@@ -1,5 +1,6 @@
 """mini-lm: a small story-telling GPT-2, trained from random weights on children's prose."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import GPT2LMHeadModel
 
 from train.cards import FAIRYTALES, GUTENBERG, TINYSTORIES, Card, Figure
 from train.checkpoint import save_checkpoint
-from train.evaluate import Perplexity, perplexity, repeats
+from train.evaluate import Perplexity, perplexity, repeats, word_sequences
 from train.language_model import (
     PackedMixture,
     Stage,
@@ -24,7 +25,7 @@ from train.optimization import Schedule
 from train.recipes.command import Recipe, main, working_folder
 from train.recipes.corpus import read_corpus, read_fairytales, read_tinystories
 from train.tokenizer import END_OF_TEXT_ID, train_tokenizer
-from train.trainer import Loop
+from train.trainer import METRICS, Loop
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ CHOOSING = 6
 # How looping is measured: words that a greedy continuation starts from, and its tokens.
 OPENING_WORDS = 8
 CONTINUED = 60
+LOOPS_BEFORE = {"FairytaleQA": "87 %", "TinyStories": "98 %"}
+# Words in a row that count as copied.
+COPIED = 8
 
 PROMPTS = (
     "Once upon a time, there was a little",
@@ -100,62 +104,103 @@ def model_perplexity(folder: Path, texts: list[str]) -> Perplexity:
     return perplexity(nats, count, texts)
 
 
-def baseline_perplexity(data: Path, folder: Path) -> tuple[int, Perplexity]:
-    """The n-gram order of 3, 4 and 5 that is best on val, and that baseline's perplexity on test."""
+def baseline_perplexity(
+    data: Path, folder: Path, tests: dict[str, list[str]]
+) -> tuple[int, list[Perplexity]]:
+    """The n-gram order of 3, 4 and 5 that is best on val, and its perplexity on each of `tests`."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-    def tokens(texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-
-    training = tokens(read_corpus(data).documents())
-    held_out, test = read_fairytales(data, "val"), read_fairytales(data, "test")
+    training = _encode(tokenizer, read_corpus(data).documents())
+    held_out = read_fairytales(data, "val")
     results = []
     for order in (3, 4, 5):
         baseline = KneserNey(training, order, tokenizer.get_vocab_size(), END_OF_TEXT_ID)
-        chosen_by = perplexity(*baseline.negative_log_likelihood(tokens(held_out)), held_out)
-        on_test = perplexity(*baseline.negative_log_likelihood(tokens(test)), test)
-        log.info("order %d: val %.2f", order, chosen_by.per_token)
-        results.append((chosen_by.per_token, order, on_test))
-    _, order, on_test = min(results, key=lambda result: result[0])
-    return order, on_test
+
+        def score(texts: list[str], baseline: KneserNey = baseline) -> Perplexity:
+            return perplexity(*baseline.negative_log_likelihood(_encode(tokenizer, texts)), texts)
+
+        on_val = score(held_out).per_token
+        log.info("order %d: val %.2f", order, on_val)
+        results.append((on_val, order, [score(texts) for texts in tests.values()]))
+    _, order, on_tests = min(results, key=lambda result: result[0])
+    return order, on_tests
 
 
-def opening(story: str) -> str:
-    """The first words of a held-out story, which a continuation starts from."""
-    return " ".join(story.split()[:OPENING_WORDS])
-
-
-def looping_share(folder: Path, openings: list[str]) -> float:
-    """Share of greedy continuations, each of CONTINUED tokens, in which four words in a row occur again."""
+def continuations(folder: Path, stories: list[str]) -> list[str]:
+    """Greedy continuations of CONTINUED tokens, each of the first OPENING_WORDS words of a held-out story."""
     model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return sum(repeats(continue_text(model, tokenizer, text, CONTINUED)) for text in openings) / len(openings)
+    openings = [" ".join(story.split()[:OPENING_WORDS]) for story in stories]
+    return [continue_text(model, tokenizer, text, CONTINUED) for text in openings]
+
+
+def copied_share(texts: list[str], training: list[str]) -> float:
+    """Share of the sequences of COPIED words in `texts` that are in the training text as well."""
+    known = {hash(gram) for document in training for gram in word_sequences(document, COPIED)}
+    wanted = [hash(gram) for text in texts for gram in word_sequences(text, COPIED)]
+    return sum(gram in known for gram in wanted) / max(1, len(wanted))
+
+
+def text_figures(data: Path, folder: Path) -> list[Figure]:
+    """How often greedy text repeats itself, and how much of it is copied from the training text."""
+    figures, written = [], []
+    for name, stories in _tests(data).items():
+        texts = continuations(folder, stories)
+        written.extend(texts)
+        figures.append(
+            Figure(
+                f"greedy continuations that loop, {name}",
+                f"{sum(map(repeats, texts)) / len(texts):.0%}",
+                f"four words in a row come twice within {CONTINUED} tokens after the first "
+                f"{OPENING_WORDS} words of {len(texts)} held-out stories; {LOOPS_BEFORE[name]} before",
+            )
+        )
+    copied = f"{copied_share(written, read_corpus(data).documents()):.0%}"
+    how = f"sequences of {COPIED} words of these continuations that are in the training text"
+    return [*figures, Figure("copied greedy text", copied, how)]
+
+
+def _tests(data: Path) -> dict[str, list[str]]:
+    return {
+        "FairytaleQA": read_fairytales(data, "test"),
+        "TinyStories": read_tinystories(data, held_out=True),
+    }
 
 
 def describe(data: Path, folder: Path) -> None:
-    """Measure the checkpoint on FairytaleQA's test split beside the baseline, and write the card."""
-    test = read_fairytales(data, "test")
-    ours = model_perplexity(folder, test)
-    held_out = model_perplexity(folder, read_fairytales(data, "val"))
-    order, baseline = baseline_perplexity(data, folder)
-    how = "FairytaleQA test, 23 stories, windows of 512 tokens overlapping by half"
-    against = f"the same tokens by an interpolated modified Kneser-Ney {order}-gram of the same training text"
-    figures = [
-        Figure("perplexity per token", f"{ours.per_token:.1f}", f"{how}, {ours.tokens} tokens"),
-        Figure("perplexity per token, baseline", f"{baseline.per_token:.1f}", against),
-        Figure("perplexity per word", f"{ours.per_word:.1f}", f"{how}, {ours.words} words"),
-        Figure("perplexity per word, baseline", f"{baseline.per_word:.1f}", against),
-        Figure("bits per byte", f"{ours.bits_per_byte:.3f}", f"{how}, {ours.bytes} bytes"),
-        Figure("bits per byte, baseline", f"{baseline.bits_per_byte:.3f}", against),
-        Figure(
-            "perplexity per token, val",
-            f"{held_out.per_token:.1f}",
-            "FairytaleQA val, used to choose the step",
-        ),
-    ]
+    """Measure the checkpoint on held-out stories beside the baseline, and write the card."""
+    tests = _tests(data)
+    order, baselines = baseline_perplexity(data, folder, tests)
+    figures = []
+    for (name, texts), baseline in zip(tests.items(), baselines, strict=True):
+        ours = model_perplexity(folder, texts)
+        how = f"{name}, {len(texts)} held-out stories, windows of {LENGTH} tokens overlapping by half, "
+        against = (
+            f"an interpolated modified Kneser-Ney {order}-gram of the same training text: "
+            f"{baseline.per_token:.1f} a token, {baseline.bits_per_byte:.3f} bits per byte"
+        )
+        figures += [
+            Figure(f"perplexity per token, {name}", f"{ours.per_token:.1f}", f"{how}{ours.tokens} tokens"),
+            Figure(f"perplexity per word, {name}", f"{ours.per_word:.1f}", f"{how}{ours.words} words"),
+            Figure(f"bits per byte, {name}", f"{ours.bits_per_byte:.3f}", f"{how}{ours.bytes} bytes"),
+            Figure(f"baseline, {name}", f"{baseline.per_word:.1f} a word", against),
+        ]
+    figures += text_figures(data, folder)
     for figure in figures:
         log.info("%s: %s", figure.what, figure.value)
-    make_card(figures, write_samples(folder)).write(folder)
+    make_card(figures, write_samples(folder), time_spent(working_folder(folder))).write(folder)
+
+
+def time_spent(run: Path) -> str:
+    """How long the run in this folder took, as a sentence; empty where there is none."""
+    path = run / METRICS
+    if not path.exists():
+        return ""
+    last = json.loads(path.read_text("utf-8").splitlines()[-1])
+    hours = [last[name] / 3600 for name in ("cpu_seconds", "seconds")]
+    return (
+        f" It took {hours[0]:.2f} hours of one thread's time, {hours[1]:.2f} hours by the clock on a machine "
+        f"that did other work too ({torch.cpu.get_capabilities()['cpu_name']}, bf16)."
+    )
 
 
 def write_samples(folder: Path) -> str:
@@ -171,7 +216,7 @@ def write_samples(folder: Path) -> str:
     return "\n\n".join([title, *blocks])
 
 
-def make_card(figures: list[Figure], samples: str) -> Card:
+def make_card(figures: list[Figure], samples: str, spent: str) -> Card:
     """The card around the measured figures and samples."""
     return Card(
         name="mini-lm",
@@ -185,7 +230,7 @@ def make_card(figures: list[Figure], samples: str) -> Card:
         "AdamW for the rest, warm-up, cosine decay and a linear cool-down to zero over the last "
         f"{SCHEDULE.cooldown} steps, no dropout, bf16 autocast. Rows have {STAGES[0].length} tokens until "
         f"the cool-down and {STAGES[1].length} in it, and the novels leave the mixture then. The weights "
-        "with the lowest held-out loss are kept.",
+        f"with the lowest held-out loss are kept.{spent}",
         command="python -m train.recipes.mini_lm --data DATA --out models/mini-lm",
         figures=figures,
         sections={"Samples": samples},
