@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
-import torch
+from xdist.scheduler import LoadScopeScheduling
 
 import kernels as kernels  # switches ONNX Runtime's telemetry off, before a test imports it
 from bench.chaos.services import Postgres, S3Server
@@ -14,8 +17,51 @@ from tests.e2e.appliance import free_port
 
 # What the tests' own clients reach lies on this machine.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost,::1"
-# Threads that wait for each other on a busy machine are slower than one.
-torch.set_num_threads(1)
+# Hundreds of processes import the same modules: the first one compiles them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# The files of each of these folders share servers and converted models: one process gets them all, and makes
+# these once. They come first, so that no process is left with one of them when the others are done.
+SHARED = ("tests/e2e/", "tests/api/back/", "tests/export/")
+
+
+def place(nodeid: str) -> int:
+    """Of the unit of work that a test belongs to, in the order of the units."""
+    return next((number for number, folder in enumerate(SHARED) if nodeid.startswith(folder)), len(SHARED))
+
+
+class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """A process gets a whole folder of SHARED, or a file of another one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return (*SHARED, nodeid.partition("::")[0])[place(nodeid)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling | None:
+    if config.option.dist != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # the most tests are not the longest
+    return FolderScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: place(item.nodeid))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What the imports and the collection make stays to the end: no garbage collection looks at it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+        # Threads that wait for each other on a busy machine are slower than one.
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

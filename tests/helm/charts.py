@@ -100,7 +100,7 @@ def label(workload: Manifest) -> str:
     return f"{workload['kind']}/{workload['metadata']['name']}"
 
 
-class UniqueKeys(yaml.SafeLoader):
+class UniqueKeys(yaml.CSafeLoader):
     """YAML without two values for one key, which Kubernetes would read in silence."""
 
 
