@@ -142,11 +142,12 @@ class Appliance:
         return time.monotonic() - begin
 
 
-def home_with_mini_lm(converted_home: Path, home: Path) -> Path:
-    """A copy that deploys `mini-lm` alone: one process to start instead of four. Returns `home`."""
+def home_with(converted_home: Path, home: Path, *models: str) -> Path:
+    """A copy that deploys these of the four bundled models: fewer processes to start. Returns `home`."""
     shutil.copytree(converted_home, home)
     with closing(sqlite3.connect(home / "lmaas.db")) as database, database:
-        database.execute("DELETE FROM deployments WHERE model <> 'mini-lm'")
+        others = f"model NOT IN ({', '.join('?' * len(models))})"
+        database.execute(f"DELETE FROM deployments WHERE {others}", models)
     return home
 
 

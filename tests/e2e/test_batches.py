@@ -11,7 +11,7 @@ from typing import Any
 import openai
 from openai.types import Batch
 
-from tests.e2e.appliance import Appliance, home_with_mini_lm, running
+from tests.e2e.appliance import Appliance, home_with, running
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 
@@ -89,7 +89,7 @@ def long_lines(count: int) -> dict[str, dict[str, Any]]:
 
 
 def test_a_batch_goes_on_after_a_kill_and_gives_way_to_requests(converted_home: Path, tmp_path: Path) -> None:
-    home = home_with_mini_lm(converted_home, tmp_path / "home")
+    home = home_with(converted_home, tmp_path / "home", "mini-lm")
     bodies = long_lines(100)
     with running(home, num_slots="4", batch_slots="4") as killed, client(killed) as asked:
         batch = submit(asked, "/v1/completions", bodies)

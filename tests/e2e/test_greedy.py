@@ -45,11 +45,14 @@ def served(
     appliance: Appliance, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
     """A model deployed in fp32, and its checkpoint."""
-    checkpoint = ROOT / "models" / "mini-lm"
+    name = f"greedy-{request.param}"
     if request.param == "scratch":
         checkpoint = scratch_checkpoint(tmp_path_factory.mktemp("scratch"))
-    name = f"greedy-{request.param}"
-    task = upload(appliance, name, packed(checkpoint), deploy="true", precision="fp32").json()["task"]
+        archive = packed(checkpoint)
+    else:  # what the appliance made of it at its start
+        checkpoint = ROOT / "models" / "mini-lm"
+        archive = appliance.http.get("/v1/models/mini-lm/versions/1/archive").content
+    task = upload(appliance, name, archive, deploy="true", precision="fp32").json()["task"]
     assert appliance.finished_task(task)["state"] == "done"
     yield name, checkpoint
     appliance.http.delete(f"/v1/models/{name}", params={"force": True})

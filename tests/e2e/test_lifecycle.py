@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,23 @@ import httpx
 import pytest
 
 from bench.checkpoints import write_checkpoint
-from tests.e2e.appliance import ROOT, Appliance
+from tests.e2e.appliance import Appliance
+from tests.export.checkpoints import save_classifier, save_lm, save_nlu
 
-USES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "mini-lm": ("/v1/generate", {"prompt": "The king said", "max_tokens": 5, "temperature": 0}, "choices"),
-    "mini-sentiment": ("/v1/classify", {"input": "What a splendid story!"}, "results"),
-    "mini-nli": ("/v1/infer", {"premise": "A dog runs.", "hypothesis": "An animal moves."}, "results"),
-    "mini-nlu": ("/v1/nlu", {"input": "play some jazz"}, "results"),
-}
+INFER_LABELS = ("contradiction", "entailment", "neutral")
+# How a random checkpoint of each kind is written; what is asked of it.
+KINDS: dict[str, tuple[Callable[[Path], object], str, dict[str, Any], str]] = {
+    "lm": (save_lm, "/v1/generate", {"prompt": "The king", "max_tokens": 5, "temperature": 0}, "choices"),
+    "classifier": (
+        lambda folder: save_classifier(folder, id2label={0: "bad", 1: "fair", 2: "good"}),
+        "/v1/classify", {"input": "What a splendid story!"}, "results",
+    ),
+    "nli": (
+        lambda folder: save_classifier(folder, id2label=dict(enumerate(INFER_LABELS))),
+        "/v1/infer", {"premise": "A dog runs.", "hypothesis": "An animal moves."}, "results",
+    ),
+    "nlu": (lambda folder: save_nlu(folder, echo=False), "/v1/nlu", {"input": "play some jazz"}, "results"),
+}  # fmt: skip
 
 
 def packed(folder: Path) -> bytes:
@@ -39,17 +49,18 @@ def blob_bytes(appliance: Appliance) -> int:
     return sum(path.stat().st_size for path in (appliance.home / "blobs").rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("bundled", sorted(USES))
-def test_round_trip(appliance: Appliance, bundled: str) -> None:
-    name = f"copy-of-{bundled}"
-    accepted = upload(appliance, name, packed(ROOT / "models" / bundled))
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_trip(appliance: Appliance, kind: str, tmp_path: Path) -> None:
+    name = f"round-{kind}"
+    save, path, body, part = KINDS[kind]
+    save(tmp_path / kind)
+    accepted = upload(appliance, name, packed(tmp_path / kind))
     assert accepted.status_code == 202, accepted.text
     assert accepted.json()["version"] == 1
     assert appliance.finished_task(accepted.json()["task"])["state"] == "done"
 
     deployment = appliance.post("/v1/deployments", {"model": name, "precision": "fp32"})
     assert (deployment["precision"], deployment["state"]) == ("fp32", "ready")
-    path, body, part = USES[bundled]
     answer = appliance.post(path, {**body, "model": name})
     assert answer[part]
     assert (answer["model"], answer["precision"]) == (name, "fp32")
@@ -73,8 +84,9 @@ def test_round_trip(appliance: Appliance, bundled: str) -> None:
     assert appliance.http.get(f"/v1/models/{name}").status_code == 404
 
 
-def test_the_same_archive_twice_keeps_one_copy(appliance: Appliance) -> None:
-    archive = packed(ROOT / "models" / "mini-nli")
+def test_the_same_archive_twice_keeps_one_copy(appliance: Appliance, tmp_path: Path) -> None:
+    save_lm(tmp_path / "tiny", n_layer=1)
+    archive = packed(tmp_path / "tiny")
     first = upload(appliance, "twice", archive).json()
     appliance.finished_task(first["task"])
     before = blob_bytes(appliance)
@@ -93,7 +105,7 @@ def test_a_variant_over_the_quality_budget_is_served_only_by_force(
     appliance: Appliance, tmp_path: Path
 ) -> None:
     """Random weights make nearly even odds, which rounding to eight bits decides anew."""
-    write_checkpoint("gpt2", tmp_path / "rough", n_layer=1, n_embd=384, n_head=6)  # weights beside the graph
+    write_checkpoint("gpt2", tmp_path / "rough", n_layer=1, n_embd=320, n_head=5)  # weights beside the graph
     accepted = upload(appliance, "rough", packed(tmp_path / "rough"), deploy="true", precision="int8").json()
     task = appliance.finished_task(accepted["task"])
     assert task["state"] == "failed"
@@ -118,9 +130,10 @@ def test_a_variant_over_the_quality_budget_is_served_only_by_force(
     assert appliance.http.delete("/v1/models/rough", params={"force": True}).is_success
 
 
-def test_deleting_everything_leaves_no_bytes(appliance: Appliance) -> None:
+def test_deleting_everything_leaves_no_bytes(appliance: Appliance, tmp_path: Path) -> None:
     before = blob_bytes(appliance)
-    accepted = upload(appliance, "passing", packed(ROOT / "models" / "mini-nlu") + b"\0" * 512).json()
+    save_nlu(tmp_path / "passing", echo=True)
+    accepted = upload(appliance, "passing", packed(tmp_path / "passing")).json()
     appliance.finished_task(accepted["task"])
     appliance.http.delete("/v1/models/passing")
     assert blob_bytes(appliance) == before

@@ -64,6 +64,7 @@ def test_what_the_server_refuses_is_told_before_the_load(appliance: Appliance) -
 
 def test_a_capacity(appliance: Appliance, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "WARMUP", 0.2)
+    monkeypatch.setattr(capacity, "CLOSE", 2.0)
     data = report(results, "capacity", "capacity", "mini-sentiment", "--seconds", "1", "--url", appliance.url)
     (found,) = data["capacities"]
     assert found["deployed"]["model"] == "mini-sentiment"

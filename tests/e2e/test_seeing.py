@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.receiver import Receiver, receiving
-from tests.e2e.appliance import Appliance, running
+from tests.e2e.appliance import Appliance, home_with, running
 from tests.monitoring.promql import OF_PROMETHEUS, OF_SCRAPING, expressions, parsed, selectors
 
 SECRETS = ("zebra crossing", "sk-very-secret")  # a prompt, a key
@@ -29,7 +28,7 @@ def receiver() -> Iterator[Receiver]:
 def seen(
     receiver: Receiver, converted_home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Appliance]:
-    home = Path(shutil.copytree(converted_home, tmp_path_factory.mktemp("seen") / "home"))
+    home = home_with(converted_home, tmp_path_factory.mktemp("seen") / "home", "mini-lm")
     with running(home, log_format="json", log_level="debug", otlp_endpoint=receiver.url) as started:
         yield started
 

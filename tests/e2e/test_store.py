@@ -7,7 +7,7 @@ import stat
 import time
 from pathlib import Path
 
-from tests.e2e.appliance import Appliance, home_with_mini_lm, running
+from tests.e2e.appliance import Appliance, home_with, running
 
 ANSWER_SECONDS = 3.0
 PARAMETERS = {"prompt": "Once upon a time", "max_tokens": 2}
@@ -47,7 +47,7 @@ def test_a_locked_database_stops_only_what_needs_it(appliance: Appliance) -> Non
 
 
 def test_a_reported_outcome_outlives_a_kill(converted_home: Path, tmp_path: Path) -> None:
-    home = home_with_mini_lm(converted_home, tmp_path / "home")
+    home = home_with(converted_home, tmp_path / "home", "mini-lm")
     parameters = {**PARAMETERS, "max_tokens": 24, "temperature": 1, "ignore_eos": True}  # no two runs agree
     with running(home) as killed:
         tasks = [killed.post("/v1/tasks", {**TASK, "parameters": parameters}) for _ in range(40)]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from api.back.conversion import Converter
 from api.back.settings import BackSettings
@@ -57,11 +58,27 @@ def locked(settings: BackSettings) -> Iterator[None]:
         other.close()
 
 
+_EMPTY: list[bytes] = []
+
+
+async def empty_database() -> bytes:
+    """SQLite's file of a new database. The revisions make it once, and not for each test."""
+    if not _EMPTY:
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "lmaas.db"
+            async with Database.open(f"sqlite+aiosqlite:///{file}"):
+                pass
+            _EMPTY.append(file.read_bytes())
+    return _EMPTY[0]
+
+
 @asynccontextmanager
 async def open_stores(
     settings: BackSettings, clock: Callable[[], datetime] = now, worker: str = "here"
 ) -> AsyncIterator[Stores]:
     settings.home.mkdir(exist_ok=True)
+    if settings.database_url is None and not file_of(settings).exists():
+        file_of(settings).write_bytes(await empty_database())
     retention = timedelta(days=settings.task_retention_days)
     async with (
         Database.open(settings.database) as database,

@@ -74,7 +74,7 @@ def test_greedy_tokens_of_124_million_weights_equal_torch(gpt2: Path, tmp_path: 
 @pytest.mark.parametrize("changes", HEADS.values(), ids=HEADS.keys())
 def test_labels_of_gpt2s_width_equal_torch(changes: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
-    write_checkpoint("gpt2", folder, n_layer=2, pad_token_id=1, **changes)
+    write_checkpoint("gpt2", folder, n_layer=2, vocab_size=8192, pad_token_id=1, **changes)
     # transformers finds a head only beside a body of this prefix.
     path = folder / "model.safetensors"
     tensors = load_file(path)
