@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from api.back.cluster.foreground_triton import serve_triton
+from api.back.cluster import foreground_triton
 from api.back.settings import BackSettings
 from api.errors import ServerFault
 from tests.e2e.appliance import foreign_variables, free_port, running
@@ -98,6 +99,16 @@ def test_it_serves_a_facade(tmp_path: Path) -> None:
         assert triton.health("--triton")[0] == 1
 
 
+def test_where_nothing_listens_health_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait longer than a test may take."""
+    monkeypatch.setattr(foreground_triton, "HEALTH_SECONDS", 600.0)
+    port = free_port()
+    settings = BackSettings(home=tmp_path, triton_grpc_port=port)
+    assert asyncio.run(foreground_triton.find_fault(settings)) == f"no Triton answers at 127.0.0.1:{port}"
+
+
 @pytest.mark.parametrize(
     ("key", "repository", "reason"),
     [
@@ -109,5 +120,5 @@ def test_it_serves_a_facade(tmp_path: Path) -> None:
 def test_what_it_needs_is_named(key: str, repository: str, reason: str, tmp_path: Path) -> None:
     settings = BackSettings(home=tmp_path / "home", triton_key=key, triton_repository=repository)
     with pytest.raises(ServerFault, match=reason):
-        serve_triton(settings, "127.0.0.1")
+        foreground_triton.serve_triton(settings, "127.0.0.1")
     assert not settings.triton.exists()

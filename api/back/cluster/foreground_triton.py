@@ -119,7 +119,7 @@ async def find_fault(settings: BackSettings) -> str | None:
     """
     client = TritonClient(f"{HOST}:{settings.triton_grpc_port}", settings.triton_key)
     try:
-        if not await client.live(HEALTH_SECONDS):
+        if not await client.live(HEALTH_SECONDS, wait_for_ready=False):
             return f"no Triton answers at {client.address}"
         probes = [
             _probe(client, Path(settings.triton_repository), model, version)

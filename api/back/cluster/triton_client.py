@@ -95,11 +95,14 @@ class TritonClient:
         except grpc.aio.AioRpcError as error:
             raise read_rpc_error(error) from None
 
-    async def live(self, timeout: float | None) -> bool:
-        """Whether the server itself answers, even if its models do not."""
+    async def live(self, timeout: float | None, *, wait_for_ready: bool = True) -> bool:
+        """Whether the server itself answers, even if its models do not.
+
+        Without `wait_for_ready`, it is False at once where nothing listens.
+        """
         request = service_pb2.ServerLiveRequest()
         try:
-            await self._control(self._stub.ServerLive, request, timeout)
+            await self._control(self._stub.ServerLive, request, timeout, wait_for_ready)
         except (grpc.aio.AioRpcError, Unavailable):
             return False
         return True
@@ -113,10 +116,13 @@ class TritonClient:
             raise read_rpc_error(error) from None
         return [(model.name, int(model.version)) for model in index.models]
 
-    async def _control(self, method: Any, request: Any, timeout: float | None) -> Any:
+    async def _control(
+        self, method: Any, request: Any, timeout: float | None, wait_for_ready: bool = True
+    ) -> Any:
         self._require_here()  # a channel that is closed takes no call
+        options = {"timeout": timeout, "wait_for_ready": wait_for_ready, "metadata": self._metadata}
         try:
-            return await method(request, timeout=timeout, wait_for_ready=True, metadata=self._metadata)
+            return await method(request, **options)
         except asyncio.CancelledError:
             if not self.gone.is_set():
                 raise
