@@ -35,7 +35,7 @@ LAYERS = 4
 WIDTH = 192
 LENGTH = 512
 TOKENS = 4096  # per step
-STEPS, COOLDOWN = 1800, 600
+STEPS, COOLDOWN = 1500, 500
 SCHEDULE = Schedule(STEPS, horizon=4000, cooldown=COOLDOWN)
 
 # Shares of fairy tales, TinyStories, children's books and novels; novels widen the vocabulary at first.
