@@ -14,8 +14,8 @@
 
 {{/* Labels that never change: a selector cannot be changed by an upgrade. Argument: (list $ component). */}}
 {{- define "lmaas.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "lmaas.name" (index . 0) }}
-app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/name: {{ include "lmaas.name" (index . 0) | quote }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
@@ -48,12 +48,11 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 
 {{- define "lmaas.databaseSecretName" -}}
-{{- if eq .Values.database.type "external" -}}{{ .Values.database.existingSecret }}
-{{- else -}}{{ include "lmaas.fullname" . }}-postgresql{{- end -}}
+{{- .Values.database.existingSecret | default (printf "%s-postgresql" (include "lmaas.fullname" .)) -}}
 {{- end }}
 
 {{- define "lmaas.databaseSecretKey" -}}
-{{- ternary .Values.database.secretKey "url" (eq .Values.database.type "external") -}}
+{{- ternary .Values.database.secretKey "url" (ne .Values.database.existingSecret "") -}}
 {{- end }}
 
 {{- define "lmaas.claimName" -}}
@@ -141,12 +140,15 @@ $(POD_NAME).{{ include "lmaas.tritonDomain" . }}-8001
 {{- .Values.triton.terminationGracePeriodSeconds | default (add .Values.triton.preStopSeconds .Values.triton.drainSeconds 15) -}}
 {{- end }}
 
-{{/* What Pod Security "restricted" asks for. Both images have this user; it owns what they share. */}}
+{{/* What Pod Security "restricted" asks for. OpenShift chooses the user of a namespace, and refuses others.
+     Argument: (list $ user-of-the-image), who owns what its pods share. */}}
 {{- define "lmaas.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
+{{- if not ((index . 0).Capabilities.APIVersions.Has "security.openshift.io/v1") }}
+runAsUser: {{ index . 1 }}
+runAsGroup: {{ index . 1 }}
+fsGroup: {{ index . 1 }}
+{{- end }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
@@ -162,7 +164,7 @@ capabilities: {drop: [ALL]}
 enableServiceLinks: false
 {{- include "lmaas.pullSecrets" . }}
 securityContext:
-  {{- include "lmaas.podSecurity" . | nindent 2 }}
+  {{- include "lmaas.podSecurity" (list . 10001) | nindent 2 }}
 {{- end }}
 
 {{- define "lmaas.pullSecrets" -}}
@@ -221,12 +223,12 @@ podAffinity:
     - topologyKey: kubernetes.io/hostname
       labelSelector:
         matchLabels:
-          app.kubernetes.io/instance: {{ .Release.Name }}
+          app.kubernetes.io/instance: {{ .Release.Name | quote }}
           {{ include "lmaas.volumeLabel" . }}
 {{- end }}
 
 {{- define "lmaas.volumeLabel" -}}
-lmaas/volume: {{ include "lmaas.claimName" . | trunc 63 | trimAll "-." }}
+lmaas/volume: {{ include "lmaas.claimName" . | trunc 63 | trimAll "-." | quote }}
 {{- end }}
 
 {{/* A probe of a component. Argument: (list values-of-the-probe action). */}}

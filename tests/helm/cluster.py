@@ -33,9 +33,13 @@ VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 
 class Cluster:
-    """`objects` by the resource's path; `history` has verb, kind and name of every change."""
+    """`objects` by the resource's path; `history` has verb, kind and name of every change.
 
-    def __init__(self) -> None:
+    `groups` are versions of API groups without resources, as another kind of cluster has them.
+    """
+
+    def __init__(self, *groups: str) -> None:
+        self.resources: dict[str, dict[str, str]] = {**RESOURCES, **{group: {} for group in groups}}
         self.objects: dict[str, Manifest] = {}
         self.history: list[tuple[str, str, str]] = []
         self.version = 0
@@ -59,9 +63,9 @@ class Cluster:
 
 
 @contextmanager
-def running() -> Iterator[tuple[Cluster, str]]:
+def running(*groups: str) -> Iterator[tuple[Cluster, str]]:
     """The cluster, and a kubeconfig that leads to it."""
-    cluster = Cluster()
+    cluster = Cluster(*groups)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"cluster": cluster}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -105,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
             self._watch()
         elif parts.path == "/openapi/v2":
             self._write(200, b"")  # a protocol buffer without definitions: the server checks by itself
-        elif (known := _discovery(parts.path)) is not None:
+        elif (known := _discovery(parts.path, self.cluster.resources)) is not None:
             self._send(200, known)
         elif (item := self.cluster.objects.get(parts.path)) is not None:
             self._send(200, item)
@@ -191,20 +195,20 @@ def _plurals() -> dict[str, tuple[str, str]]:
     return {plural: (version, kind) for version, kinds in RESOURCES.items() for kind, plural in kinds.items()}
 
 
-def _discovery(path: str) -> Any:
+def _discovery(path: str, resources: dict[str, dict[str, str]]) -> Any:
     if path == "/version":
         return {"major": "1", "minor": "37", "gitVersion": "v1.37.0"}
     if path == "/api":
         return {"kind": "APIVersions", "versions": ["v1"]}
     if path == "/apis":
-        groups = [version.split("/") for version in RESOURCES if "/" in version]
+        groups = [version.split("/") for version in resources if "/" in version]
         return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(*parts) for parts in groups]}
     version = path.removeprefix("/api/").removeprefix("/apis/")
-    if version not in RESOURCES:
+    if version not in resources:
         return None
     found = [
         {"name": plural, "singularName": kind.lower(), "namespaced": True, "kind": kind, "verbs": VERBS}
-        for kind, plural in RESOURCES[version].items()
+        for kind, plural in resources[version].items()
     ]
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": found}
 

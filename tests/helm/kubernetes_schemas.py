@@ -79,7 +79,7 @@ FOREIGN = {
             minReplicaCount=COUNT,
             maxReplicaCount=COUNT,
             pollingInterval=COUNT,
-            cooldownPeriod=COUNT,
+            advanced=_object(horizontalPodAutoscalerConfig=_object(behavior={"type": "object"})),
             fallback=_object("failureThreshold replicas", failureThreshold=COUNT, replicas=COUNT),
             triggers=_list(
                 _object(

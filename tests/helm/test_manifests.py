@@ -78,6 +78,12 @@ def test_names_are_unique_and_short(name: str) -> None:
     assert all(len(item["metadata"]["name"]) <= 63 for item in parse(render(long, name="r" * 53)))
 
 
+def test_names_that_yaml_would_read_as_numbers_stay_text() -> None:
+    given = {**values("everything"), "nameOverride": "8", "fullnameOverride": "words"}
+    for item in parse(render(given, name="7", namespace="2026")):
+        assert faults(item, VERSIONS[0]) == [], label(item)
+
+
 def selectors(item: Manifest) -> list[dict[str, str]]:
     spec = item["spec"]
     found = spec.get("podSelector") or spec["selector"]
@@ -198,8 +204,21 @@ def test_only_the_facade_reaches_triton() -> None:
         assert [item["kind"] for item in reaching] == ["Deployment"]
         assert {port["port"] for port in facade["ports"]} == {"grpc", "metrics"}
         assert all({port["port"] for port in other["ports"]} == {"metrics"} for other in others)
-        assert {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]} == {53}
+        assert policy["spec"]["egress"] == []
         assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+
+
+def test_prometheus_reaches_facades_that_are_not_for_all() -> None:
+    given = {"networkPolicy": {"apiFrom": {"ingress-nginx": True}, "metricsFrom": {"observability": True}}}
+    for enabled in (False, True):
+        texts = render({**given, "monitoring": {"serviceMonitor": {"enabled": enabled}}})
+        (policy,) = (item for item in parse(texts) if label(item) == "NetworkPolicy/lmaas-api")
+        ((term,),) = (
+            peer["namespaceSelector"]["matchExpressions"]
+            for peer in policy["spec"]["ingress"][0]["from"]
+            if "namespaceSelector" in peer
+        )
+        assert term["values"] == ["ingress-nginx", *(["monitoring", "observability"] if enabled else [])]
 
 
 def _matches(selector: dict[str, Any], workload: Manifest) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api.front.routes import ENDPOINTS
-from tests.helm.charts import NAMES, Manifest, containers, label, of_kind, pod_spec, workloads
+from tests.helm.charts import NAMES, Manifest, containers, label, merged, of_kind, pod_spec, workloads
 
 VOLUMES = {
     "configMap",
@@ -148,6 +148,16 @@ def test_a_volume_of_one_node_is_left_before_it_is_taken(name: str) -> None:
                 term["labelSelector"]["matchLabels"].items()
                 <= item["spec"]["template"]["metadata"]["labels"].items()
             )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_drain_of_the_only_node_that_pods_can_run_on_ends(name: str) -> None:
+    """There a budget would wait for a new pod, which waits for the node."""
+    found = merged(name)
+    several = found["storage"]["accessMode"] == "ReadWriteMany"
+    wanted = {each for each in ("api", "triton") if several and found[each]["pdb"]["enabled"]}
+    budgets = {item["metadata"]["name"].rpartition("-")[2] for item in of_kind(name, "PodDisruptionBudget")}
+    assert budgets == wanted
 
 
 def _mounts_shared(workload: Manifest) -> bool:

@@ -9,6 +9,7 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import typer
@@ -43,6 +44,7 @@ from tests.helm.charts import (
     values,
     workloads,
 )
+from tests.monitoring.promql import parsed, selectors
 
 SECRET_VALUES = {
     f"{PREFIX}DATABASE_URL": "postgresql://lmaas:secret@database/lmaas",
@@ -244,8 +246,9 @@ def test_metrics_that_autoscalers_ask_for_exist() -> None:
             for metric in item["spec"]["metrics"]:
                 assert metric["type"] == "Resource" or f'"{metric["pods"]["metric"]["name"]}"' in exported
     (scaled,) = of_kind("keda", "ScaledObject")
-    assert "lmaas_wanted_replicas{" in scaled["spec"]["triggers"][0]["metadata"]["query"]
-    assert "lmaas_wanted_replicas" in inspect.getsource(metrics)
+    ((metric, labels),) = selectors(parsed(scaled["spec"]["triggers"][0]["metadata"]["query"]))
+    assert f'"{metric}"' in inspect.getsource(metrics)
+    assert labels == {"job", "namespace", "service"}  # of this release alone
 
 
 def test_prometheus_sends_its_key_to_the_route_of_metrics() -> None:
@@ -262,8 +265,13 @@ def test_the_notes_end_in_a_curl(name: str) -> None:
     command = shlex.split(notes.strip().splitlines()[-1])
     assert command[0] == "curl"
     (url,) = (word for word in command if word.startswith("http"))
-    assert url.endswith("/v1/generate")
-    GenerateParameters.model_validate(json.loads(command[command.index("-d") + 1]))
+    if merged(name)["models"]["bundled"]:
+        assert url.endswith("/v1/generate")
+        GenerateParameters.model_validate(json.loads(command[command.index("-d") + 1]))
+    else:
+        assert url.endswith("/v1/models")
+    assert {urlsplit(url).path} <= {endpoint.path for endpoint in ENDPOINTS}
+    assert "--retry-connrefused" in command  # the line before lets kubectl begin to forward
     assert ("authorization: Bearer $LMAAS_API_KEY" in command) == merged(name)["auth"]["enabled"]
 
 
@@ -290,7 +298,7 @@ def only(manifests: list[Manifest]) -> Manifest:
 
 def test_a_gpu_is_asked_for() -> None:
     container = container_of("gpu", "-triton")
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert container["image"] == "lmaas-triton:0.1.0"
     assert container_of("default", "-triton")["image"] == "lmaas-triton:0.1.0-cpu"
     assert "nvidia.com/gpu" not in container_of("default", "-triton")["resources"]["limits"]
