@@ -192,7 +192,7 @@ class ClusterCollector(Collector):
         yield from self._scaling()
 
     def _scaling(self) -> Iterable[Metric]:
-        """On `lmaas_wanted_replicas` an autoscaler of Kubernetes acts."""
+        """On `lmaas_wanted_replicas` an autoscaler acts. Façades that share Tritons count as one."""
         of = ("model", "version")
         wanted = _gauge("lmaas_wanted_replicas", "Replicas that the present load of a deployment needs.", *of)
         arrivals = _gauge("lmaas_arrival_rate", "Requests per second that come for a deployment.", *of)

@@ -93,6 +93,7 @@ class Follower:
         """Begin what other façades have recorded. Raises StoreUnavailable."""
         known = [each for each in self._cluster.present if each not in self._under_way]
         await self._models.refresh()
+        self._cluster.know_facades(await self._records.facades())
         recorded = [record for record in await self._records.list() if record.id not in self._under_way]
         differences = compare(recorded, self._cluster.present, known)
         for record in differences.new:

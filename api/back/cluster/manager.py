@@ -82,6 +82,12 @@ class ClusterManager(Inference):
             await manager._rollouts.close()
             await manager._pool.close()
 
+    def know_facades(self, ids: frozenset[str]) -> None:
+        """Of the façades that live, this one among them; Tritons elsewhere may be shared by them."""
+        self._scaling.facades = max(1, len(ids))
+        for server in self._pool.servers:
+            server.driver.repository.facades = ids
+
     async def restore(self, record: DeploymentRecord) -> None:
         version = await self._models.version(record.model, record.version)
         manifest = admission.require_manifest(version)

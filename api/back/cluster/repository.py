@@ -40,6 +40,7 @@ class ModelRepository:
     """Version folders appear and vanish whole, because Triton may look at any time."""
 
     copies = False  # real files, where links to blobs cannot be followed
+    facades: frozenset[str] | None = None  # the ids of those that live, which may share it; None: not known
 
     def __init__(self, root: Path, settings: BackSettings, models: ModelStore) -> None:
         self._settings = settings

@@ -3,6 +3,9 @@
 `api/back/cluster/autoscaler.py` decides. Here stands what it is given, and what is done with its decision: a
 deployment gets and loses replicas, as far as servers, cores and memory allow. Where it has no bounds, the
 decision is only reported: another autoscaler may act on the metrics, as in Kubernetes.
+
+Where façades share their Tritons, each sees its own requests alone. It decides as if each of the others had
+as many, for which a load balancer provides. So all of them decide alike.
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ class ScalingLoop:
         self._servers = servers
         self._deployments = deployments
         self._scale = scale
+        self.facades = 1  # that live, and use the same Tritons elsewhere
         self._watched: WeakKeyDictionary[Deployment, _Watched] = WeakKeyDictionary()
         self._changes: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
@@ -124,7 +128,9 @@ class ScalingLoop:
             is_lm = deployment.manifest.kind is Kind.LM
             places = self._settings.engine.num_slots if is_lm else HEAD_PLACES
             self._watched[deployment] = _Watched(deployment, places, self._policy(deployment))
-        return self._watched[deployment]
+        watched = self._watched[deployment]
+        watched.facades = self.facades if any(server.driver.shared for server in self._servers) else 1
+        return watched
 
     def _policy(self, deployment: Deployment) -> ScalingPolicy:
         asked = deployment.record.autoscale or Autoscale(1, len(self._servers))
@@ -146,6 +152,7 @@ class _Watched:
 
     def __init__(self, deployment: Deployment, places: int, policy: ScalingPolicy) -> None:
         self.deployment = deployment
+        self.facades = 1  # that share its servers
         self.changing = False
         self.problem: str | None = None  # why the latest change was not possible
         self.not_before = 0.0  # the next change, on the monotonic clock
@@ -170,9 +177,9 @@ class _Watched:
         seen = Observation(
             now,
             sum(replica.ready for replica in replicas),
-            traffic.arrivals - self._arrivals,
-            traffic.finished - self._finished,
-            sum(replica.in_flight for replica in replicas),
+            self.facades * (traffic.arrivals - self._arrivals),
+            self.facades * (traffic.finished - self._finished),
+            self.facades * sum(replica.in_flight for replica in replicas),
         )
         self._arrivals, self._finished, self._missed = traffic.arrivals, traffic.finished, traffic.missed
         self._decision = self._scaler.decide(seen, self.deployment.record.replicas)

@@ -1,7 +1,7 @@
 """The model repository of a Triton elsewhere: a folder that it and the façades see, which several may share.
 
 Beside the models, `.users/<model>-<version>/<façade>` says which façade uses a version: what another one uses
-is neither removed nor unloaded.
+is neither removed nor unloaded. A façade that has died, or whose pod is another one now, uses nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ USERS = ".users"
 BUILDING = ".building"
 # What was laid out so lately may be another façade's that has not recorded it yet: a start leaves it.
 YOUNG_SECONDS = 600.0
+# Likewise the mark of a façade that starts, and is not known to live yet.
+STARTING_SECONDS = 60.0
 
 
 class SharedRepository(ModelRepository):
@@ -70,10 +72,15 @@ class SharedRepository(ModelRepository):
         """Remove it where no other façade uses it. True where a load, and not an unload, is to follow."""
         users = self._users(model, version)
         (users / self._facade).unlink(missing_ok=True)
-        if users.exists() and any(users.iterdir()):
+        if users.exists() and any(map(self._counts, users.iterdir())):
             return True
         shutil.rmtree(users, ignore_errors=True)
         return super().remove(model, version)
+
+    def _counts(self, mark: Path) -> bool:
+        if self.facades is None or mark.name in self.facades:
+            return True
+        return time.time() - mark.stat().st_mtime < STARTING_SECONDS
 
     def _users(self, model: str, version: int) -> Path:
         return self._root / USERS / f"{model}-{version}"

@@ -16,8 +16,9 @@ from api.back.store.records import (
     DeploymentEvent,
     DeploymentRecord,
     DeploymentState,
+    now,
 )
-from api.back.store.tables import deployments
+from api.back.store.tables import deployments, workers
 from api.errors import Conflict, NotFound
 from runtime.contract import Variant
 
@@ -56,6 +57,12 @@ class DeploymentStore:
             query = query.where(deployments.c.model == model)
         async with self._database.read() as connection:
             return [_record(row) for row in await connection.execute(query)]
+
+    async def facades(self) -> frozenset[str]:
+        """The ids of those that serve from this database: their leases last."""
+        query = select(workers.c.id).where(workers.c.lease_until > now())
+        async with self._database.read() as connection:
+            return frozenset(await connection.scalars(query))
 
     async def delete(self, deployment_id: str) -> None:
         """Raises NotFound."""

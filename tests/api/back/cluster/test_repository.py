@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from api.back.cluster.repository import ModelRepository
+from api.back.cluster.shared_repository import SharedRepository
 from api.back.settings import BackSettings
 from runtime.contract import ENGINE_FILE
 
@@ -33,3 +34,26 @@ def test_a_version_is_marked_for_a_reload_on_a_full_disk(
     monkeypatch.setattr("os.replace", full)
     repository.touch("tiny", 1)
     assert engine.stat().st_mtime > 1
+
+
+def test_what_a_facade_that_died_used_is_removed(tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    repository = SharedRepository(root, BackSettings(home=tmp_path), None, "one")  # type: ignore[arg-type]
+    marks = root / ".users" / "tiny-1"
+
+    def use() -> None:
+        (root / "tiny" / "1").mkdir(parents=True, exist_ok=True)
+        marks.mkdir(parents=True, exist_ok=True)
+        for facade in ("one", "replaced"):
+            (marks / facade).touch()
+            os.utime(marks / facade, (1, 1))
+
+    for living, loads in ((None, True), ({"one", "replaced"}, True), ({"one"}, False)):
+        use()
+        repository.facades = None if living is None else frozenset(living)
+        assert repository.remove("tiny", 1) is loads
+        assert (root / "tiny" / "1").exists() is loads
+    assert not marks.exists()
+    use()
+    (marks / "starts").touch()
+    assert repository.remove("tiny", 1), "it has no lease yet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -88,6 +89,26 @@ async def test_nothing_is_scaled_without_bounds(settings: BackSettings) -> None:
     load.cancel()
     await bench.loop.close()
     assert bench.asked == []
+
+
+async def test_facades_that_share_tritons_want_what_all_their_requests_need(settings: BackSettings) -> None:
+    one, two = Bench(settings, None), Bench(settings, None)
+    for each in two.servers:
+        each.driver.shared = True  # type: ignore[misc]
+    one.loop.facades = two.loop.facades = 4
+    for bench in (one, two):
+        bench.loop.records()
+        bench.deployment.traffic.started += 4
+        bench.deployment.replicas[0].in_flight = 40
+        bench.loop._act(bench.loop._watch(bench.deployment), time.monotonic() + 1)
+    (alone,), (shared,) = one.loop.records(), two.loop.records()
+    assert shared.arrival_rate == pytest.approx(4 * alone.arrival_rate, rel=0.1)
+    assert alone.arrival_rate > 0
+    assert (alone.waiting, shared.waiting) == (
+        40 - settings.engine.num_slots,
+        160 - settings.engine.num_slots,
+    )
+    assert shared.wanted > alone.wanted
 
 
 async def test_a_change_that_fails_is_explained_and_not_tried_again_at_once(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from api.back.store.records import Autoscale, Capacity, DeploymentRecord, DeploymentState, now
+from api.back.store.task_queue import TaskQueue
 from api.errors import Conflict, NotFound
 from runtime.contract import Variant
 from tests.api.back.stores import Stores
@@ -32,6 +34,15 @@ async def test_a_version_is_deployed_once(stores: Stores, upload: Callable[[str]
         await stores.deployments.add(record(3, version=7))
     assert await stores.deployments.list() == [first] == await stores.deployments.list("tiny")
     assert await stores.deployments.list("other") == []
+
+
+async def test_a_facade_lives_while_its_lease_lasts(stores: Stores) -> None:
+    assert await stores.deployments.facades() == frozenset()
+    await stores.queue.extend()
+    assert await stores.deployments.facades() == {stores.queue.worker}
+    dead = TaskQueue(stores.database, stores.writer, "dead", lease=timedelta(seconds=-1))
+    await dead.extend()
+    assert await stores.deployments.facades() == {stores.queue.worker}
 
 
 async def test_update_and_delete(stores: Stores, upload: Callable[[str], Path]) -> None:
