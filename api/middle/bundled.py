@@ -13,7 +13,7 @@ from pathlib import Path
 from api.back.home import LEDGER_FILE
 from api.back.store.failures import translated
 from api.caller import Caller
-from api.errors import ApiError, ServerFault
+from api.errors import ApiError, NotFound, ServerFault
 from api.middle.job import Job
 from api.middle.schemas.convert import ConvertParameters
 from api.middle.service import Service
@@ -21,6 +21,7 @@ from export.archive import pack_folder
 
 READ = (".json", ".safetensors", ".txt")  # of a folder's files, those that hold a checkpoint
 CALLER = Caller("startup")
+ELSEWHERE = 0  # the version, where another façade imported it
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ class Imported:
 
 
 class Ledger:
-    """Which bundled checkpoints this home has imported. If an imported one is missing, a user removed it."""
+    """Which bundled checkpoints this home has imported, or has found where others use the same database.
+
+    If one of them is missing, a user removed it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()  # several façades of a machine have a link to one ledger
@@ -108,6 +112,9 @@ async def _import_one(
     before = ledger.get(folder.name)
     if before is not None and before.fingerprint == mark:
         return
+    if before is None and await _is_known(service, folder.name):
+        ledger.set(folder.name, Imported(mark, ELSEWHERE))
+        return
     deployed = service.models.deployments(folder.name)
     if before is not None and not deployed:
         ledger.set(
@@ -125,6 +132,14 @@ async def _import_one(
         if before is not None and record.version == before.version != version.version:
             await service.models.undeploy(CALLER, record.id)  # the release's older version makes way
     ledger.set(folder.name, Imported(mark, version.version))
+
+
+async def _is_known(service: Service, name: str) -> bool:
+    """Whether the model was ever deployed, as by a façade with another home: then it is the user's."""
+    try:
+        return bool(await service.models.history(name, limit=1, before=None))
+    except NotFound:
+        return False
 
 
 async def _follow(job: Job, name: str, report: Report) -> None:

@@ -414,8 +414,13 @@ class FakeCallbacks(CallbackStore):
 
 
 class FakeDeployments(DeploymentStore):
+    """Holds what other façades deployed; what is deployed here, FakeCluster has."""
+
     def __init__(self) -> None:
-        pass
+        self.records: list[DeploymentRecord] = []
+
+    async def list(self, model: str | None = None) -> Any:
+        return [record for record in self.records if model in (None, record.model)]
 
 
 class FakeUsage(UsageStore):
@@ -708,6 +713,7 @@ class FakeBack:
     audit: FakeAudit = dataclasses.field(default_factory=FakeAudit)
     uploads: UploadStore = dataclasses.field(default_factory=FakeUploads)
     batches: BatchStore = dataclasses.field(default_factory=FakeBatches)
+    deployments: FakeDeployments = dataclasses.field(default_factory=FakeDeployments)
     opened: int = 0
     closed: int = 0
 
@@ -732,7 +738,7 @@ class FakeBack:
             self.models,
             self.tasks,
             self.queue,
-            FakeDeployments(),
+            self.deployments,
             self.converter,
             self.cluster,
             self.keys,

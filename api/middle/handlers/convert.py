@@ -62,8 +62,10 @@ class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
                 version.model, version.version, precision, force=parameters.force
             )
         except Conflict:
-            # The same bytes were uploaded again, or a restart repeats the task: it is deployed, as asked.
-            for record in self._backend.cluster.deployments():
+            # The same bytes were uploaded again, a restart repeats the task, or another façade was quicker:
+            # it is deployed, or being loaded, as asked.
+            recorded = await self._backend.deployments.list(version.model)
+            for record in (*self._backend.cluster.deployments(), *recorded):
                 same = (record.model, record.version) == (version.model, version.version)
                 if same and precision in (record.precision_asked, record.variant.value):
                     return record

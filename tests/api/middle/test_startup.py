@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from starlette.applications import Starlette
 
 from api.app import create_app
 from api.back.home import LEDGER_FILE
-from api.back.store.records import TaskRecord, TaskState
+from api.back.store.records import DeploymentState, TaskRecord, TaskState
 from api.caller import Caller
 from api.config import Settings
-from api.errors import InvalidInput, ServerFault
+from api.errors import Conflict, InvalidInput, ServerFault
 from api.middle.bundled import Progress, fingerprint
 from api.middle.startup import Phase
 from tests.api.asgi import Call, until
@@ -85,6 +86,35 @@ def test_what_the_user_removed_stays_away(settings: Settings, back: FakeBack, ru
     (folder / "story" / "model.safetensors").write_text("a newer release")
     once(settings, back, run)
     assert not {"d-story-1", "d-story-2"} & back.cluster.live.keys()
+
+
+def test_a_new_home_brings_nothing_back_that_was_removed(
+    settings: Settings, back: FakeBack, run: Run, tmp_path: Path
+) -> None:
+    """As a new pod of a façade in Kubernetes has one, beside the database of all."""
+    once(settings, back, run)
+    del back.cluster.live["d-story-1"]
+    other = settings.model_copy(update={"home": tmp_path / "other"})
+    progress = once(other, back, run)
+    assert not [step for step in progress if step.startswith("import:")]
+    assert "d-story-1" not in back.cluster.live
+    assert len(back.models.received) == 2
+
+
+def test_facades_that_start_together_import_a_model_once(
+    settings: Settings, back: FakeBack, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one's record of the deployment is there before this façade has followed it."""
+
+    async def quicker(model: str, version: int | str, *_: object, **__: object) -> object:
+        known = back.cluster.live["d-mini-lm"]
+        loading = dataclasses.replace(known, model=model, version=1, state=DeploymentState.LOADING)
+        back.deployments.records.append(loading)
+        raise Conflict(f"model {model!r} version 1 is deployed already, or was deleted")
+
+    monkeypatch.setattr(back.cluster, "deploy", quicker)
+    progress = once(settings, back, run)
+    assert not [step for step in progress if step.startswith("failed:")]
 
 
 def test_a_newer_release_takes_the_place_of_the_older(
