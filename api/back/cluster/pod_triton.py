@@ -83,17 +83,37 @@ class PodTriton(RemoteTriton):
         except asyncio.TimeoutError:
             raise ServerFault(self._why_absent()) from None
         try:
-            await super().start(max(LEAST_SECONDS, end - time.monotonic()))
+            await self._await_answer(max(LEAST_SECONDS, end - time.monotonic()))
         except ServerFault as fault:
             pod = self._pod
-            if pod is not None and pod.ready:
+            if pod is None or not self._is_there:
+                raise
+            if pod.ready:
                 raise ServerFault(
                     f"{fault.detail}, although Kubernetes finds pod {self.name} ready: does a NetworkPolicy "
                     "keep this façade from it?"
                 ) from None
-            if pod is not None and pod.started and not pod.ending:
+            if pod.started:
                 await self._replacement.replace(pod, fault.detail)
             raise
+
+    async def _await_answer(self, seconds: float) -> None:
+        """As long as the pod is there at that address: the next one with its name has another."""
+        answer = asyncio.create_task(super().start(seconds))
+        moved = asyncio.create_task(self._directory.until(lambda: not self._is_there))
+        try:
+            await asyncio.wait({answer, moved}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ServerFault(f"pod {self.name} was replaced, or has another address now")
+            answer.result()
+        finally:
+            await _end(answer, moved)
+
+    @property
+    def _is_there(self) -> bool:
+        """The pod that was found last is where it was found."""
+        pod = self._pod
+        return pod is not None and not pod.ending and pod.endpoints == self.endpoints
 
     def _find_address(self) -> bool:
         pod = self._directory.pods.get(self.name)

@@ -89,6 +89,31 @@ async def test_it_follows_the_pods_of_its_name(double: KubernetesDouble, driver:
     assert double.count("delete") == 0
 
 
+async def test_a_start_ends_where_the_pod_gets_another_address(
+    double: KubernetesDouble, driver: PodTriton
+) -> None:
+    """It would else ask at the old one for the whole time, which grows to minutes with each failure."""
+
+    async def begins(port: int) -> None:
+        driver.endpoints = pod_triton.NOWHERE
+        await until(lambda: driver.endpoints.grpc == f"127.0.0.1:{port}", "it asks there", SECONDS)
+
+    first, second = free_port(), free_port()
+    place(double, first, ready=False)
+    starting = asyncio.create_task(driver.start(3600))
+    await begins(first)
+    double.remove("pods", NAME)
+    with pytest.raises(ServerFault, match="pod triton-0 was replaced, or has another address now"):
+        await starting
+    place(double, first, ready=False)
+    starting = asyncio.create_task(driver.start(3600))
+    await begins(first)
+    double.apply(endpoint_slice(NAME, second, second + 1, ready=False))  # its node began again
+    with pytest.raises(ServerFault, match="has another address now"):
+        await starting
+    assert double.count("delete") == 0
+
+
 async def test_a_pod_whose_server_is_dead_is_replaced_and_not_again_soon(
     double: KubernetesDouble, driver: PodTriton
 ) -> None:
@@ -119,9 +144,9 @@ async def test_a_pod_that_kubernetes_finds_ready_is_not_replaced(
         ServerFault, match="although Kubernetes finds pod triton-0 ready: does a NetworkPolicy"
     ):
         await driver.start(0.3)
-    place(
-        double, free_port(), ready=False, started=False
-    )  # its image is being pulled, or it crashes at start
+    # Its image is being pulled, or it crashes at start.
+    uid = place(double, free_port(), ready=False, started=False)
+    await until(lambda: driver._directory.pods[NAME].uid == uid, "it is seen", SECONDS)
     with pytest.raises(ServerFault, match=r"no Triton answers at \S+ within 0.3 s$"):
         await driver.start(0.3)
     assert double.count("delete") == 0
