@@ -189,11 +189,13 @@ async def _configure(configuration: Any) -> str:
 
 @contextmanager
 def _connection_faults() -> Iterator[None]:
-    """Raises KubernetesFault for a connection that breaks, stalls or sends half a line."""
+    """Raises KubernetesFault without a token, and where a connection breaks, stalls or sends half a line."""
     try:
         yield
     except asyncio.TimeoutError:
         raise KubernetesFault("the API server of Kubernetes does not answer in time") from None
+    except config.ConfigException as error:  # the token is read again every minute, because it changes
+        raise KubernetesFault(f"no access to Kubernetes is configured: {error}") from None
     except (aiohttp.ClientError, OSError, json.JSONDecodeError) as error:
         text = str(error) or type(error).__name__
         raise KubernetesFault(f"the connection to the API server of Kubernetes failed: {text}") from None

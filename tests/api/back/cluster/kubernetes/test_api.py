@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,18 @@ async def test_lists_by_labels(double: KubernetesDouble, api: KubernetesApi) -> 
     assert api.namespace == NAMESPACE  # of the current context
 
 
+class AfterTwoMinutes:
+    """The module `datetime` as the client sees it."""
+
+    minutes = 2
+    timedelta = timedelta
+
+    class datetime:  # noqa: N801 - its name there
+        @staticmethod
+        def now() -> datetime:
+            return datetime.now() + timedelta(minutes=AfterTwoMinutes.minutes)
+
+
 async def test_in_a_pod_its_service_account_is_used(
     double: KubernetesDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,9 +47,18 @@ async def test_in_a_pod_its_service_account_is_used(
     for name, file in (("SERVICE_TOKEN_FILENAME", "token"), ("SERVICE_CERT_FILENAME", "cert.pem")):
         monkeypatch.setattr(incluster_config, name, str(tmp_path / file))
     double.apply(pod("triton-0"))
+    double.rules["renewed"] = RULES
     async with KubernetesApi.open("") as api:
         assert api.namespace == NAMESPACE
         assert len((await api.list(PODS, SELECTOR))["items"]) == 1
+        (tmp_path / "token").write_text("renewed-token")  # as the kubelet does before the old one expires
+        monkeypatch.setattr(incluster_config, "datetime", AfterTwoMinutes)
+        assert len((await api.list(PODS, SELECTOR))["items"]) == 1
+        assert ("renewed", "list", "pods") in double.calls
+        (tmp_path / "token").write_text("")
+        monkeypatch.setattr(AfterTwoMinutes, "minutes", 4)
+        with pytest.raises(KubernetesFault, match="Token file exists but empty"):
+            await api.list(PODS, SELECTOR)
     (tmp_path / "token").unlink()
     with pytest.raises(KubernetesFault, match=r"no access to Kubernetes is configured: .*token"):
         async with KubernetesApi.open(""):
