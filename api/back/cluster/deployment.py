@@ -58,6 +58,7 @@ class Deployment:
         self.successor: Deployment | None = None  # what is loaded to take its place
         self.predecessor: Deployment | None = None  # whose place it took, while that ends its requests
         self._leaving = False
+        self._tried = False
 
     @property
     def record(self) -> DeploymentRecord:
@@ -86,6 +87,12 @@ class Deployment:
             return DeploymentState.IDLE
         states = {replica.state for replica in self.replicas}
         return next((state for state in PRECEDENCE if state in states), DeploymentState.LOADING)
+
+    @property
+    def tried(self) -> bool:
+        """One of its replicas, of now or of before, was ready or failed to load."""
+        self._tried = self._tried or any(replica.settled.is_set() for replica in self.replicas)
+        return self._tried
 
     @property
     def error(self) -> str | None:

@@ -97,3 +97,11 @@ class Readiness:
     warnings: list[str] = field(
         default_factory=list
     )  # servers and replicas that are away although it is ready
+    # It is not ready, and another façade would be no better: some deployments answer, all were tried, and the
+    # servers of the others are the same ones.
+    enough: bool = False
+
+    @property
+    def serves(self) -> bool:
+        """Whether a load balancer should send requests here."""
+        return self.ready or self.enough

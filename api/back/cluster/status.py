@@ -50,21 +50,28 @@ def _state(server: Supervisor, replicas: Sequence[Replica]) -> ServerState:
 
 
 def readiness(
-    deployments: Sequence[Deployment], servers: Sequence[Supervisor], settings: BackSettings
+    deployments: Sequence[Deployment],
+    servers: Sequence[Supervisor],
+    settings: BackSettings,
+    missing: str | None = None,
 ) -> Readiness:
-    """A deployment is ready while one replica answers; replicas and servers that are away are warnings."""
+    """A deployment is ready while one replica answers; replicas and servers that are away are warnings.
+
+    `missing` says why there may be too few servers.
+    """
     allowed = LATE_PROBES * (settings.probe_interval_seconds + settings.probe_timeout_seconds)
     moment = time.monotonic()
     reasons: list[str] = []
-    warnings: list[str] = []
+    warnings: list[str] = [] if missing is None else [missing]
     down = [_down(server) for server in servers if not server.up] or ([] if servers else [NO_SERVER])
     (reasons if len(down) >= len(servers) else warnings).extend(down)
-    for deployment in deployments:
-        if not deployment.expected or deployment.state in (DeploymentState.IDLE, DeploymentState.UNLOADING):
-            continue
+    expected = [item for item in deployments if _is_expected(item)]
+    unready = 0
+    for deployment in expected:
         faults = {replica: _fault(replica, moment - allowed, allowed) for replica in deployment.replicas}
         found = [f"{_place(replica)} {fault}" for replica, fault in faults.items() if fault is not None]
         if deployment.state is not DeploymentState.READY or len(found) == len(faults):
+            unready += 1
             reasons.append(_unready(deployment, [fault for fault in faults.values() if fault is not None]))
         else:
             warnings.extend(found)
@@ -72,7 +79,15 @@ def readiness(
     probes = {
         item.record.id: None if item.last_good is None else moment - item.last_good for item in deployments
     }
-    return Readiness(not reasons, reasons, probes, warnings)
+    tried = all(deployment.tried for deployment in expected)
+    enough = tried and unready < len(expected) and all(server.driver.shared for server in servers)
+    return Readiness(not reasons, reasons, probes, warnings, enough)
+
+
+def _is_expected(deployment: Deployment) -> bool:
+    """It has to answer: it did once, it has replicas and is not just getting the first one, and it stays."""
+    here = deployment.state is not DeploymentState.UNLOADING
+    return here and deployment.expected and deployment.record.replicas > 0
 
 
 def _down(server: Supervisor) -> str:

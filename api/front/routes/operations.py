@@ -67,8 +67,8 @@ async def ready(request: Request, _: Any) -> Response:
 
 
 async def serving(request: Request, _: Any) -> Response:
-    """As `ready`, in one word, which may be known to all."""
-    if appliance(request).readiness().ready:
+    """In one word, which may be known to all."""
+    if appliance(request).readiness().serves:
         return json_answer(Serving(status="ready"))
     return json_answer(Serving(status="not ready"), 503, {"Retry-After": str(int(RETRY_SECONDS))})
 
@@ -138,7 +138,8 @@ ENDPOINTS = (
         "GET",
         "/health/serving",
         serving,
-        "The status of /health/ready alone, without a key: for load balancers and Kubernetes",
+        "Whether a load balancer should send requests here, without a key: as /health/ready; where all model "
+        "servers are shared with other façades, one deployment that answers is enough",
         TAG,
         scope=None,
         answers={200: Serving, 503: Serving},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -27,6 +28,43 @@ def answering(servers: list[Supervisor]) -> Deployment:
 
 def report(deployment: Deployment, servers: list[Supervisor]) -> Readiness:
     return readiness([deployment], servers, SETTINGS)
+
+
+def shared(number: int) -> Supervisor:
+    """A server that other façades use, too."""
+    made = server(number)
+    made.driver.shared = True  # type: ignore[misc]
+    return made
+
+
+def test_a_facade_stays_in_the_service_while_another_one_would_answer_no_more() -> None:
+    for servers, enough in (([shared(0), shared(1)], True), ([shared(0), server(1)], False)):
+        well, ill = answering(servers), answering(servers)
+        for replica in ill.replicas:
+            replica.become(DeploymentState.UNHEALTHY, "its process died")
+        found = readiness([well, ill], servers, SETTINGS)
+        assert (found.ready, found.serves) == (False, enough)
+        assert not readiness([ill], servers, SETTINGS).serves, "no deployment answers"
+
+
+def test_a_facade_that_starts_tries_every_deployment_before_it_serves() -> None:
+    servers = [shared(0)]
+    well, coming = answering(servers), deployed("b", servers=servers, state=DeploymentState.LOADING)
+    coming.expected = True
+    assert not readiness([well, coming], servers, SETTINGS).serves
+    coming.replicas[0].become(DeploymentState.FAILED, "its file is damaged")
+    assert readiness([well, coming], servers, SETTINGS).serves
+    coming.replicas[:] = deployed("b", servers=servers, state=DeploymentState.LOADING).replicas  # it moves
+    assert readiness([well, coming], servers, SETTINGS).serves
+
+
+def test_a_deployment_that_a_request_wakes_is_no_fault() -> None:
+    servers = [server(0)]
+    woken = deployed("b", servers=servers, state=DeploymentState.LOADING)
+    woken.expected = True
+    assert not readiness([woken], servers, SETTINGS).ready
+    woken.record = dataclasses.replace(woken.record, replicas=0)
+    assert readiness([woken], servers, SETTINGS).ready
 
 
 def test_all_is_well() -> None:
