@@ -23,6 +23,7 @@ from api.back.cluster.autoscaler import (
     ScalingDecision,
     ScalingPolicy,
 )
+from api.back.cluster.backoff import backoff_seconds
 from api.back.cluster.deployment import Deployment
 from api.back.cluster.local_triton import LocalTriton
 from api.back.cluster.records import CapacityRecord
@@ -35,7 +36,7 @@ from runtime.contract import Device, Kind
 
 DECISION_SECONDS = 5.0
 WAKE_SECONDS = 1.0  # within which a deployment without replicas notices a request
-RETRY_SECONDS = 60.0  # until a change that failed is tried again
+MAX_RETRY_SECONDS = 60.0  # until a change that failed is tried again; at first it is 1 s, then 2 s, 4 s ...
 HEAD_PLACES = 2  # one request runs, and one waits, so that a trained head is never idle
 
 logger = logging.getLogger(__name__)
@@ -111,14 +112,12 @@ class ScalingLoop:
     async def _change(self, watched: _Watched, replicas: int) -> None:
         try:
             await self._scale(watched.deployment, replicas)
-            watched.problem = None
+            watched.succeeded()
         except ApiError as error:
-            watched.problem = error.detail
-            watched.not_before = time.monotonic() + RETRY_SECONDS
+            watched.failed(error.detail)
             logger.warning("%s cannot have %d replicas: %s", watched.deployment.name, replicas, error.detail)
         except Exception:
-            watched.problem = "a defect of the server; its log says more"
-            watched.not_before = time.monotonic() + RETRY_SECONDS
+            watched.failed("a defect of the server; its log says more")
             logger.exception("%s cannot have %d replicas", watched.deployment.name, replicas)
         finally:
             watched.changing = False
@@ -156,6 +155,7 @@ class _Watched:
         self.changing = False
         self.problem: str | None = None  # why the latest change was not possible
         self.not_before = 0.0  # the next change, on the monotonic clock
+        self._failures = 0  # of changes, in a row
         self._capacity = deployment.record.capacity
         self._scaler = Autoscaler(policy, _estimate(places, self._capacity))
         traffic = deployment.traffic
@@ -167,6 +167,14 @@ class _Watched:
         """A request came while it has no replica."""
         deployment = self.deployment
         return deployment.state is DeploymentState.IDLE and deployment.traffic.missed > self._missed
+
+    def succeeded(self) -> None:
+        self.problem, self._failures = None, 0
+
+    def failed(self, problem: str) -> None:
+        self.problem = problem
+        self._failures += 1
+        self.not_before = time.monotonic() + backoff_seconds(self._failures, MAX_RETRY_SECONDS)
 
     def decide(self, now: float, policy: ScalingPolicy) -> ScalingDecision:
         if self.deployment.record.capacity != self._capacity:  # measured anew

@@ -124,8 +124,16 @@ async def test_a_change_that_fails_is_explained_and_not_tried_again_at_once(
     decisions = bench.loop.records()[0].arrival_rate
     await until(lambda: bench.loop.records()[0].arrival_rate != decisions, "another decision")
     assert len(bench.asked) == 1
+    bench.error = None
+    await until(lambda: len(bench.asked) == 2, "the next try, after a second", 20.0)
     load.cancel()
     await bench.loop.close()
+    watched = bench.loop._watch(bench.deployment)
+    watched.failed("no memory")
+    first = watched.not_before
+    for _ in range(9):
+        watched.failed("no memory")
+    assert 58 < watched.not_before - first < 62, "each pause is longer, up to a minute"
 
 
 async def test_a_request_wakes_a_deployment_without_replicas(settings: BackSettings) -> None:
