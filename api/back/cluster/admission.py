@@ -59,8 +59,10 @@ def require_manifest(version: VersionRecord) -> Manifest:
     return version.manifest
 
 
-def check_replicas(replicas: int, num_servers: int) -> None:
+def check_replicas(replicas: int, num_servers: int, *, more_may_come: bool = False) -> None:
     """A server holds a version once. Raises InvalidInput."""
+    if more_may_come and replicas >= 1:
+        return
     if not 1 <= replicas <= num_servers:
         servers = "1 server: 1 is" if num_servers == 1 else f"{num_servers} servers: 1 to {num_servers} are"
         raise InvalidInput.of("replicas", f"{replicas}, but this cluster has {servers} possible")

@@ -112,13 +112,15 @@ class ClusterManager(Inference):
     ) -> DeploymentRecord:
         """Load a version on `replicas` servers, and return when each of them answered a probe.
 
+        Where servers join while this runs, it returns when all that are here have; the others follow.
+
         `precision` is auto or a variant; `force` deploys one that fails the quality gate. Raises
         NotFound; InvalidInput (`precision`, `replicas`, `traffic_weight`); Conflict (deployed already, not
         ready, beyond the gate, no memory for it, undeployed while it loaded); Unavailable (too few servers
         are up); ServerFault (it does not load).
         """
         found = await self._models.version(model, version)
-        admission.check_replicas(replicas, len(self._pool.servers))
+        self._pool.check_replicas(replicas)
         planned = self._plan(found, precision, replicas, traffic_weight, force=force)
         record = dataclasses.replace(planned, canary=canary, autoscale=autoscale)
         deployment = Deployment(record, found, admission.require_manifest(found))
@@ -204,7 +206,7 @@ class ClusterManager(Inference):
         """
         deployment = self._find(deployment_id)
         if replicas is not None:
-            admission.check_replicas(replicas, len(self._pool.servers))
+            self._pool.check_replicas(replicas)
         if traffic_weight is not None:
             admission.check_traffic_weight(traffic_weight)
         if capacity is not None and capacity.replicas is None:
@@ -321,4 +323,5 @@ class ClusterManager(Inference):
 
     def readiness(self) -> Readiness:
         """Whether each deployment that ever served answered a probe inference lately, and if not, why."""
-        return status.readiness(list(self._deployments.values()), self._pool.servers, self._settings)
+        pool, deployments = self._pool, list(self._deployments.values())
+        return status.readiness(deployments, pool.servers, self._settings, pool.why_missing())

@@ -117,7 +117,7 @@ class Membership:
         """Return when a server is up, a pod's or another one. Until then the log says what is missing."""
         said = ""
         while not any(server.up for server in self._pool.servers):
-            if said != (missing := self._directory.missing()):
+            if said != (missing := self._directory.missing() or "it does not answer yet"):
                 said = missing
                 logger.info("waiting for a Triton: %s", missing)
             await asyncio.sleep(LOOK_SECONDS / 10)
@@ -132,7 +132,11 @@ class Membership:
 async def following_pods(
     settings: BackSettings, cluster: ClusterManager, models: ModelStore, facade: str
 ) -> AsyncIterator[None]:
-    """While the block lasts; it begins once a server is up. Raises ServerFault where the API refuses."""
+    """While the block lasts. Raises ServerFault where the API server refuses.
+
+    Without any deployment it begins once a server is up, because the first deployments need one. Else it
+    begins at once: what needs no server is answered, and readiness says what is missing.
+    """
     async with KubernetesApi.open(settings.kubernetes_namespace) as api:
         directory = PodDirectory(api, settings.kubernetes_selector)
         replacement = PodReplacement(api)
@@ -144,10 +148,12 @@ async def following_pods(
             return PodTriton(name, directory, replacement, settings.triton_key, device, repository)
 
         async with directory.following():
+            cluster.pool.elastic, cluster.pool.why_missing = True, directory.missing
             membership = Membership(cluster, directory, make)
             running = asyncio.create_task(membership.run())
             try:
-                await membership.first()
+                if not cluster.present:
+                    await membership.first()
                 yield
             finally:
                 running.cancel()

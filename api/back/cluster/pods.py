@@ -21,6 +21,7 @@ from api.back.cluster.kubernetes_api import (
     FORBIDDEN,
     GONE,
     PODS,
+    TOO_MANY,
     UNAUTHORIZED,
     KubernetesApi,
     KubernetesFault,
@@ -29,7 +30,7 @@ from api.back.cluster.kubernetes_api import (
 
 MAX_BACKOFF_SECONDS = 30.0
 STEADY_SECONDS = 10.0  # a watch that lasted so long was no failure, however it ended
-FIRST_SECONDS = 30.0  # for the first lists; a façade that cannot have them does not start
+FIRST_SECONDS = 10.0  # for the first lists; they may come later
 GRPC_PORT, METRICS_PORT = "grpc", "metrics"  # names of the ports of Triton's Service
 OVER = ("Failed", "Succeeded")  # phases of a pod that never runs again; an evicted one has failed
 
@@ -117,8 +118,9 @@ class Mirror:
         self._changed()
 
     def _note(self, fault: KubernetesFault) -> None:
-        if fault.status == GONE:  # the server forgot what changed since our version
+        if fault.status not in (None, TOO_MANY):  # it may refuse our version, as after its own restore
             self._version = None
+        if fault.status == GONE:  # it forgot what changed since our version
             return
         if self.fault is None or self.fault.detail != fault.detail:
             logger.warning("%s are as last seen: %s", self._resource.name, fault.detail)
@@ -141,7 +143,10 @@ class PodDirectory:
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
-        """Within the block `pods` is kept up to date. Raises KubernetesFault where the first list fails."""
+        """Within the block `pods` is kept up to date. Raises KubernetesFault where a right is missing.
+
+        While the API server is away, the block begins without pods.
+        """
         tasks = [asyncio.create_task(mirror.run()) for mirror in self._mirrors]
         try:
             for mirror in self._mirrors:
@@ -154,19 +159,22 @@ class PodDirectory:
 
     async def _first(self, mirror: Mirror) -> None:
         await first_of(mirror.listed, mirror.refused, timeout=FIRST_SECONDS)
-        if not mirror.listed.is_set():
-            raise mirror.fault or KubernetesFault("the API server of Kubernetes does not answer")
+        if mirror.refused.is_set() and mirror.fault is not None:
+            raise mirror.fault
 
     @property
     def fault(self) -> str | None:
         """Why `pods` may be out of date; None where they are as they should be."""
         return next((mirror.fault.detail for mirror in self._mirrors if mirror.fault is not None), None)
 
-    def missing(self) -> str:
-        """Why there is no pod to use, in words."""
-        if not self.pods:
-            return self.fault or f"no pod has the labels {self.selector}"
-        return "; ".join(pod.state for pod in self.pods.values())
+    def missing(self) -> str | None:
+        """Why there is no pod to use, or why `pods` may be out of date, in words; None: all is well."""
+        if self.fault is not None:
+            return self.fault
+        if any(pod.ready and not pod.ending for pod in self.pods.values()):
+            return None
+        states = "; ".join(pod.state for pod in self.pods.values())
+        return states or f"no pod has the labels {self.selector}"
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Return when `condition`, which looks at `pods`, holds."""
@@ -191,7 +199,8 @@ def read_pods(pods: Iterable[Mapping[str, Any]], slices: Iterable[Mapping[str, A
         metadata, status = item["metadata"], item.get("status", {})
         if (phase := status.get("phase", "Unknown")) in OVER:
             continue
-        address, ports, ready = places.get(metadata["name"], (None, {}, False))
+        of_pod = places.get(metadata["uid"]) or places.get(metadata["name"])
+        address, ports, ready = of_pod or (None, {}, False)
         containers = status.get("containerStatuses", [])
         yield Pod(
             name=metadata["name"],
@@ -209,12 +218,17 @@ def _started(container: Mapping[str, Any]) -> bool:
 
 
 def _places(slices: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, dict[str, int], bool]]:
-    """By pod: its address, its ports by name, and whether it is ready. Several Services may name them."""
+    """By pod: its address, its ports by name, and whether it is ready. Several Services may name them.
+
+    A pod goes by its uid: for a while a slice has the pod that had the same name before. Slices that were not
+    made by Kubernetes may know only the name.
+    """
     found: dict[str, tuple[str, dict[str, int], bool]] = {}
     for item in slices:
         ports = {port.get("name", ""): port["port"] for port in item.get("ports") or () if "port" in port}
         for endpoint in item.get("endpoints") or ():
-            name = endpoint.get("targetRef", {}).get("name")
+            target = endpoint.get("targetRef", {})
+            name = target.get("uid", target.get("name"))
             if name is None or not endpoint["addresses"]:
                 continue
             # "ready" is also true where a Service publishes addresses that are not; none at all means ready:

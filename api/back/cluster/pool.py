@@ -7,19 +7,20 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from api.back.cluster.admission import check_memory
+from api.back.cluster.admission import check_memory, check_replicas
 from api.back.cluster.controller import ReplicaController
 from api.back.cluster.deployment import Deployment
 from api.back.cluster.driver import Capabilities, ServerDriver
+from api.back.cluster.messages import RETRY_SECONDS
 from api.back.cluster.metrics import engine_lines, join_servers
 from api.back.cluster.probe import LoadProgress
 from api.back.cluster.records import ModelVersion, ServerRecord
 from api.back.cluster.replica import Replica
-from api.back.cluster.status import server_record
+from api.back.cluster.status import NO_SERVER, server_record
 from api.back.cluster.supervisor import Supervisor
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
-from api.errors import Conflict, NotFound, ServerFault
+from api.errors import Conflict, NotFound, ServerFault, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,10 @@ class ServerPool:
         # By server and model: held while the model's files change or load there.
         self._loading: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loads = LoadProgress()
+        # Servers join and are dropped while this runs. A deployment may then ask for more replicas than there
+        # are servers: it gets the others as servers join.
+        self.elastic = False
+        self.why_missing: Callable[[], str | None] = lambda: None  # why servers may not be here that should
 
     async def start(self) -> None:
         """Start all servers, with empty repositories. One that does not start is tried again later.
@@ -81,14 +86,22 @@ class ServerPool:
         await asyncio.gather(*(controller.close() for controller in self._controllers.values()))
         await asyncio.gather(*(server.stop() for server in self.servers))
 
-    async def admit(self, deployment: Deployment, count: int) -> list[Supervisor]:
+    def check_replicas(self, replicas: int) -> None:
+        """Raises InvalidInput."""
+        check_replicas(replicas, len(self.servers), more_may_come=self.elastic)
+
+    async def admit(self, deployment: Deployment, count: int, *, least: int = 1) -> list[Supervisor]:
         """The servers for `count` new replicas: those with memory, few replicas and few requests in flight.
 
-        A server holds a version once, in whatever precision.
+        A server holds a version once, in whatever precision. Where servers join later, `least` are enough.
 
         Raises Unavailable, Conflict (no memory, no server without that version).
         """
+        if not self.servers and least:
+            raise Unavailable("; ".join(filter(None, (NO_SERVER, self.why_missing()))), RETRY_SECONDS)
         free = self.free(deployment)
+        if self.elastic and len(free) >= least:
+            count = min(count, len(free))
         if len(free) < count:
             raise Conflict(
                 f"a server holds a version once, and none that drains takes one: {deployment.name} needs "
@@ -164,9 +177,12 @@ class ServerPool:
     async def add(self, deployment: Deployment, count: int) -> None:
         """Add `count` replicas where there is room; all are removed again where one does not load.
 
+        Where servers join later, fewer may be added now.
+
         Raises as `admit` and `grow`.
         """
-        servers, before = await self.admit(deployment, count), list(deployment.replicas)
+        servers = await self.admit(deployment, count, least=0)
+        before = list(deployment.replicas)
         try:
             await self.grow(deployment, servers)
         except BaseException:

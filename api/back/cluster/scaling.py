@@ -197,15 +197,19 @@ class _Watched:
         decision = self._decision or self.decide(time.monotonic(), self._scaler.policy)
         record = self.deployment.record
         ready = sum(replica.ready for replica in self.deployment.replicas)
-        reason = decision.reason + (f"; the latest change failed: {self.problem}" if self.problem else "")
+        asked = record.replicas if record.autoscale is None else record.autoscale.min
+        wanted = max(decision.wanted, asked)
+        reason = decision.reason
+        reason += f"; {asked} are asked for" if asked > decision.wanted else ""
+        reason += f"; the latest change failed: {self.problem}" if self.problem else ""
         return CapacityRecord(
             deployment_id=record.id,
             model=record.model,
             version=record.version,
             replicas=ready,
-            wanted=decision.wanted,
+            wanted=wanted,
             possible=most,
-            missing=max(0, decision.wanted - ready),
+            missing=max(0, wanted - ready),
             arrival_rate=decision.arrival_rate,
             waiting=decision.waiting,
             capacity=decision.capacity,

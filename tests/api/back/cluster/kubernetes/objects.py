@@ -48,9 +48,19 @@ def pod(
 
 
 def endpoint_slice(
-    name: str, grpc: int, metrics: int, *, address: str = "127.0.0.1", ready: bool | None = True
+    name: str,
+    grpc: int,
+    metrics: int,
+    *,
+    address: str = "127.0.0.1",
+    ready: bool | None = True,
+    uid: str | None = None,
 ) -> dict[str, Any]:
-    """Of the Service, with the pod `name` alone: on this machine each pod has ports of its own."""
+    """Of the Service, with the pod `name` alone: on this machine each pod has ports of its own.
+
+    `uid` is that of the pod; None: the slice does not have it.
+    """
+    pod_uid = {} if uid is None else {"uid": uid}
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -65,7 +75,7 @@ def endpoint_slice(
             {
                 "addresses": [address],
                 "conditions": {} if ready is None else {"ready": ready},
-                "targetRef": {"kind": "Pod", "name": name, "namespace": NAMESPACE},
+                "targetRef": {"kind": "Pod", "name": name, "namespace": NAMESPACE, **pod_uid},
             }
         ],
         "ports": [

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from api.back.backend import Backend
-from api.back.cluster import membership, remote_triton, supervisor
+from api.back.cluster import membership, pods, remote_triton, supervisor
 from api.back.cluster.installation import Installation, assemble_backends
 from api.back.cluster.records import ServerState
 from api.back.cluster.server_home import Ports, ServerHome
+from api.back.cluster.status import NO_SERVER
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
-from api.errors import ServerFault
+from api.errors import ServerFault, Unavailable
 from tests.api.back.cluster.kubernetes.double import FACADE, KubernetesDouble
 from tests.api.back.cluster.kubernetes.objects import SELECTOR, endpoint_slice, pod
 from tests.api.back.cluster.requests import complete, language_model, until
@@ -107,18 +108,22 @@ def replicas(backend: Backend) -> dict[str, DeploymentState]:
 
 
 async def test_pods_come_serve_and_go(
-    pod_settings: BackSettings, cluster_pods: Pods, double: KubernetesDouble
+    pod_settings: BackSettings,
+    cluster_pods: Pods,
+    double: KubernetesDouble,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with Backend.open(pod_settings) as backend:
-        record = await backend.cluster.deploy("tiny", 1, "fp32")
+        record = await backend.cluster.deploy("tiny", 1, "fp32", replicas=2)  # more than there are pods
         assert record.servers == {"triton-0": READY}
+        assert "1 of 2 replicas" in str(backend.cluster.readiness().warnings)
+        assert backend.cluster.capacity()[0].wanted == 2, "an autoscaler is to make the other pod"
         expected = await complete(backend, language_model(backend))
         double.down()  # what is known of the pods stays in use
         await cluster_pods.create("triton-1")
         assert await complete(backend, language_model(backend)) == expected
         double.up()
-        await until(lambda: servers(backend).get("triton-1") is ServerState.READY, "it joined", SECONDS)
-        await backend.cluster.adjust(record.id, replicas=2)
+        await until(lambda: replicas(backend).get("triton-1") is READY, "it joined, with a replica", SECONDS)
         assert replicas(backend) == {"triton-0": READY, "triton-1": READY}
 
         waiting = [
@@ -135,6 +140,25 @@ async def test_pods_come_serve_and_go(
         assert await complete(backend, language_model(backend)) == expected
         await backend.cluster.adjust(record.id, replicas=1)
         await evict_the_busy_pod(backend, cluster_pods, expected)
+        (last,) = replicas(backend)
+    await cluster_pods.end(last)
+    double.down()
+    monkeypatch.setattr(pods, "FIRST_SECONDS", 0.1)
+    async with Backend.open(pod_settings) as backend:  # without a pod, and without the API server
+        found = backend.cluster.readiness()
+        assert found.reasons == [NO_SERVER, f"tiny/1 ({record.id}) waits for a server"]
+        assert "the API server of Kubernetes" in str(found.warnings)
+        double.up()
+        await until(
+            lambda: "no pod has the labels" in str(backend.cluster.readiness().warnings), "it is back"
+        )
+        await backend.cluster.adjust(record.id, replicas=3)
+        with pytest.raises(Unavailable, match="there is no model server; no pod has the labels"):
+            await backend.cluster.deploy("head", 1, "fp32")
+        await cluster_pods.create(last)
+        await until(lambda: replicas(backend) == {last: READY}, "it serves again", SECONDS)
+        assert backend.cluster.readiness().warnings == ["tiny/1 has 1 of 3 replicas: servers are missing"]
+        assert await complete(backend, language_model(backend)) == expected
         await backend.cluster.undeploy(record.id)
 
 

@@ -51,12 +51,13 @@ async def test_pods_come_change_and_go(double: KubernetesDouble, directory: PodD
     assert directory.pods["triton-1"].state.startswith("pod triton-1 is Pending, and no EndpointSlice")
     double.apply(endpoint_slice("triton-1", 9001, 9002, ready=False))
     await asyncio.wait_for(directory.until(lambda: directory.pods["triton-1"].endpoints), SECONDS)
-    assert directory.missing() == "pod triton-0 is Running, and ready; pod triton-1 is Pending, and not ready"
+    assert directory.missing() is None  # one serves
     double.kubelet = lambda name: None  # it takes its time
     await directory._mirrors[0]._api.delete_pod("triton-0", first.uid)
     await asyncio.wait_for(directory.until(lambda: directory.pods["triton-0"].ending), SECONDS)
     double.remove("pods", "triton-0")
     await sees(directory, "triton-1")
+    assert directory.missing() == "pod triton-1 is Pending, and not ready"
     double.apply(pod("triton-1", phase="Failed"))  # evicted: the object stays for a while
     await sees(directory)
     assert directory.missing() == f"no pod has the labels {SELECTOR}"
@@ -159,14 +160,49 @@ async def test_the_start_says_which_right_is_missing(double: KubernetesDouble, a
             pass
 
 
-async def test_the_start_ends_where_the_server_stays_away(
+async def test_a_start_while_the_server_is_away_has_the_pods_when_it_is_back(
     double: KubernetesDouble, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pods, "FIRST_SECONDS", 0.1)
+    double.apply(pod("triton-0"))
     double.down()
-    with pytest.raises(KubernetesFault, match="the API server of Kubernetes"):
-        async with PodDirectory(api, SELECTOR).following():
-            pass
+    made = PodDirectory(api, SELECTOR)
+    async with made.following():
+        assert made.pods == {}
+        assert "the connection to the API server of Kubernetes failed" in str(made.missing())
+        double.up()
+        await sees(made, "triton-0")
+
+
+async def test_a_version_that_the_server_refuses_is_given_up(
+    double: KubernetesDouble, directory: PodDirectory
+) -> None:
+    """As after a restore of its own data, which has other versions."""
+    double.refusals = [Refusal("watch", 500, "InternalError")] * 2
+    double.cut()
+    double.apply(pod("triton-1"))
+    await sees(directory, "triton-0", "triton-1")
+    await is_well(directory)
+    assert double.count("list") + double.count("list", "endpointslices") == 4
+
+
+async def test_an_address_is_of_one_pod_and_not_of_the_next_with_its_name(
+    double: KubernetesDouble, directory: PodDirectory
+) -> None:
+    """The API server has the new pod before its EndpointSlice has it."""
+    old, new = pod("triton-1"), pod("triton-1")
+    double.apply(old)
+    double.apply(endpoint_slice("triton-1", 1, 2, uid=old["metadata"]["uid"]))
+    await asyncio.wait_for(directory.until(lambda: _has_address(directory)), SECONDS)
+    double.apply(new)
+    await asyncio.wait_for(directory.until(lambda: not _has_address(directory)), SECONDS)
+    double.apply(endpoint_slice("triton-1", 1, 2, uid=new["metadata"]["uid"]))
+    await asyncio.wait_for(directory.until(lambda: _has_address(directory)), SECONDS)
+
+
+def _has_address(directory: PodDirectory) -> bool:
+    found = directory.pods.get("triton-1")
+    return found is not None and found.endpoints is not None
 
 
 def test_reading_of_objects() -> None:
