@@ -27,7 +27,6 @@ PRECEDENCE = (
     DeploymentState.UNHEALTHY,
     DeploymentState.LOADING,
     DeploymentState.FAILED,
-    DeploymentState.UNLOADING,
 )
 
 MAX_EVENTS = 20  # that a record keeps
@@ -83,10 +82,10 @@ class Deployment:
     def state(self) -> DeploymentState:
         if self._leaving:
             return DeploymentState.UNLOADING
-        if not self.replicas and not self.record.replicas:
-            return DeploymentState.IDLE
+        # It stays deployed while its last replica is unloaded, because it gets others.
+        without = DeploymentState.LOADING if self.record.replicas else DeploymentState.IDLE
         states = {replica.state for replica in self.replicas}
-        return next((state for state in PRECEDENCE if state in states), DeploymentState.LOADING)
+        return next((state for state in PRECEDENCE if state in states), without)
 
     @property
     def tried(self) -> bool:

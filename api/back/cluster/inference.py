@@ -201,7 +201,8 @@ class Tries:
         deployment = self._deployment
         while not any(replica.ready and not replica.away for replica in deployment.replicas):
             left = self._end - time.monotonic()
-            if left <= 0 or deployment.state is DeploymentState.UNLOADING or not deployment.replicas:
+            staying = [item for item in deployment.replicas if item.state is not DeploymentState.UNLOADING]
+            if left <= 0 or not staying:
                 return False
-            await first_of(*(replica.changed for replica in deployment.replicas), timeout=left)
+            await first_of(*(replica.changed for replica in staying), timeout=left)
         return time.monotonic() < self._end and deployment.state is not DeploymentState.UNLOADING

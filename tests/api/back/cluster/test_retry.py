@@ -53,6 +53,17 @@ async def test_a_request_that_kills_each_server_has_three_tries(pair: Deployment
     assert raised.value is DIED
 
 
+async def test_a_replica_that_is_unloaded_is_not_waited_for() -> None:
+    alone = deployed("a")
+    tries = Tries(alone, WAIT_SECONDS)
+    fail(tries)
+    alone.replicas[0].become(DeploymentState.UNLOADING)
+    begin = time.monotonic()
+    with pytest.raises(Unavailable):
+        await tries.after(DIED)
+    assert time.monotonic() - begin < WAIT_SECONDS / 2
+
+
 @pytest.mark.parametrize("healing", [DeploymentState.UNHEALTHY, DeploymentState.LOADING])
 async def test_the_only_replica_is_waited_for(healing: DeploymentState) -> None:
     alone = deployed("a")

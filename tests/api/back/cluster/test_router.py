@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -29,6 +30,20 @@ def test_traffic_follows_the_weights_exactly(weights: list[int]) -> None:
     every = [deployed("a", number, weight=weight) for number, weight in enumerate(weights, 1)]
     counts = Counter(router.choose_of_model(every, "a").record.version for _ in range(sum(weights)))
     assert [counts[number] for number in range(1, len(weights) + 1)] == weights
+
+
+def test_a_deployment_whose_last_replica_is_unloaded_stays_deployed() -> None:
+    """By the autoscaler, or with its pod: a request that comes then is told to come again, and wakes it."""
+    for replicas, state in ((0, DeploymentState.IDLE), (1, DeploymentState.LOADING)):
+        alone = deployed("a", 1)
+        alone.record = dataclasses.replace(alone.record, replicas=replicas)
+        alone.replicas[0].become(DeploymentState.UNLOADING)
+        assert alone.state is alone.status.state is state
+        with pytest.raises(Unavailable, match=f"a/1 is {state.value}"):
+            router.choose_of_model([alone], "a").require_ready()
+        assert alone.traffic.missed == 1
+        alone.leave()
+        assert alone.state is DeploymentState.UNLOADING
 
 
 def test_what_heals_gets_no_traffic() -> None:
