@@ -30,7 +30,7 @@ class AfterTwoMinutes:
     minutes = 2
     timedelta = timedelta
 
-    class datetime:  # noqa: N801 - its name there
+    class datetime:
         @staticmethod
         def now() -> datetime:
             return datetime.now() + timedelta(minutes=AfterTwoMinutes.minutes)
