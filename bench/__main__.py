@@ -6,10 +6,12 @@ import typer
 
 import bench.chaos
 import bench.compare
+import bench.drills
 import bench.stack
 from bench import checkpoints, exports, queue, scaling, variants
 from bench.chaos import run as chaos
 from bench.compare import command as compare
+from bench.drills import run as drills
 from bench.gpu import run as gpu
 from bench.peers import commands as peers
 from bench.stack import classify, facade, in_process, long_prompts, memory, records, start
@@ -31,6 +33,7 @@ app.command("compare", help=bench.compare.__doc__)(compare.compare)
 app.command("gpu", help=gpu.__doc__)(gpu.gpu)
 app.command("scaling", help=scaling.__doc__)(scaling.scaling)
 app.command("chaos", help=bench.chaos.__doc__)(chaos.chaos)
+app.command("drills", help=bench.drills.__doc__)(drills.drills)
 app.command("queue", help=queue.__doc__)(queue.queue)
 app.add_typer(peers.peers, name="peers")
 

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 import lmaas
 from api.config import PREFIX, Settings
 from api.front.routes import ENDPOINTS
+from bench.drills.alone import ALONE
+from bench.drills.shared import SHARED
 from client.http import API_KEY
 from tests.monitoring.promql import expressions, parsed, rules, selectors
 
@@ -23,7 +25,7 @@ TEXT = RUNBOOK + (ROOT / "docs/containers.md").read_text()
 BLOCKS = re.findall(r"^```(?:sh|bash)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", TEXT, flags=re.DOTALL | re.MULTILINE))
 COMMAND = re.compile(r"(?<![\w/.-])lmaas ([a-z][^`|;&>\n]*)")
-VALUE = re.compile(r"(?:api|triton|networkPolicy|storage|monitoring)(?:\.\w+)+")
+VALUE = re.compile(r"(?:api|triton|rbac|networkPolicy|storage|monitoring)(?:\.\w+)+")
 OF_COMMANDS = {API_KEY, "LMAAS_URL"}  # no settings of the server
 
 
@@ -86,3 +88,10 @@ def test_every_value_of_the_chart_exists() -> None:
         for part in name.split("."):
             assert part in found, name
             found = found[part]
+
+
+def test_every_drill_can_be_repeated() -> None:
+    """By `python -m bench drills`, which has the name of each row of the table."""
+    table = RUNBOOK.partition("| drill | inflict |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| ([^|]+?) \|", table, re.MULTILINE)
+    assert sorted(rows[1:]) == sorted([*ALONE, *SHARED])

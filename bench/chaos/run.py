@@ -83,7 +83,7 @@ async def _alone(folder: Path) -> AsyncIterator[Trial]:
     """One façade with SQLite, on a disk of its own where that can be had."""
     home = folder / "alone"
     home.mkdir()
-    with _small_disk(home) as mounted:
+    with small_disk(home) as mounted:
         facade = Facade(home, free_port(), SETTINGS)
         faults = of_one_facade(facade) + (of_a_small_disk(facade) if mounted else [])
         trial = Trial("one façade, SQLite", [facade], faults)
@@ -126,7 +126,7 @@ async def _running(facades: Sequence[Facade]) -> AsyncIterator[None]:
 
 
 @contextmanager
-def _small_disk(folder: Path) -> Iterator[bool]:
+def small_disk(folder: Path) -> Iterator[bool]:
     """Mount a small file system in memory at `folder`; False where that is not allowed."""
     command = ["mount", "-t", "tmpfs", "-o", SMALL_DISK, "tmpfs", str(folder)]
     try:
