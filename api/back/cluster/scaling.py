@@ -89,22 +89,26 @@ class ScalingLoop:
     def _look_at(self, deployment: Deployment, now: float, due: float) -> None:
         try:
             watched = self._watch(deployment)
-            if now >= due or watched.is_woken:
+            if now >= due or (watched.is_woken and not watched.changing):
                 self._act(watched, now)
         except Exception:  # one deployment must not keep the others from being watched
             logger.exception("%s cannot be watched", deployment.name)
 
     def _act(self, watched: _Watched, now: float) -> None:
         deployment = watched.deployment
+        woken = watched.is_woken
         decision = watched.decide(now, self._policy(deployment))
-        wanted = decision.replicas
+        wanted = max(decision.replicas, int(woken))
         if deployment.record.autoscale is None or wanted == deployment.record.replicas:
             return
         if deployment.state is DeploymentState.UNLOADING or now < watched.not_before or watched.changing:
             return
+        reason = decision.reason if wanted == decision.replicas else "a request came"
         logger.info("%s: %d replicas instead of %d: %s", deployment.name, wanted, deployment.record.replicas,
-                    decision.reason)  # fmt: skip
+                    reason)  # fmt: skip
         watched.changing = True
+        if not wanted:
+            watched.sleeps()
         change = asyncio.create_task(self._change(watched, wanted))
         self._changes.add(change)
         change.add_done_callback(self._changes.discard)
@@ -164,9 +168,13 @@ class _Watched:
 
     @property
     def is_woken(self) -> bool:
-        """A request came while it has no replica."""
+        """A request came since it began to give up its last replica, maybe while that was unloaded."""
         deployment = self.deployment
         return deployment.state is DeploymentState.IDLE and deployment.traffic.missed > self._missed
+
+    def sleeps(self) -> None:
+        """From now on a request wakes it."""
+        self._missed = self.deployment.traffic.missed
 
     def succeeded(self) -> None:
         self.problem, self._failures = None, 0
@@ -189,7 +197,7 @@ class _Watched:
             self.facades * (traffic.finished - self._finished),
             self.facades * sum(replica.in_flight for replica in replicas),
         )
-        self._arrivals, self._finished, self._missed = traffic.arrivals, traffic.finished, traffic.missed
+        self._arrivals, self._finished = traffic.arrivals, traffic.finished
         self._decision = self._scaler.decide(seen, self.deployment.record.replicas)
         return self._decision
 

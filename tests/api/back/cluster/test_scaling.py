@@ -147,6 +147,32 @@ async def test_a_request_wakes_a_deployment_without_replicas(settings: BackSetti
     await bench.loop.close()
 
 
+async def test_a_request_that_comes_while_the_last_replica_is_unloaded_wakes_it(
+    settings: BackSettings,
+) -> None:
+    bench = Bench(settings, Autoscale(0, 2))
+    unloaded = asyncio.Event()
+
+    async def scale(deployment: Deployment, replicas: int) -> None:
+        bench.asked.append(replicas)
+        bench._change(replicas=replicas)
+        if not replicas:
+            deployment.replicas[0].become(DeploymentState.UNLOADING)
+            await unloaded.wait()
+            deployment.replicas.clear()
+
+    bench.loop = ScalingLoop(settings, bench.servers, lambda: [bench.deployment], scale)
+    bench.loop.start()
+    await until(lambda: bench.asked == [0], "no replica")
+    with pytest.raises(Unavailable, match="tiny/1 is idle: a replica is being loaded"):
+        bench.deployment.require_ready()
+    watched = bench.loop._watch(bench.deployment)
+    await until(lambda: watched._scaler._is_silent(watched._scaler._last), "silence again")  # type: ignore[arg-type]
+    unloaded.set()
+    await until(lambda: bench.asked == [0, 1], "one replica")
+    await bench.loop.close()
+
+
 async def test_replicas_that_follow_the_load_are_no_change_for_other_facades(settings: BackSettings) -> None:
     bench = Bench(settings, Autoscale(1, 3), replicas=3)
     recorded = dataclasses.replace(bench.deployment.record, replicas=1)
