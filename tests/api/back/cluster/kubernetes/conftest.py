@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from api.back.cluster import pods
 from api.back.cluster.kubernetes_api import KubernetesApi
 from tests.api.back.cluster.kubernetes.double import FACADE, KubernetesDouble
+
+FAREWELL_TURNS = 5  # of the event loop, in which it sees that connections have ended
 
 
 @pytest.fixture
@@ -25,3 +28,7 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernet
 async def api(double: KubernetesDouble) -> AsyncIterator[KubernetesApi]:
     async with KubernetesApi.open("") as opened:
         yield opened
+    # A request that was cancelled before its answer began leaves a connection that waits for the server.
+    double.close()
+    for _ in range(FAREWELL_TURNS):
+        await asyncio.sleep(0.001)
