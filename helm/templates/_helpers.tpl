@@ -88,6 +88,19 @@ $(POD_NAME).{{ include "lmaas.tritonDomain" . }}-8001
 {{- join "," $urls -}}
 {{- end }}
 
+{{/* The names of the pods of Triton, as many as there may be. */}}
+{{- define "lmaas.tritonPods" -}}
+{{- $most := int .Values.triton.replicas -}}
+{{- range $scaler := list .Values.triton.autoscaling .Values.triton.keda -}}
+{{- if $scaler.enabled }}{{ $most = int $scaler.maxReplicas }}{{ end -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range $number := until $most -}}
+{{- $names = append $names (printf "%s-triton-%d" (include "lmaas.fullname" $) $number) -}}
+{{- end -}}
+{{- join ", " $names -}}
+{{- end }}
+
 {{/* Where jobs and tests reach the façade. */}}
 {{- define "lmaas.url" -}}
 {{ ternary "https" "http" (ne .Values.api.tls.existingSecret "") }}://{{ include "lmaas.fullname" . }}-api:{{ .Values.api.service.port }}

@@ -11,7 +11,7 @@ import helm_python
 import pytest
 import yaml
 
-from tests.api.back.cluster.kubernetes.double import RULES
+from tests.api.back.cluster.kubernetes.double import rules_of_role
 from tests.helm.charts import (
     CHART,
     NAMES,
@@ -233,10 +233,20 @@ def test_rights_are_those_of_the_driver() -> None:
         assert bool(roles) == uses_them
         assert not of_kind(name, "ClusterRole", "ClusterRoleBinding")
         for role in roles:
-            assert role["rules"] == RULES  # its tests allow the driver these alone
+            # Its tests allow the driver these alone.
+            assert role["rules"] == rules_of_role(_pods_of_triton(name))
         for item in workloads(name):
             facade = item["kind"] == "Deployment"
             assert pod_spec(item)["automountServiceAccountToken"] == (facade and uses_them)
+
+
+def _pods_of_triton(name: str) -> list[str]:
+    """All that there may be."""
+    triton = merged(name)["triton"]
+    scalers = (triton["autoscaling"], triton["keda"])
+    most = next((scaler["maxReplicas"] for scaler in scalers if scaler["enabled"]), triton["replicas"])
+    (maker,) = (item for item in of_kind(name, "StatefulSet") if "triton" in item["metadata"]["name"])
+    return [f"{maker['metadata']['name']}-{number}" for number in range(most)]
 
 
 def test_alerts_and_dashboard_are_those_of_the_repository(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The API server of Kubernetes: lists, watches, and the deletion of a pod, through the official client.
 
 Objects stay the JSON that they are: a server that is newer than the client may send values which the classes
-of the client refuse. Rights that are needed: get, list, watch and delete of pods; get, list and watch of
+of the client refuse. Rights that are needed: list, watch and delete of pods; list and watch of
 endpointslices.
 """
 

@@ -27,10 +27,18 @@ from tests.e2e.appliance import free_port
 FACADE, ADMIN = "facade", "admin"  # users, by whose names their tokens begin
 EVERYTHING = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
 ROLE = Path(__file__).resolve().parents[5] / "helm" / "templates" / "role.yaml"
-# Of the chart's Role; no rule depends on values.
-RULES: list[dict[str, list[str]]] = yaml.safe_load(
-    ROLE.read_text().partition("\nrules:\n")[2].partition("\n---\n")[0]
-)
+
+
+def rules_of_role(pods: Sequence[str]) -> list[dict[str, list[str]]]:
+    """Those of the chart's Role, where `pods` are the names of Triton's."""
+    text = ROLE.read_text().partition("\nrules:\n")[2].partition("\n---\n")[0]
+    rules: list[dict[str, list[str]]] = yaml.safe_load(
+        text.replace('{{ include "lmaas.tritonPods" . }}', ", ".join(pods))
+    )
+    return rules
+
+
+RULES = rules_of_role([f"triton-{number}" for number in range(8)])
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,15 @@ async def test_a_deletion_is_of_one_pod_and_not_of_the_next_with_its_name(
     assert double.count("delete") == 3
 
 
+async def test_no_pod_but_those_of_triton_can_be_deleted(
+    double: KubernetesDouble, api: KubernetesApi
+) -> None:
+    uid = double.apply(pod("postgresql-0"))["metadata"]["uid"]
+    with pytest.raises(KubernetesFault, match="the right to delete pods in namespace 'inference' is missing"):
+        await api.delete_pod("postgresql-0", uid)
+    assert ("pods", "postgresql-0") in double.objects
+
+
 async def test_a_busy_server_is_asked_again_when_it_says(
     double: KubernetesDouble, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:

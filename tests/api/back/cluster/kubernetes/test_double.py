@@ -82,5 +82,8 @@ def test_the_double_refuses_what_the_schemas_forbid(double: KubernetesDouble) ->
 
 def test_the_chart_gives_no_more_rights_than_these() -> None:
     given = {(resource, verb) for rule in RULES for resource in rule["resources"] for verb in rule["verbs"]}
-    pods = {("pods", verb) for verb in ("get", "list", "watch", "delete")}
-    assert given == pods | {("endpointslices", verb) for verb in ("get", "list", "watch")}
+    pods = {("pods", verb) for verb in ("list", "watch", "delete")}
+    assert given == pods | {("endpointslices", verb) for verb in ("list", "watch")}
+    assert [bool(rule.get("resourceNames")) for rule in RULES] == [
+        "delete" in rule["verbs"] for rule in RULES
+    ]
