@@ -128,6 +128,26 @@ async def test_a_pod_whose_server_is_dead_is_replaced_and_not_again_soon(
     assert double.count("delete") == 1
 
 
+async def test_two_facades_that_find_a_pod_dead_delete_it_and_not_the_next_one(
+    double: KubernetesDouble, driver: PodTriton, api: KubernetesApi
+) -> None:
+    def make_another(name: str) -> None:
+        double.remove("pods", name)
+        double.apply(pod(name, started=False))
+
+    other = PodTriton(NAME, driver._directory, PodReplacement(api), "key", Device.CPU, None)  # type: ignore[arg-type]
+    old = place(double, free_port(), ready=False)
+    await until(lambda: NAME in driver._directory.pods, "it is seen", SECONDS)
+    found = driver._directory.pods[NAME]
+    double.kubelet = make_another
+    await driver._replacement.replace(found, "it is dead")
+    await other._replacement.replace(found, "it is dead")  # it has not yet seen that the pod is gone
+    assert double.count("delete") == 2
+    new = double.objects["pods", NAME]["metadata"]
+    assert new["uid"] != old
+    assert "deletionTimestamp" not in new
+
+
 async def test_replacements_are_fewer_the_more_there_were(driver: PodTriton) -> None:
     limit = driver._replacement._limit
     made = [minute for minute in range(24 * 60) if limit.allows(60.0 * minute)]
