@@ -15,6 +15,7 @@ SLOW_SECONDS = 1.0  # an answer that took longer had to wait for the appliance t
 NOTICE_SECONDS = 12.0  # in which a fault shows, if it ever does
 CALM_SECONDS = 3.0  # without a bad answer, after which it is over
 MAX_SECONDS = 120.0
+GOOD = ("200", "202")
 PROMPT = {"prompt": "Once upon a time", "max_tokens": 8}
 TASK = {"type": "generate", "parameters": PROMPT}
 
@@ -24,7 +25,8 @@ class Watch:
         self.failed: dict[str, int] = {}  # requests by what they were answered, other than well
         self.said: list[str] = []  # reasons and warnings of /health/ready, each once
         self._client = httpx.AsyncClient(base_url=url, trust_env=False, timeout=MAX_SECONDS)
-        self._last_bad = 0.0  # when the last bad answer came, in monotonic seconds
+        self._ill: set[str] = set()  # the loops whose last answer was bad
+        self._well = 0.0  # when a loop was answered well again, in monotonic seconds
         self._begun: dict[str, float] = {}  # the request of each loop that is under way
 
     @asynccontextmanager
@@ -49,13 +51,18 @@ class Watch:
                     self._note(response.json())
             except httpx.TransportError as error:
                 outcome = type(error).__name__
-            good = outcome in ("200", "202")
-            if not good or time.monotonic() - begin > SLOW_SECONDS:
-                self._last_bad = time.monotonic()
-            if not good:
-                answer = f"{path}: {outcome}"
-                self.failed[answer] = self.failed.get(answer, 0) + 1
+            self._judge(path, outcome, begin)
             await asyncio.sleep(PAUSE_SECONDS)
+
+    def _judge(self, path: str, outcome: str, begin: float) -> None:
+        now = time.monotonic()
+        if outcome not in GOOD:
+            self._ill.add(path)
+            answer = f"{path}: {outcome}"
+            self.failed[answer] = self.failed.get(answer, 0) + 1
+        elif path in self._ill or now - begin > SLOW_SECONDS:
+            self._ill.discard(path)
+            self._well = now
 
     def _note(self, health: dict[str, Any]) -> None:
         for line in (*health["reasons"], *health["warnings"]):
@@ -66,9 +73,9 @@ class Watch:
         """Seconds from `begin` until all is well again, once that is clear. Raises TimeoutError."""
         while True:
             now = time.monotonic()
-            waits = any(now - since > SLOW_SECONDS for since in self._begun.values())
-            if not waits and now - begin > NOTICE_SECONDS and now - self._last_bad > CALM_SECONDS:
-                return max(0.0, self._last_bad - begin)
+            waits = self._ill or any(now - since > SLOW_SECONDS for since in self._begun.values())
+            if not waits and now - begin > NOTICE_SECONDS and now - max(begin, self._well) > CALM_SECONDS:
+                return max(0.0, self._well - begin)
             if now - begin > MAX_SECONDS:
                 raise TimeoutError(f"it has not recovered within {MAX_SECONDS:g} s")
             await asyncio.sleep(PAUSE_SECONDS)
