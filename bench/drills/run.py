@@ -98,9 +98,9 @@ async def _try_all(appliance: str, site: Site, chosen: Mapping[str, Drill]) -> l
 
 
 async def _try(site: Site, drill: Drill, outcome: Outcome) -> None:
-    await site.ready()
     site.watch = Watch(site.facade.url)
     try:
+        await site.ready()
         async with site.watch.running():
             await asyncio.sleep(1.0)  # all is well
             begin = time.monotonic()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import httpx
 
 from bench.chaos.services import Postgres
 from bench.drills.watch import PAUSE_SECONDS, Watch
-from bench.facades import ROOT, Facade, free_port
+from bench.facades import READY_SECONDS, ROOT, Facade, free_port
 from perf.errors import LoadError
 
 
@@ -28,6 +30,7 @@ class Site:
         self.folder.mkdir(exist_ok=True)
         self.watch = Watch(self.facade.url)  # of the drill that runs
         self._postgres = postgres
+        self._facades = int((settings or {}).get("facades", 0))  # that have a port of their own
         self.client = httpx.AsyncClient(base_url=self.facade.url, trust_env=False, timeout=60.0)
 
     @property
@@ -41,8 +44,16 @@ class Site:
         return await self.ready()
 
     async def ready(self) -> float:
+        """Returns the seconds until each façade was ready. Raises LoadError."""
+        begin = time.monotonic()
         async with httpx.AsyncClient(trust_env=False) as client:
-            return await self.facade.wait_until_ready(client)
+            await self.facade.wait_until_ready(client)
+            for number in range(1, self._facades + 1):
+                while not await _is_ready(client, self.port + number):
+                    if time.monotonic() - begin > READY_SECONDS:
+                        raise LoadError(f"facade-{number} was not ready within {READY_SECONDS:g} s")
+                    await asyncio.sleep(PAUSE_SECONDS)
+        return time.monotonic() - begin
 
     async def lmaas(self, *arguments: str, home: Path | None = None) -> tuple[int, str]:
         """The status of `lmaas`, and what it printed."""
@@ -82,6 +93,12 @@ class Site:
 
     def stop(self) -> None:
         self.facade.stop()
+
+
+async def _is_ready(client: httpx.AsyncClient, port: int) -> bool:
+    with suppress(httpx.TransportError):
+        return (await client.get(f"http://127.0.0.1:{port}/health/ready")).is_success
+    return False
 
 
 Drill = Callable[[Site], Awaitable[float | None]]  # the seconds, or None: the loops of `watch` find them
