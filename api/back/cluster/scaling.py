@@ -202,8 +202,10 @@ class _Watched:
         return self._decision
 
     def record(self, most: int) -> CapacityRecord:
-        decision = self._decision or self.decide(time.monotonic(), self._scaler.policy)
         record = self.deployment.record
+        decision = self._decision
+        if decision is None or record.capacity != self._capacity:  # it was measured since then
+            decision = self.decide(time.monotonic(), self._scaler.policy)
         ready = sum(replica.ready for replica in self.deployment.replicas)
         asked = record.replicas if record.autoscale is None else record.autoscale.min
         wanted = max(decision.wanted, asked)

@@ -81,6 +81,14 @@ async def test_a_deployment_gets_the_replicas_that_its_load_needs(settings: Back
     await bench.loop.close()
 
 
+async def test_a_capacity_that_was_just_measured_is_reported_at_once(settings: BackSettings) -> None:
+    bench = Bench(settings, None)
+    (before,) = bench.loop.records()
+    bench._change(capacity=dataclasses.replace(MEASURED, requests_per_second=40.0))
+    (after,) = bench.loop.records()
+    assert (before.capacity, after.capacity) == (5.0, 20.0)
+
+
 async def test_nothing_is_scaled_without_bounds(settings: BackSettings) -> None:
     bench = Bench(settings, None)
     load = asyncio.create_task(bench.load(100))
