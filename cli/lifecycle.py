@@ -184,6 +184,12 @@ def deploy(
         bool,
         typer.Option("--replace", help="In place of what the model serves now, without a failed request."),
     ] = False,
+    apply: Annotated[
+        bool,
+        typer.Option(
+            "--apply", help="Deploy it, or change what the model serves now; a second time does nothing."
+        ),
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
@@ -193,7 +199,10 @@ def deploy(
     if max_replicas is not None:
         body["autoscale"] = {"min": min_replicas, "max": max_replicas}
     with connect(url) as client:
-        if replace:
+        if apply and _deployments(client, model):
+            wanted = body if max_replicas is not None else {**body, "replicas": replicas}
+            record = client.call("PATCH", f"/v1/deployments/{only_deployment(client, model)}", json=wanted)
+        elif replace:
             record = client.call("PATCH", f"/v1/deployments/{only_deployment(client, model)}", json=body)
         else:
             record = client.call(
@@ -211,10 +220,14 @@ def deploy(
 
 def only_deployment(client: Client, model: str) -> str:
     """The id of what the model serves; ends the command where that is not one deployment."""
-    found = [item for item in client.call("GET", "/v1/deployments")["data"] if item["model"] == model]
+    found = _deployments(client, model)
     if len(found) != 1:
-        fail(f"{model} has {len(found)} deployments; --replace is for a model that has one")
+        fail(f"{model} has {len(found)} deployments; --replace and --apply are for a model that has one")
     return str(found[0]["id"])
+
+
+def _deployments(client: Client, model: str) -> list[Any]:
+    return [item for item in client.call("GET", "/v1/deployments")["data"] if item["model"] == model]
 
 
 def undeploy(

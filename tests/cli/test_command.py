@@ -11,11 +11,13 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from api.app import create_app
+from api.back.store.records import Autoscale
 from api.config import Settings
 from api.errors import Conflict
 from cli import lifecycle
 from client.http import Client
 from lmaas import app
+from runtime.contract import Variant
 from tests.api.conftest import serving_client
 from tests.api.fakes import FakeBack
 
@@ -60,6 +62,22 @@ def test_force_is_an_option(server: TestClient, back: FakeBack, monkeypatch: pyt
 
     monkeypatch.setattr(back.cluster, "deploy", over_budget)
     assert "this all the same with --force" in refused("deploy", "mini-lm")
+
+
+@pytest.mark.parametrize("server", ["open"], indirect=True)
+def test_apply_deploys_a_model_or_changes_its_deployment(server: TestClient, back: FakeBack) -> None:
+    """As a Job of the chart does, which may run twice, and whose model may have come with the release."""
+    del back.cluster.live["d-mini-nlu"]
+    for model, known in (("mini-nlu", "d-mini-nlu-1"), ("mini-lm", "d-mini-lm")):
+        command = ["deploy", model, "--apply", "--precision", "fp32", "--replicas", "2"]
+        for _ in range(2):
+            done = CliRunner().invoke(app, command)
+            assert done.exit_code == 0, done.output
+        (record,) = (record for record in back.cluster.live.values() if record.model == model)
+        assert (record.id, record.variant, record.replicas) == (known, Variant.FP32, 2)
+    bounds = CliRunner().invoke(app, ["deploy", "mini-lm", "--apply", "--max-replicas", "4"])
+    assert bounds.exit_code == 0
+    assert back.cluster.live["d-mini-lm"].autoscale == Autoscale(1, 4)
 
 
 @pytest.mark.parametrize("server", ["keys"], indirect=True)
