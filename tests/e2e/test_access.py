@@ -12,14 +12,14 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.appliance import Appliance, foreign_variables, home_with_mini_lm, running
+from tests.e2e.appliance import Appliance, foreign_variables, home_with, running
 
 PROMPT = "Once upon a time there was a"
 
 
 @pytest.fixture(scope="module")
 def home(converted_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return home_with_mini_lm(converted_home, tmp_path_factory.mktemp("keys") / "home of its own")
+    return home_with(converted_home, tmp_path_factory.mktemp("keys") / "home of its own", "mini-lm")
 
 
 def lmaas(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
