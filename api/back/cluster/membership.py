@@ -43,6 +43,7 @@ class Membership:
         self._make = make
         self._servers: dict[str, Supervisor] = {}  # those of pods, by name
         self._gone: dict[str, float] = {}  # since when a server has no pod, in monotonic seconds
+        self._not_before: dict[str, float] = {}  # when a pod that could not join may, in monotonic seconds
         self._leaving: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -65,11 +66,14 @@ class Membership:
             elif now - self._gone.setdefault(name, now) > GONE_SECONDS:
                 await self._drop(name, server)
         names = {server.name for server in self._pool.servers}
-        joining = [
-            pod.name for pod in pods.values() if pod.ready and not pod.ending and pod.name not in names
-        ]
+        may_join = [pod.name for pod in pods.values() if pod.ready and not pod.ending]
+        joining = [name for name in may_join if name not in names and self._not_before.get(name, 0.0) <= now]
         for name in joining:
-            await self._join(name)
+            try:
+                await self._join(name)
+            except Exception:  # noqa: PERF203 - of its folder: the other pods can still join
+                logger.exception("pod %s cannot join; trying again", name)
+                self._not_before[name] = now + RETRY_SECONDS
         leaving = {name for name, server in self._servers.items() if server.driver.leaving}
         if joining or leaving != self._leaving:
             self._leaving = leaving

@@ -9,18 +9,26 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from api.back.backend import Backend
 from api.back.cluster import membership, pods, remote_triton, supervisor
 from api.back.cluster.installation import Installation, assemble_backends
-from api.back.cluster.records import ServerState
+from api.back.cluster.kubernetes_api import KubernetesApi
+from api.back.cluster.membership import Membership
+from api.back.cluster.pods import PodDirectory
+from api.back.cluster.pool import ServerPool
+from api.back.cluster.records import ModelVersion, ServerState
+from api.back.cluster.repository import ModelRepository
 from api.back.cluster.server_home import Ports, ServerHome
 from api.back.cluster.status import NO_SERVER
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
 from api.errors import ServerFault, Unavailable
+from tests.api.back.cluster.deployments import ScriptedDriver
 from tests.api.back.cluster.kubernetes.double import FACADE, KubernetesDouble
 from tests.api.back.cluster.kubernetes.objects import SELECTOR, endpoint_slice, pod
 from tests.api.back.cluster.requests import complete, language_model, until
@@ -206,6 +214,53 @@ async def test_a_server_that_hangs_gets_a_new_pod(
         assert backend.cluster.servers()[0].restarts >= 1
         await backend.cluster.undeploy(record.id)
     assert double.count("delete") == 1
+
+
+class Repository:
+    """Of a pod that never starts: nothing is laid out in it."""
+
+    def clear(self) -> None:
+        pass
+
+    def keep(self, versions: set[ModelVersion]) -> None:
+        pass
+
+
+class PodDriver(ScriptedDriver):
+    """It has the name of its pod, and maybe a folder."""
+
+    def __init__(self, name: str, repository: Repository | None) -> None:
+        super().__init__(int(name[-1]))
+        self.failures = [ServerFault("it does not run")] * 100
+        self._repository = repository
+
+    @property
+    def repository(self) -> ModelRepository:
+        if self._repository is None:
+            raise OSError("Stale file handle")
+        return cast(ModelRepository, self._repository)
+
+
+async def test_a_pod_whose_folder_fails_keeps_no_other_from_joining(
+    cluster_settings: BackSettings, double: KubernetesDouble, api: KubernetesApi
+) -> None:
+    for number, name in enumerate(("triton-0", "triton-1")):
+        double.apply(pod(name))
+        double.apply(endpoint_slice(name, 9001 + number, 9101 + number))
+    cluster = SimpleNamespace(pool=ServerPool(cluster_settings, []), present={})
+    directory = PodDirectory(api, SELECTOR)
+    drivers = {"triton-0": PodDriver("triton-0", None), "triton-1": PodDriver("triton-1", Repository())}
+    async with directory.following():
+        made = Membership(cast(Any, cluster), directory, cast(Any, drivers.get))
+        await made._look()
+        assert [server.name for server in cluster.pool.servers] == ["triton-1"]
+        drivers["triton-0"]._repository = Repository()  # its folder is back
+        await made._look()
+        assert len(cluster.pool.servers) == 1, "not at once"
+        made._not_before.clear()
+        await made._look()
+        assert [server.name for server in cluster.pool.servers] == ["triton-0", "triton-1"]
+        await cluster.pool.close()
 
 
 async def test_without_the_client_the_start_says_what_to_install(
