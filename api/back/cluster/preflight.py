@@ -125,7 +125,7 @@ def _scarce_memory(settings: BackSettings, machine: Machine) -> list[str]:
             f"{machine.memory // MIB} MiB of memory are free, at least {needed // MIB} MiB are needed: "
             f"end other programs, or raise the container's limit{fewer}"
         )
-    if machine.shared_memory < MIN_SHARED_MEMORY:
+    if settings.servers and machine.shared_memory < MIN_SHARED_MEMORY:
         problems.append(
             f"/dev/shm has {machine.shared_memory // MIB} MiB free, at least {MIN_SHARED_MEMORY // MIB} MiB "
             "are needed between Triton and its models: docker run --shm-size=256m, or free some of it"

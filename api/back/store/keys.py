@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 import secrets
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Row, inspect, select, update
@@ -116,7 +116,8 @@ async def keys_before_start(url: str | URL) -> list[KeyRecord]:
     engine = engine_of(url)
     file = engine.url.database
     try:
-        exists = file is not None and Path(file).exists()  # noqa: ASYNC240 - nothing else runs yet
+        # Not `Path.exists`, which raises where the folder may not be read: preflight says that.
+        exists = file is not None and os.path.exists(file)  # noqa: ASYNC240 - nothing else runs yet
         if engine.dialect.name == "sqlite" and not exists:
             return []
         with failures.translated(location(engine), logged=False):

@@ -114,6 +114,7 @@ async def test_before_a_start_the_keys_are_read_without_changing_anything(databa
 
 async def test_before_the_first_start_no_file_is_made(tmp_path: Path) -> None:
     assert await keys_before_start(BackSettings(home=tmp_path).database) == []
+    assert await keys_before_start(BackSettings(home=tmp_path / ("a" * 300)).database) == []  # no such name
     assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240
     with pytest.raises(ServerFault, match="database_url"):
         await keys_before_start("nothing://here")
