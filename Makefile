@@ -9,7 +9,7 @@ STATE := $(or $(LMAAS_HOME),var)
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 REQUIREMENTS := pyproject.toml constraints.txt setup.py $(wildcard kernels/native/*)
-SOURCES := lmaas.py setup.py api bench cli client export helm kernels perf runtime train tests
+SOURCES := lmaas.py sbom.py setup.py api bench cli client export helm kernels perf runtime train tests
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos images-test format clean purge environment writable unused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import json
 import os
 import shutil
@@ -18,9 +19,12 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 BASE = "localhost/lmaas-base"
+REVISION = "the revision of a test"
 INIT = "tini"
 START_SECONDS = 20.0  # until the first process of a container is there
 UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+# As an engine mounts them, and of the size that compose.yaml gives them.
+IN_MEMORY = {"/tmp": "1g", "/dev/shm": "1g"}
 # In a mount namespace of its own: makes a container's root read-only, and runs a command there.
 ENTER = """
 mount --bind {root} {root} && mount -o remount,bind,ro {root} &&
@@ -47,10 +51,17 @@ def named_folders(settings: Mapping[str, str]) -> list[Path]:
 
 
 class Store:
-    """A store of images in `folder`; `close` removes it."""
+    """A store of images in `folder`; `close` removes it.
+
+    Its layers lie over each other where the kernel and the file system of `folder` can do that; elsewhere,
+    as in most containers, each is a full copy, which takes minutes more.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._driver = "overlay"
+        if subprocess.run(self.command("info"), capture_output=True).returncode != 0:
+            self._driver = "vfs"
 
     def close(self) -> None:
         self.run("rm", "--all")
@@ -58,8 +69,9 @@ class Store:
         shutil.rmtree(self._folder)
 
     def command(self, *arguments: str) -> list[str]:
-        folders = (f"--root={self._folder / 'root'}", f"--runroot={self._folder / 'run'}")
-        return ["buildah", "--storage-driver=vfs", *folders, *arguments]
+        folder = self._folder / self._driver
+        folders = (f"--root={folder / 'root'}", f"--runroot={folder / 'run'}")
+        return ["buildah", f"--storage-driver={self._driver}", *folders, *arguments]
 
     def run(self, *arguments: str) -> str:
         """Run a command of buildah; returns its output. Raises AssertionError with the last lines of it."""
@@ -85,7 +97,8 @@ class Store:
         volumes = [f"--volume={folder}:{folder}:ro" for folder in named_folders(pip_settings())]
         self.run(
             "build", "--format=docker", "--isolation=chroot", f"--build-arg={argument}={BASE}", *volumes,
-            *options, f"--file={ROOT / dockerfile}", f"--tag=localhost/{name}", str(ROOT),
+            f"--build-arg=REVISION={REVISION}", *options,
+            f"--file={ROOT / dockerfile}", f"--tag=localhost/{name}", str(ROOT),
         )  # fmt: skip
 
     def configuration(self, name: str) -> dict[str, Any]:
@@ -98,8 +111,8 @@ class Store:
 class Container:
     """Of an image, in namespaces of its own but for the network.
 
-    Its root is read-only; `volumes` are folders of this machine. Its processes have the image's user, no
-    capability and no way to get one.
+    Its root is read-only; `volumes` are folders of this machine, and /tmp and /dev/shm lie in memory. Its
+    processes have the image's user, no capability and no way to get one.
     """
 
     def __init__(
@@ -114,10 +127,23 @@ class Container:
         self._environment = {**of_image, **variables}
         self.process: subprocess.Popen[bytes] | None = None
 
+    def again(self, volumes: Mapping[str, Path]) -> Container:
+        """A second container with the same root, and other volumes; end it by its `process`."""
+        other = copy.copy(self)
+        other._volumes = volumes
+        other.process = None
+        return other
+
     def start(self, log: Path) -> subprocess.Popen[bytes]:
         """Start what the image starts; its lines go to the file `log`."""
         mounts = " && ".join(
-            f"mount --bind {folder} {self.root}{place}" for place, folder in self._volumes.items()
+            (
+                *(f"mount --bind {folder} {self.root}{place}" for place, folder in self._volumes.items()),
+                *(
+                    f"mount -t tmpfs -o nosuid,nodev,noexec,size={size} tmpfs {self.root}{place}"
+                    for place, size in IN_MEMORY.items()
+                ),
+            )
         )
         command = [*self.configuration["Entrypoint"], *self.configuration["Cmd"]]
         script = ENTER.format(root=self.root, mounts=mounts, place=self.configuration["WorkingDir"])

@@ -6,6 +6,7 @@ The end-to-end tests of the task APIs and of a model's life run here against con
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ import pytest
 from tests.e2e import test_lifecycle, test_tasks
 from tests.e2e.appliance import Appliance, free_port
 from tests.e2e.test_tasks import PROMPT, events
-from tests.images.buildah import Container, Store, size_of
+from tests.images.buildah import BASE, REVISION, Container, Store, size_of
+from tests.images.test_files import constraints
 
 test_generate = test_tasks.test_generate_writes_on_and_says_who_answered
 test_a_stream = test_tasks.test_a_stream_tells_the_same_in_pieces
@@ -34,6 +36,11 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 USER = 10001
 KEY = "a key of both"
 GRACE_SECONDS = 10.0  # what Docker gives a container to end; Kubernetes gives 30
+
+
+def canonical(name: str) -> str:
+    """As PEP 503 writes the name of a package."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +87,6 @@ class Pair:
                 volumes = {
                     "/repository": folder / "repository",
                     "/var/lib/lmaas": folder / f"{name}-state",
-                    "/tmp": folder / f"{name}-tmp",
                 }
                 for volume in volumes.values():
                     volume.mkdir(exist_ok=True)
@@ -146,9 +152,40 @@ def test_nothing_builds_and_nothing_trains_in_them(pair: Pair) -> None:
         )
         assert found.stdout.strip() == "[]", found.stderr
         assert container.execute("python3", "-c", "import torch").returncode == 1
-        listed = json.loads((container.root / "opt/lmaas/share/sbom/python.cdx.json").read_text())
-        assert listed["bomFormat"] == "CycloneDX"
-        assert {"lmaas", "numpy", "onnxruntime"} <= {part["name"] for part in listed["components"]}
+
+
+def test_the_sbom_lists_what_is_installed_and_that_is_what_was_pinned(pair: Pair) -> None:
+    pinned = {canonical(name): versions for name, versions in constraints().items()}
+    for name, container in (("lmaas-api", pair.api), ("lmaas-triton-cpu", pair.triton)):
+        listed = json.loads((container.root / "opt/lmaas/share/sbom/image.cdx.json").read_text())
+        assert (listed["bomFormat"], listed["metadata"]["component"]["name"]) == ("CycloneDX", name)
+        parts = {part.get("purl", "") for part in listed["components"]}
+        python = dict(part.removeprefix("pkg:pypi/").split("@") for part in parts if "pkg:pypi/" in part)
+        assert {"numpy", "onnxruntime", "tritonclient"} <= set(python)
+        assert {each: version for each, version in python.items() if version not in pinned[each]} == {}
+        assert "lmaas" in {part["name"] for part in listed["components"]}
+        shown = container.execute("dpkg-query", "--show", "--showformat=${Package} ${Version}\n").stdout
+        debian = {
+            f"{part['name']} {part['version']}"
+            for part in listed["components"]
+            if "pkg:deb/" in part.get("purl", "")
+        }
+        assert debian == set(shown.splitlines())
+
+
+def test_the_revision_is_a_label(pair: Pair) -> None:
+    for container in (pair.api, pair.triton):
+        labels = container.configuration["Labels"]
+        assert labels["org.opencontainers.image.revision"] == REVISION
+        assert labels["org.opencontainers.image.base.name"] == BASE
+
+
+@pytest.mark.parametrize("name", ["api", "triton"])
+def test_a_volume_that_another_user_owns_is_named(pair: Pair, name: str, tmp_path: Path) -> None:
+    container = {"api": pair.api, "triton": pair.triton}[name].again({"/var/lib/lmaas": tmp_path})
+    process = container.start(tmp_path / "log")
+    assert process.wait(60) == 1
+    assert "the folder /var/lib/lmaas cannot be written (Permission denied)" in (tmp_path / "log").read_text()
 
 
 def test_a_request_to_end_lets_streams_end(appliance: Appliance, pair: Pair) -> None:

@@ -1,4 +1,4 @@
-"""Dockerfiles, .dockerignore and compose.yaml: what can be checked without building anything."""
+"""Dockerfiles and .dockerignore: what can be checked without building anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -62,6 +61,24 @@ def final(image: str) -> Stage:
     return next(stage for stage in found if stage.name == name) if name else found[-1]
 
 
+def source_of(image: str, place: str) -> Stage:
+    """The stage that the final one copies a folder from."""
+    (copied,) = [rest.split() for rest in final(image).all("COPY") if rest.split()[1] == place]
+    name = copied[0].removeprefix("--from=")
+    return next(stage for stage in stages(image.partition(":")[0]) if stage.name == name)
+
+
+def runs(stage: Stage) -> list[str]:
+    """The commands that a stage runs."""
+    return [command.strip() for rest in stage.all("RUN") for command in rest.split("&&")]
+
+
+def inherited_environment(dockerfile: str, stage: Stage) -> dict[str, str]:
+    """A stage's variables, with those of the stages that it starts with."""
+    below = [each for each in stages(dockerfile) if each.name == stage.base]
+    return {**(inherited_environment(dockerfile, below[0]) if below else {}), **stage.environment()}
+
+
 def listed(key: str) -> list[str]:
     """The texts of a key of pyproject.toml, which stands in one line and is there once."""
     (line,) = re.findall(rf"^{key} = (.*)$", PROJECT, re.MULTILINE)
@@ -99,17 +116,43 @@ def test_an_image_runs_as_a_user_without_rights_under_an_init(image: str) -> Non
     assert all(
         folder in stage.one("VOLUME") for folder in (stage.one("WORKDIR"), stage.environment()["HOME"])
     )
-    labels = dict(part.split("=", 1) for part in shlex.split(stage.one("LABEL")))
-    assert labels["org.opencontainers.image.version"] == VERSION
-    assert {"title", "description", "revision"} <= {name.rpartition(".")[2] for name in labels}
 
 
 @pytest.mark.parametrize("image", FINAL)
-def test_nothing_is_built_in_the_final_stage(image: str) -> None:
+def test_its_labels_are_last_and_name_what_it_is(image: str) -> None:
+    """A new revision then changes no other layer."""
     stage = final(image)
-    assert not re.search(r"pip|venv|gcc|build-essential|git", " ".join(stage.all("RUN")))
-    (packages,) = [rest for rest in stage.all("COPY") if "/opt/lmaas" in rest]
-    assert packages.startswith("--from=")
+    word, text = stage.instructions[-1]
+    assert word == "LABEL"
+    labels = dict(part.split("=", 1) for part in shlex.split(text))
+    prefix = "org.opencontainers.image."
+    assert labels[f"{prefix}version"] == VERSION
+    assert labels[f"{prefix}revision"] == "${REVISION}"
+    assert labels[f"{prefix}base.name"] == ("${CPU_BASE}" if ":cpu" in image else "${BASE}")
+    assert {labels[f"{prefix}base.name"].strip("${}"), "REVISION=unknown"} <= set(stage.all("ARG"))
+    assert labels[f"{prefix}title"]
+    assert labels[f"{prefix}description"]
+
+
+@pytest.mark.parametrize("image", FINAL)
+def test_its_sbom_lists_the_packages_of_its_own_operating_system(image: str) -> None:
+    """dpkg's file comes from the stage that the final one starts with, not from the one that builds."""
+    project = source_of(image, "/opt/project")
+    (command,) = [each for each in runs(project) if "sbom.py" in each]
+    _, _, _, version, python, status, _, document = shlex.split(command)
+    assert version == VERSION
+    assert document == "/opt/project/share/sbom/image.cdx.json"
+    assert any("cyclonedx-py environment" in each and python in each for each in runs(project))
+    base = final(image).base
+    if status == "/var/lib/dpkg/status":
+        assert source_of(image, "/opt/lmaas").base == base
+        assert not any(
+            "apt-get" in each
+            for name in ("/opt/lmaas", "/opt/project")
+            for each in runs(source_of(image, name))
+        )
+    else:
+        assert f"--from={base} /var/lib/dpkg/status {status}" in project.all("COPY")
 
 
 @pytest.mark.parametrize("image", SERVING)
@@ -142,9 +185,7 @@ def test_every_package_has_the_version_of_the_constraints(dockerfile: str) -> No
                 continue
             if "apt-get" in command:
                 continue
-            inherited = next((each for each in stages(dockerfile) if each.name == stage.base), stage)
-            constraint = {**inherited.environment(), **stage.environment()}["PIP_CONSTRAINT"]
-            assert constraint == "/src/constraints.txt"
+            assert inherited_environment(dockerfile, stage)["PIP_CONSTRAINT"] == "/src/constraints.txt"
             words = shlex.split(re.split(r" (?:install|wheel) ", command)[1])
             for word in words:
                 name, _, version = word.partition("==")
@@ -178,7 +219,9 @@ def test_all_sources_are_sent_to_the_build() -> None:
     assert [name for name in sent if not (ROOT / name).exists()] == []
     packages = {pattern.rstrip("*") for pattern in listed("include")}
     modules = {f"{name}.py" for name in listed("py-modules")}
-    assert packages | modules | {"constraints.txt", "pyproject.toml", "setup.py", "README.md"} <= sent
+    assert (
+        packages | modules | {"constraints.txt", "pyproject.toml", "sbom.py", "setup.py", "README.md"} <= sent
+    )
     copied = {
         source
         for dockerfile in DOCKERFILES
@@ -188,50 +231,3 @@ def test_all_sources_are_sent_to_the_build() -> None:
         for source in rest.split()[:-1]
     }
     assert copied <= sent | {"."}
-
-
-@pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    return read
-
-
-@pytest.mark.parametrize("profile", ["cpu", "gpu"])
-def test_a_profile_is_a_facade_and_its_triton(compose: dict[str, Any], profile: str) -> None:
-    services = compose["services"]
-    chosen = {name: each for name, each in services.items() if profile in each.get("profiles", [profile])}
-    assert "postgres" in chosen
-    (facade,) = [each for each in chosen.values() if each["image"] == f"lmaas-api:{VERSION}"]
-    (name,) = [name for name in chosen if name.startswith("triton-")]
-    triton = chosen[name]
-    assert set(facade["depends_on"]) == {"postgres", name}
-    assert facade["environment"]["LMAAS_TRITON_URLS"] == "grpc://triton:8001"
-    assert triton["image"] == f"lmaas-triton:{VERSION}" + ("-cpu" if profile == "cpu" else "")
-    assert triton["networks"]["default"]["aliases"] == ["triton"]
-    assert facade["environment"]["LMAAS_TRITON_KEY"] == triton["environment"]["LMAAS_TRITON_KEY"]
-    assert "repository:/repository" in facade["volumes"]
-    assert "repository:/repository" in triton["volumes"]
-    assert facade["environment"]["LMAAS_TRITON_REPOSITORY"] == "/repository"
-    assert (facade["environment"].get("LMAAS_DEVICE") == "cuda") is (profile == "gpu")
-
-
-def test_compose_agrees_with_the_images(compose: dict[str, Any]) -> None:
-    volumes = {
-        volume.partition(":")[0] for each in compose["services"].values() for volume in each["volumes"]
-    }
-    assert volumes == set(compose["volumes"])
-    for name, service in compose["services"].items():
-        variables = {each for each in service["environment"] if each.startswith("LMAAS_")}
-        assert variables <= SETTINGS
-        if name == "postgres":
-            assert re.fullmatch(r"docker\.io/library/postgres:\d[\w.-]+", service["image"])
-            continue
-        build = service["build"]
-        stage = final(":".join(filter(None, (build["dockerfile"], build.get("target")))))
-        for volume in service["volumes"]:
-            assert volume.partition(":")[2] in stage.one("VOLUME")
-        assert service["read_only"] is True
-        assert service["tmpfs"] == ["/tmp"]
-        assert service["cap_drop"] == ["ALL"]
-        grace, drain = service["stop_grace_period"], service["environment"]["LMAAS_DRAIN_SECONDS"]
-        assert int(grace.removesuffix("s")) > int(drain) + 2
