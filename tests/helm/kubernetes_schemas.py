@@ -60,8 +60,11 @@ COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
 DURATION: dict[str, Any] = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$"}
 KEY = _object("name key", name=TEXT, key=TEXT)
 SELECTOR = _object("matchLabels", matchLabels=TEXTS)
-RELABELINGS = _list(_object(targetLabel=TEXT, replacement=TEXT, sourceLabels=_list(TEXT), action=TEXT))
+RELABELINGS = _list(
+    _object(targetLabel=TEXT, replacement=TEXT, sourceLabels=_list(TEXT), regex=TEXT, action=TEXT)
+)
 ENDPOINT: dict[str, Any] = {"port": TEXT, "path": TEXT, "interval": DURATION, "relabelings": RELABELINGS}
+MONITORED: dict[str, Any] = {**ENDPOINT, "metricRelabelings": RELABELINGS}
 RULE = _object(
     "alert expr labels annotations",
     **{"alert": TEXT, "expr": TEXT, "for": DURATION, "labels": TEXTS, "annotations": TEXTS},
@@ -98,7 +101,7 @@ FOREIGN = {
             endpoints=_list(
                 _object(
                     "port",
-                    **ENDPOINT,
+                    **MONITORED,
                     scheme={"enum": ["http", "https"]},
                     tlsConfig=_object(serverName=TEXT, ca=_object("secret", secret=KEY)),
                     authorization=_object("credentials", credentials=KEY),

@@ -259,6 +259,18 @@ def test_prometheus_sends_its_key_to_the_route_of_metrics() -> None:
     assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "lmaas"}]
 
 
+def test_an_engine_is_counted_once() -> None:
+    (monitor,) = of_kind("monitoring", "ServiceMonitor")
+    ((rule,),) = (endpoint["metricRelabelings"] for endpoint in monitor["spec"]["endpoints"])
+    assert (rule["sourceLabels"], rule["action"]) == (["__name__"], "drop")
+    exported = re.findall(r'"(lmaas_\w+)"', (ROOT / "runtime" / "triton" / "metrics.py").read_text())
+    assert len(exported) > 10
+    assert all(re.fullmatch(rule["regex"], name) for name in exported)
+    assert not re.search(rule["regex"].removesuffix(".*"), inspect.getsource(metrics).partition("import")[2])
+    (alone,) = of_kind("tls", "ServiceMonitor")
+    assert "metricRelabelings" not in alone["spec"]["endpoints"][0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_notes_end_in_a_curl(name: str) -> None:
     (notes,) = (text for path, text in render(values(name)).items() if path.endswith("NOTES.txt"))
