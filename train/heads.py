@@ -1,11 +1,13 @@
-"""GPT-2 sequence classifiers: starting weights, training and evaluation.
+"""GPT-2 sequence classifiers: starting weights, loss, training and held-out figures.
 
-A server reads the logits at the last token of `tokenizer.encode(text, pair)`. Training can add the loss of
+A server reads the logits at the last token of `tokenizer.encode(text, pair)`. config.json's `problem_type`
+says what they are: one of several classes, any number of classes, or a value. Training can add the loss of
 predicting the text's next tokens, which regularizes the body on small data sets.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +16,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel
 
-from train.batching import length_buckets, pad
-from train.data import LabelRow
-from train.fit import fit
+from train.batching import Batch, EpochBatches, length_buckets, pad
+from train.checkpoint import save_checkpoint
+from train.data import LabelRow, Problem
 from train.optimization import Schedule
+from train.trainer import Figures, Loop
 
 Augment = Callable[[LabelRow, np.random.Generator], LabelRow]
 # Ignored by cross-entropy.
@@ -38,15 +41,18 @@ class HeadRun:
     token_dropout: float = 0.0
     seed: int = 20
 
-    def schedule(self, examples: int) -> Schedule:
-        steps = self.epochs * -(-examples // self.batch)
-        return Schedule(
+    def loop(self, folder: Path, examples: int) -> Loop:
+        """The loop over `examples` rows, with an evaluation after each epoch; its files are in `folder`."""
+        epoch = -(-examples // self.batch)
+        steps = self.epochs * epoch
+        schedule = Schedule(
             steps,
             warmup=min(200, steps // 10 + 1),
             matrix_rate=self.matrix_rate,
             other_rate=self.other_rate,
             weight_decay=self.weight_decay,
         )
+        return Loop(folder, schedule, epoch, seed=self.seed)
 
 
 @torch.no_grad()
@@ -73,36 +79,55 @@ def start_from_body(
 
 def drop_tokens(rows: Tensor, share: float, keep: int) -> Tensor:
     """Replace a share of the tokens by the token `keep`."""
-    return torch.where(torch.rand(rows.shape) < share, keep, rows) if share else rows
+    return torch.where(torch.rand(rows.shape, device=rows.device) < share, keep, rows) if share else rows
 
 
-def classifier_loss(
-    model: GPT2ForSequenceClassification, rows: Tensor, lengths: Tensor, targets: Tensor, run: HeadRun
-) -> Tensor:
-    """Smoothed cross-entropy at the last token, plus the weighted next-token loss.
+def problem_of(config: GPT2Config) -> Problem:
+    """What the classifier answers; one class where config.json does not say."""
+    return next((p for p in Problem if p.problem_type == config.problem_type), Problem.SINGLE)
 
-    `targets` [batch, labels] are probabilities.
+
+def read_last(states: Tensor, lengths: Tensor) -> Tensor:
+    """The state at each row's last token: [rows, tokens, width] -> [rows, width]."""
+    return states[torch.arange(len(states), device=states.device), lengths - 1]
+
+
+def next_token_loss(states: Tensor, rows: Tensor, lengths: Tensor, embeddings: Tensor) -> Tensor:
+    """Mean cross-entropy of predicting the tokens of each row from those before them."""
+    inside = torch.arange(1, rows.shape[1], device=rows.device) < lengths[:, None]
+    predicted = F.linear(states[:, :-1][inside], embeddings)
+    return F.cross_entropy(predicted, rows[:, 1:][inside])
+
+
+def target_loss(logits: Tensor, targets: Tensor, problem: Problem, smoothing: float = 0.0) -> Tensor:
+    """The mean loss of logits [rows, labels]: (smoothed) cross-entropy, or the squared error of a value.
+
+    `targets` have the same shape: probabilities of the classes, or values.
     """
-    blank = model.config.eos_token_id
-    hidden = model.transformer(drop_tokens(rows, run.token_dropout, blank), use_cache=False)[0]
-    logits = model.score(hidden[torch.arange(len(rows)), lengths - 1])
-    loss = F.cross_entropy(logits.float(), targets, label_smoothing=run.label_smoothing)
-    if run.language_loss:
-        inside = torch.arange(1, rows.shape[1]) < lengths[:, None]
-        predicted = F.linear(hidden[:, :-1][inside], model.transformer.wte.weight)
-        loss = loss + run.language_loss * F.cross_entropy(predicted, rows[:, 1:][inside])
-    return loss
+    if problem is Problem.REGRESSION:
+        return F.mse_loss(logits.float(), targets)
+    if problem is Problem.MULTI:
+        return F.binary_cross_entropy_with_logits(
+            logits.float(), torch.lerp(targets, targets * 0 + 0.5, smoothing)
+        )
+    return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+
+
+def targets_of(config: GPT2Config, examples: Sequence[LabelRow]) -> Tensor:
+    """[examples, labels] float32: 1 for each class of a row, or its value; KeyError for an unknown class."""
+    if problem_of(config) is Problem.REGRESSION:
+        return torch.tensor([[example.label] for example in examples], dtype=torch.float32)
+    result = torch.zeros(len(examples), config.num_labels)
+    for row, example in enumerate(examples):
+        names = example.label if isinstance(example.label, tuple) else (str(example.label),)
+        result[row, [config.label2id[name] for name in names]] = 1.0
+    return result
 
 
 def encode(tokenizer: Tokenizer, examples: Sequence[LabelRow]) -> list[list[int]]:
     """Token ids as the server makes them: special tokens added."""
     inputs = [e.text if e.text_pair is None else (e.text, e.text_pair) for e in examples]
     return [encoding.ids for encoding in tokenizer.encode_batch(inputs)]
-
-
-def label_ids(config: GPT2Config, examples: Sequence[LabelRow]) -> list[int]:
-    """The index of each row's label in the model's labels. Raises KeyError for a label that it has not."""
-    return [config.label2id[str(example.label)] for example in examples]
 
 
 @torch.no_grad()
@@ -113,54 +138,102 @@ def class_logits(
     model.eval()
     result = torch.zeros(len(rows), model.config.num_labels)
     for chosen in length_buckets([len(row) for row in rows], batch):
-        ids = pad([rows[index] for index in chosen], model.config.pad_token_id)
-        last = torch.tensor([len(rows[index]) - 1 for index in chosen])
+        ids = pad([rows[index] for index in chosen], model.config.pad_token_id or 0).to(model.device)
+        lengths = torch.tensor([len(rows[index]) for index in chosen], device=model.device)
         hidden = model.transformer(ids, use_cache=False)[0]
-        result[chosen] = model.score(hidden[torch.arange(len(ids)), last]).float()
+        result[chosen] = model.score(read_last(hidden, lengths)).float().cpu()
     return result
+
+
+def classifier_figures(
+    model: GPT2ForSequenceClassification, tokenizer: Tokenizer, examples: Sequence[LabelRow]
+) -> dict[str, float]:
+    """The loss, and what counts: accuracy, micro-averaged F1 (at 0.5), or the root of the squared error."""
+    logits = class_logits(model, encode(tokenizer, examples))
+    targets, problem = targets_of(model.config, examples), problem_of(model.config)
+    figures = {"loss": float(target_loss(logits, targets, problem))}
+    match problem:
+        case Problem.SINGLE:
+            figures["accuracy"] = float((logits.argmax(1) == targets.argmax(1)).float().mean())
+        case Problem.MULTI:
+            found = logits > 0
+            hits = float((found * targets).sum())
+            figures["F1"] = 2 * hits / max(1.0, float(found.sum() + targets.sum()))
+        case Problem.REGRESSION:
+            figures["error"] = figures["loss"] ** 0.5
+    return figures
 
 
 def classifier_accuracy(
     model: GPT2ForSequenceClassification, tokenizer: Tokenizer, examples: Sequence[LabelRow]
 ) -> float:
     """Share of examples whose highest logit is the label, 0 to 1."""
-    predicted = class_logits(model, encode(tokenizer, examples)).argmax(dim=-1)
-    return float((predicted == torch.tensor(label_ids(model.config, examples))).float().mean())
+    return classifier_figures(model, tokenizer, examples)["accuracy"]
 
 
-def train_classifier(
-    model: GPT2ForSequenceClassification,
-    tokenizer: Tokenizer,
-    examples: Sequence[LabelRow],
-    held_out: Sequence[LabelRow],
-    run: HeadRun,
-    augment: Augment | None = None,
-    soft_targets: Tensor | None = None,
-) -> float:
-    """Train in place; ends with the epoch that is best on `held_out`, whose accuracy is returned.
+class ClassifierTraining:
+    """A classifier with the rows that it learns from: batches and loss for `fit`.
 
-    `soft_targets` [examples, labels] replaces the labels, for distillation.
+    `targets` [rows, labels] replace the labels, for distillation. `augment` changes each row anew each epoch.
     """
-    torch.manual_seed(run.seed)
-    generator = np.random.default_rng(run.seed)
-    labels = F.one_hot(torch.tensor(label_ids(model.config, examples)), model.config.num_labels).float()
-    targets = labels if soft_targets is None else soft_targets
 
-    def epochs() -> Iterator[Iterator[tuple[Tensor, Tensor, Tensor]]]:
-        for _ in range(run.epochs):
-            changed = examples if augment is None else [augment(e, generator) for e in examples]
-            yield batches(encode(tokenizer, changed))
+    def __init__(
+        self,
+        model: GPT2ForSequenceClassification,
+        tokenizer: Tokenizer,
+        rows: Sequence[LabelRow],
+        run: HeadRun,
+        augment: Augment | None = None,
+        targets: Tensor | None = None,
+    ) -> None:
+        self.model = model
+        self.batches = EpochBatches(self._epoch, -(-len(rows) // run.batch))
+        self.tokenizer = tokenizer
+        self._rows = rows
+        self._run = run
+        self._augment = augment
+        self._problem = problem_of(model.config)
+        self._targets = targets_of(model.config, rows) if targets is None else targets
 
-    def batches(rows: list[list[int]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for chosen in length_buckets([len(row) for row in rows], run.batch, generator):
-            ids = pad([rows[index] for index in chosen], model.config.pad_token_id)
-            yield ids, torch.tensor([len(rows[index]) for index in chosen]), targets[chosen]
+    def _epoch(self, epoch: int) -> list[Batch]:
+        generator = np.random.default_rng((self._run.seed, epoch))
+        rows = self._rows if self._augment is None else [self._augment(row, generator) for row in self._rows]
+        ids = encode(self.tokenizer, rows)
+        return [
+            {
+                "rows": pad([ids[index] for index in chosen], self.model.config.pad_token_id or 0),
+                "lengths": torch.tensor([len(ids[index]) for index in chosen]),
+                "targets": self._targets[chosen],
+            }
+            for chosen in length_buckets([len(row) for row in ids], self._run.batch, generator)
+        ]
 
-    best = fit(
-        model,
-        epochs(),
-        lambda batch: classifier_loss(model, *batch, run),
-        lambda: {"accuracy": classifier_accuracy(model, tokenizer, held_out)},
-        run.schedule(len(examples)),
-    )
-    return best["accuracy"]
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of the labels at the last token, plus the weighted next-token loss."""
+        model, run, rows = self.model, self._run, batch["rows"]
+        blank = model.config.eos_token_id
+        hidden = model.transformer(drop_tokens(rows, run.token_dropout, blank), use_cache=False)[0]
+        logits = model.score(read_last(hidden, batch["lengths"]))
+        loss = target_loss(logits, batch["targets"], self._problem, run.label_smoothing)
+        if run.language_loss:
+            wte = model.transformer.wte.weight
+            loss = loss + run.language_loss * next_token_loss(hidden, rows, batch["lengths"], wte)
+        return loss
+
+    @property
+    def module(self) -> GPT2ForSequenceClassification:
+        return self.model
+
+    def figures(self, rows: Sequence[LabelRow]) -> dict[str, float]:
+        """See `classifier_figures`."""
+        return classifier_figures(self.model, self.tokenizer, rows)
+
+    def score(self, figures: Figures) -> float:
+        """What the best epoch has most of; the loss decides between equal figures."""
+        main = figures.get("accuracy", figures.get("F1", -figures.get("error", 0.0)))
+        return main - 1e-6 * figures["loss"]
+
+    def save(self, out: Path) -> None:
+        """Write the checkpoint folder."""
+        names = ["GPT2ForSequenceClassification"]
+        save_checkpoint(out, self.model, self.model.config, self.tokenizer, architectures=names)

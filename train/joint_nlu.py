@@ -101,7 +101,8 @@ def predict(
     results: dict[int, Prediction] = {}
     joint.model.eval()
     for chosen in length_buckets([len(row) for row in rows], batch):
-        hidden = joint.model.hidden(pad([rows[index] for index in chosen], joint.model.config.eos_token_id))
+        ids = pad([rows[index] for index in chosen], joint.model.config.eos_token_id)
+        hidden = joint.model.hidden(ids.to(joint.model.intent_head.weight.device))
         for place, index in enumerate(chosen):
             intent = joint.model.intent_head(hidden[place, len(rows[index]) - 1]).argmax().item()
             tags = joint.model.slot_head(hidden[place, firsts[index]]).argmax(dim=-1).tolist()

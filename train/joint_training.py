@@ -1,20 +1,22 @@
 """Training of the joint intent and slot model, with augmentation for text as people type it."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.batching import length_buckets, pad
+from train.batching import Batch, EpochBatches, length_buckets, pad
+from train.checkpoint import save_checkpoint
 from train.data import UtteranceRow
 from train.evaluate import accuracy, span_f1
-from train.fit import fit
-from train.heads import IGNORED, HeadRun, drop_tokens
-from train.joint_nlu import JointCheckpoint, layout, predict, word_spans, word_starts
+from train.heads import IGNORED, HeadRun, drop_tokens, next_token_loss, read_last
+from train.joint_nlu import JointCheckpoint, JointNlu, layout, predict, word_spans, word_starts
+from train.trainer import Figures
 
 # SNIPS has no apostrophes: "clinton s" was "clinton's". These endings are written after a word like this.
 _CLITICS = {"s": "'s", "m": "'m", "d": "'d", "ll": "'ll", "re": "'re", "ve": "'ve", "t": "'t"}
@@ -103,80 +105,95 @@ def token_tags(
     return result
 
 
-def joint_loss(
-    joint: JointCheckpoint, rows: Tensor, lengths: Tensor, tags: Tensor, intents: Tensor, run: JointRun
-) -> Tensor:
+def joint_loss(joint: JointCheckpoint, batch: Batch, run: JointRun) -> Tensor:
     """Smoothed cross-entropies of the intent and of the tags, plus the weighted next-token loss."""
-    model = joint.model
+    model, rows, lengths, tags = joint.model, batch["rows"], batch["lengths"], batch["tags"]
     hidden = model.hidden(drop_tokens(rows, run.token_dropout, model.config.eos_token_id))
-    intent_logits = model.intent_head(hidden[torch.arange(len(rows)), lengths - 1])
+    intent_logits = model.intent_head(read_last(hidden, lengths))
     inside = tags != IGNORED
     slot_logits = model.slot_head(hidden[inside])
-    loss = F.cross_entropy(intent_logits, intents, label_smoothing=run.label_smoothing)
+    loss = F.cross_entropy(intent_logits, batch["intents"], label_smoothing=run.label_smoothing)
     loss = loss + run.slot_weight * F.cross_entropy(
         slot_logits, tags[inside], label_smoothing=run.label_smoothing
     )
     if run.language_loss:
-        known = torch.arange(1, rows.shape[1]) < lengths[:, None]
-        predicted = F.linear(hidden[:, :-1][known], model.transformer.wte.weight)
-        loss = loss + run.language_loss * F.cross_entropy(predicted, rows[:, 1:][known])
+        wte = model.transformer.wte.weight
+        loss = loss + run.language_loss * next_token_loss(hidden, rows, lengths, wte)
     return loss
 
 
-def joint_figures(joint: JointCheckpoint, utterances: Sequence[UtteranceRow]) -> tuple[float, float]:
+def joint_figures(joint: JointCheckpoint, utterances: Sequence[UtteranceRow]) -> dict[str, float]:
     """Intent accuracy and slot span F1 at word level, both 0 to 1."""
     predictions = predict(joint, [utterance.words for utterance in utterances])
-    return (
-        accuracy([p.intent for p in predictions], [u.intent for u in utterances]),
-        span_f1([p.tags for p in predictions], [u.tags for u in utterances]),
-    )
+    return {
+        "intent accuracy": accuracy([p.intent for p in predictions], [u.intent for u in utterances]),
+        "slot F1": span_f1([p.tags for p in predictions], [u.tags for u in utterances]),
+    }
 
 
-def _encode_epoch(
-    joint: JointCheckpoint,
-    utterances: Sequence[UtteranceRow],
-    values: SlotValues,
-    run: JointRun,
-    generator: np.random.Generator,
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Input rows and tag rows of one epoch; tags are IGNORED where no slot is read."""
-    index = {tag: number for number, tag in enumerate(joint.slots)}
-    separator = joint.model.config.eos_token_id
-    rows, tag_rows = [], []
-    for utterance in utterances:
-        changed = values.exchange(utterance, run.exchange, generator)
-        tagged = as_typed(changed, generator) if generator.random() < run.typed else as_written(changed)
-        encoding = joint.tokenizer.encode(tagged.text, add_special_tokens=False)
-        rows.append(layout(encoding.ids, separator, joint.echo))
-        tags = token_tags(encoding.offsets, tagged, index)
-        tag_rows.append([IGNORED] * (len(rows[-1]) - len(tags)) + tags)
-    return rows, tag_rows
+class JointTraining:
+    """A joint model with the utterances that it learns from: batches and loss for `fit`."""
 
+    def __init__(self, joint: JointCheckpoint, utterances: Sequence[UtteranceRow], run: JointRun) -> None:
+        self.joint = joint
+        self.batches = EpochBatches(self._epoch, -(-len(utterances) // run.batch))
+        self._utterances = utterances
+        self._run = run
+        self._values = SlotValues(utterances)
+        self._intents = torch.tensor([joint.intents.index(utterance.intent) for utterance in utterances])
 
-def train_joint(
-    joint: JointCheckpoint,
-    utterances: Sequence[UtteranceRow],
-    held_out: Sequence[UtteranceRow],
-    run: JointRun,
-) -> tuple[float, float]:
-    """Train in place; ends with the epoch whose sum of intent accuracy and slot F1 on `held_out` is best."""
-    torch.manual_seed(run.seed)
-    generator = np.random.default_rng(run.seed)
-    values = SlotValues(utterances)
-    intents = torch.tensor([joint.intents.index(utterance.intent) for utterance in utterances])
+    def loss(self, batch: Batch) -> Tensor:
+        """See `joint_loss`."""
+        return joint_loss(self.joint, batch, self._run)
 
-    def epoch() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        rows, tag_rows = _encode_epoch(joint, utterances, values, run, generator)
-        for chosen in length_buckets([len(row) for row in rows], run.batch, generator):
-            ids = pad([rows[i] for i in chosen], joint.model.config.eos_token_id)
-            lengths = torch.tensor([len(rows[i]) for i in chosen])
-            yield ids, lengths, pad([tag_rows[i] for i in chosen], IGNORED), intents[chosen]
+    def _epoch(self, epoch: int) -> list[Batch]:
+        generator = np.random.default_rng((self._run.seed, epoch))
+        rows, tag_rows = self._encode(generator)
+        return [
+            {
+                "rows": pad([rows[i] for i in chosen], self.joint.model.config.eos_token_id),
+                "lengths": torch.tensor([len(rows[i]) for i in chosen]),
+                "tags": pad([tag_rows[i] for i in chosen], IGNORED),
+                "intents": self._intents[chosen],
+            }
+            for chosen in length_buckets([len(row) for row in rows], self._run.batch, generator)
+        ]
 
-    best = fit(
-        joint.model,
-        (epoch() for _ in range(run.epochs)),
-        lambda batch: joint_loss(joint, *batch, run),
-        lambda: dict(zip(("intent", "slot F1"), joint_figures(joint, held_out), strict=True)),
-        run.schedule(len(utterances)),
-    )
-    return best["intent"], best["slot F1"]
+    def _encode(self, generator: np.random.Generator) -> tuple[list[list[int]], list[list[int]]]:
+        """Input rows and tag rows of one epoch; tags are IGNORED where no slot is read."""
+        joint, run = self.joint, self._run
+        index = {tag: number for number, tag in enumerate(joint.slots)}
+        separator = joint.model.config.eos_token_id
+        rows, tag_rows = [], []
+        for utterance in self._utterances:
+            changed = self._values.exchange(utterance, run.exchange, generator)
+            tagged = as_typed(changed, generator) if generator.random() < run.typed else as_written(changed)
+            encoding = joint.tokenizer.encode(tagged.text, add_special_tokens=False)
+            rows.append(layout(encoding.ids, separator, joint.echo))
+            tags = token_tags(encoding.offsets, tagged, index)
+            tag_rows.append([IGNORED] * (len(rows[-1]) - len(tags)) + tags)
+        return rows, tag_rows
+
+    @property
+    def module(self) -> JointNlu:
+        return self.joint.model
+
+    def figures(self, rows: Sequence[UtteranceRow]) -> dict[str, float]:
+        """See `joint_figures`."""
+        return joint_figures(self.joint, rows)
+
+    def score(self, figures: Figures) -> float:
+        """The sum of both figures."""
+        return sum(figures.values())
+
+    def save(self, out: Path) -> None:
+        """Write the checkpoint folder."""
+        save_checkpoint(
+            out,
+            self.joint.model,
+            self.joint.model.config,
+            self.joint.tokenizer,
+            architectures=["GPT2ForJointNlu"],
+            slot_labels=list(self.joint.slots),
+            nlu_echo=self.joint.echo,
+        )

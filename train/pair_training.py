@@ -6,7 +6,7 @@ Kolter, Mimetic initialization of self-attention layers, 2023), targets for the 
 predictions of a teacher. Only the weights of the classifier are kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GPT2ForSequenceClassification
 
-from train.batching import length_buckets, pad
-from train.data import LabelRow
-from train.fit import fit
-from train.heads import Augment, HeadRun, classifier_accuracy, drop_tokens, label_ids
+from train.batching import Batch, length_buckets, pad
+from train.data import LabelRow, Problem
+from train.heads import Augment, ClassifierTraining, HeadRun, drop_tokens, read_last, target_loss
 from train.overlap import NO_TARGET, PAIR_TARGETS, TOKEN_TARGETS, pair_targets, teach, token_targets
 
 # Initial attention logit between equal tokens.
@@ -32,7 +32,6 @@ class Matching:
 
     heads: int = 2
     weight: float = 0.3
-    rate: float = 3e-3
     # Share of the teacher's predictions in the targets.
     teacher: float = 0.5
 
@@ -69,19 +68,8 @@ class MatchingHeads(torch.nn.Module):
         return by_token + F.binary_cross_entropy_with_logits(self.pair(last).float(), of_pairs)
 
 
-@dataclass(frozen=True)
-class MatchingBatch:
-    """Padded rows with the index of each row's last token, and the three kinds of targets."""
-
-    ids: Tensor
-    last: Tensor
-    labels: Tensor  # [rows, labels] probabilities
-    of_tokens: Tensor
-    of_pairs: Tensor
-
-
-class PairEpochs:
-    """Batches of augmented examples; each epoch augments and shuffles them again."""
+class PairTraining(ClassifierTraining):
+    """A classifier of pairs that is trained with its matching heads."""
 
     def __init__(
         self,
@@ -90,68 +78,47 @@ class PairEpochs:
         examples: Sequence[LabelRow],
         run: HeadRun,
         augment: Augment,
-        teacher: float,
+        matching: Matching,
     ) -> None:
-        self._config = model.config
-        self._tokenizer = tokenizer
-        self._examples = examples
-        self._run = run
-        self._augment = augment
-        self._generator = np.random.default_rng(run.seed)
-        ids = label_ids(model.config, examples)
-        labels = F.one_hot(torch.tensor(ids), model.config.num_labels).float()
-        self._labels = torch.lerp(labels, teach(examples, ids), teacher)
+        super().__init__(model, tokenizer, examples, run, augment)
+        torch.manual_seed(run.seed)
+        look_for_equal_tokens(model, matching.heads)
+        self.heads = MatchingHeads(model.config.n_embd)
+        self._both = torch.nn.ModuleDict({"model": model, "heads": self.heads})
+        self._augmented = augment
+        self._matching = matching
+        taught = teach(examples, self._targets.argmax(dim=1).tolist())
+        self._targets = torch.lerp(self._targets, taught, matching.teacher)
         self._of_pairs = torch.tensor([pair_targets(e) for e in examples])
 
-    def __iter__(self) -> Iterator[Iterator[MatchingBatch]]:
-        for _ in range(self._run.epochs):
-            yield self._epoch()
+    @property
+    def module(self) -> torch.nn.Module:
+        return self._both
 
-    def _epoch(self) -> Iterator[MatchingBatch]:
-        changed = [self._augment(e, self._generator) for e in self._examples]
-        encodings = self._tokenizer.encode_batch([(e.text, e.text_pair) for e in changed])
+    def _epoch(self, epoch: int) -> list[Batch]:
+        generator = np.random.default_rng((self._run.seed, epoch))
+        changed = [self._augmented(e, generator) for e in self._rows]
+        encodings = self.tokenizer.encode_batch([(e.text, e.text_pair) for e in changed])
         rows = [encoding.ids for encoding in encodings]
-        closing = self._config.eos_token_id
+        closing = self.model.config.eos_token_id
         of_tokens = [token_targets(e, c, closing) for e, c in zip(changed, encodings, strict=True)]
-        for chosen in length_buckets([len(row) for row in rows], self._run.batch, self._generator):
-            wanted = [of_tokens[index] for index in chosen]
-            yield MatchingBatch(
-                ids=pad([rows[index] for index in chosen], self._config.pad_token_id),
-                last=torch.tensor([len(rows[index]) - 1 for index in chosen]),
-                labels=self._labels[chosen],
-                of_tokens=torch.nn.utils.rnn.pad_sequence(wanted, True, NO_TARGET),
-                of_pairs=self._of_pairs[chosen],
-            )
+        return [
+            {
+                "rows": pad([rows[index] for index in chosen], self.model.config.pad_token_id),
+                "lengths": torch.tensor([len(rows[index]) for index in chosen]),
+                "targets": self._targets[chosen],
+                "of_tokens": pad_sequence([of_tokens[index] for index in chosen], True, NO_TARGET),
+                "of_pairs": self._of_pairs[chosen],
+            }
+            for chosen in length_buckets([len(row) for row in rows], self._run.batch, generator)
+        ]
 
-
-def train_pair_classifier(
-    model: GPT2ForSequenceClassification,
-    tokenizer: Tokenizer,
-    examples: Sequence[LabelRow],
-    held_out: Sequence[LabelRow],
-    run: HeadRun,
-    augment: Augment,
-    matching: Matching,
-) -> float:
-    """Train in place; ends with the epoch that is best on `held_out`, whose accuracy is returned."""
-    torch.manual_seed(run.seed)
-    look_for_equal_tokens(model, matching.heads)
-    heads = MatchingHeads(model.config.n_embd)
-
-    def loss_of(batch: MatchingBatch) -> Tensor:
-        ids = drop_tokens(batch.ids, run.token_dropout, model.config.eos_token_id)
-        states = model.transformer(ids, use_cache=False, output_hidden_states=True)
-        read = states[0][torch.arange(len(ids)), batch.last]
-        loss = F.cross_entropy(model.score(read).float(), batch.labels)
-        extra = heads.loss(states.hidden_states[1], read, batch.of_tokens, batch.of_pairs)
-        return loss + matching.weight * extra
-
-    best = fit(
-        model,
-        PairEpochs(model, tokenizer, examples, run, augment, matching.teacher),
-        loss_of,
-        lambda: {"accuracy": classifier_accuracy(model, tokenizer, held_out)},
-        run.schedule(len(examples)),
-        auxiliary=torch.optim.AdamW(heads.parameters(), lr=matching.rate),
-    )
-    return best["accuracy"]
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of the labels, and the weighted loss of the matching heads."""
+        ids = drop_tokens(batch["rows"], self._run.token_dropout, self.model.config.eos_token_id)
+        states = self.model.transformer(ids, use_cache=False, output_hidden_states=True)
+        read = read_last(states[0], batch["lengths"])
+        loss = target_loss(self.model.score(read), batch["targets"], Problem.SINGLE)
+        first = states.hidden_states[1]
+        extra = self.heads.loss(first, read, batch["of_tokens"], batch["of_pairs"])
+        return loss + self._matching.weight * extra

@@ -67,9 +67,9 @@ def test_language_model_reads_a_story(models: Path, data: Path) -> None:
 
 
 def test_joint_nlu_on_fixed_utterances(models: Path, data: Path) -> None:
-    intent, slot = joint_figures(load_joint(models / "mini-nlu"), read_snips(data, "test")[:150])
-    assert intent >= 0.95
-    assert slot >= 0.85
+    found = joint_figures(load_joint(models / "mini-nlu"), read_snips(data, "test")[:150])
+    assert found["intent accuracy"] >= 0.95
+    assert found["slot F1"] >= 0.85
 
 
 def test_sentiment_on_fixed_sentences(models: Path, data: Path) -> None:

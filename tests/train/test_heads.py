@@ -1,5 +1,7 @@
 """Classifier training, starting from a body, and the augmentation of reviews."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 from tests.train.tiny import SENTENCES, tiny_config, tiny_tokenizer
 from train.augment import as_review, as_statement, detokenise
 from train.data import LabelRow
-from train.heads import HeadRun, class_logits, encode, start_from_body, train_classifier
+from train.heads import ClassifierTraining, HeadRun, class_logits, encode, start_from_body
 from train.tokenizer import END_OF_TEXT_ID, end_with_end_of_text
+from train.training import train_on
 
 EXAMPLES = [LabelRow(1, text, None, "LABEL_1" if "bear" in text else "LABEL_0") for text in SENTENCES]
 
@@ -22,12 +25,14 @@ def tiny_classifier() -> GPT2ForSequenceClassification:
     return GPT2ForSequenceClassification(config)
 
 
-def test_classifier_learns_its_sentences() -> None:
+def test_classifier_learns_its_sentences(tmp_path: Path) -> None:
     model, tokenizer = tiny_classifier(), tiny_tokenizer(lowercase=True)
     end_with_end_of_text(tokenizer)
     examples = [LabelRow(1, "the bear", None, "LABEL_1"), LabelRow(2, "the fox", None, "LABEL_0")] * 8
     run = HeadRun(epochs=8, batch=4, language_loss=0.1)
-    assert train_classifier(model, tokenizer, examples, examples, run) == 1.0
+    training = ClassifierTraining(model, tokenizer, examples, run)
+    found = train_on(training, examples, run.loop(tmp_path, len(examples)))
+    assert found["accuracy"] == 1.0
 
 
 def test_batched_logits_equal_those_of_transformers() -> None:

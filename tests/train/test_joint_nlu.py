@@ -13,14 +13,15 @@ from train.data import UtteranceRow
 from train.joint_nlu import JointCheckpoint, JointNlu, layout, load_joint, predict, word_spans, word_starts
 from train.joint_training import (
     JointRun,
+    JointTraining,
     SlotValues,
     as_typed,
     as_written,
     joint_figures,
     token_tags,
-    train_joint,
 )
 from train.tokenizer import train_tokenizer
+from train.training import train_on
 
 UTTERANCES = [
     UtteranceRow(
@@ -80,12 +81,12 @@ def test_exchanged_values_stay_within_their_slot() -> None:
 
 
 @pytest.mark.parametrize("echo", [True, False])
-def test_joint_model_learns_its_utterances(echo: bool) -> None:
+def test_joint_model_learns_its_utterances(echo: bool, tmp_path: Path) -> None:
     joint = untrained(echo)
     run = JointRun(epochs=10, batch=4, language_loss=0.0, typed=0.0, exchange=0.0, echo=echo)
-    intent, slot = train_joint(joint, UTTERANCES * 8, UTTERANCES, run)
-    assert intent == 1.0
-    assert slot == 1.0
+    training = JointTraining(joint, UTTERANCES * 8, run)
+    figures = train_on(training, UTTERANCES, run.loop(tmp_path, len(UTTERANCES) * 8))
+    assert figures == {"intent accuracy": 1.0, "slot F1": 1.0}
 
 
 def test_saved_model_predicts_the_same(tmp_path: Path) -> None:

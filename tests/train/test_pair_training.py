@@ -1,5 +1,7 @@
 """Words that both texts of a pair have: the targets, the teacher, and training that learns to match."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import GPT2ForSequenceClassification
@@ -8,8 +10,9 @@ from tests.train.tiny import tiny_config, tiny_tokenizer
 from train.data import LabelRow
 from train.heads import HeadRun
 from train.overlap import NO_TARGET, features, pair_targets, stem, teach, token_targets
-from train.pair_training import Matching, look_for_equal_tokens, train_pair_classifier
+from train.pair_training import Matching, PairTraining, look_for_equal_tokens
 from train.tokenizer import END_OF_TEXT_ID, PADDING, end_with_end_of_text
+from train.training import train_on
 
 ANIMALS = ("bear", "fox", "bird", "wolf", "hare", "duck", "mole", "crow")
 PAIRS = [
@@ -71,9 +74,11 @@ def test_equal_tokens_attract_each_other() -> None:
     assert (logits.argmax(dim=1) == torch.arange(len(logits))).float().mean() > 0.9
 
 
-def test_a_pair_classifier_trains() -> None:
+def test_a_pair_classifier_trains(tmp_path: Path) -> None:
     model, tokenizer = tiny_classifier(), tiny_tokenizer(lowercase=True)
     end_with_end_of_text(tokenizer)
     run = HeadRun(epochs=12, batch=4, language_loss=0.0, label_smoothing=0.0)
     matching = Matching(heads=1, teacher=0.0)
-    assert train_pair_classifier(model, tokenizer, PAIRS, PAIRS, run, lambda e, _: e, matching) >= 0.75
+    training = PairTraining(model, tokenizer, PAIRS, run, lambda e, _: e, matching)
+    found = train_on(training, PAIRS, run.loop(tmp_path, len(PAIRS)))
+    assert found["accuracy"] >= 0.75

@@ -10,12 +10,13 @@ from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from train.checkpoint import save_checkpoint
 from train.data import LabelRow
-from train.heads import Augment, HeadRun, classifier_accuracy, start_from_body, train_classifier
+from train.heads import Augment, ClassifierTraining, HeadRun, classifier_accuracy, start_from_body
 from train.language_model import make_config
-from train.pair_training import Matching, train_pair_classifier
+from train.pair_training import Matching, PairTraining
+from train.recipes.command import working_folder
 from train.tokenizer import END_OF_TEXT_ID, PADDING, train_tokenizer
+from train.training import train_on
 
 log = logging.getLogger(__name__)
 
@@ -97,18 +98,18 @@ def train_plan(plan: Plan, data: Path, out: Path) -> None:
     tokenizer = make_tokenizer(plan, examples)
     held_out = plan.read(data, plan.held_out)
     states = []
-    for run in plan.runs:
+    for number, run in enumerate(plan.runs, 1):
         model = make_model(plan, tokenizer, out.parent / "mini-lm")
-        if plan.matching is None:
-            best = train_classifier(model, tokenizer, examples, held_out, run, plan.augment)
-        else:
-            best = train_pair_classifier(
-                model, tokenizer, examples, held_out, run, plan.augment, plan.matching
-            )
-        log.info("%s, %d epochs: %s accuracy %.4f", plan.name, run.epochs, plan.held_out, best)
+        # A recipe that was interrupted continues from here.
+        loop = run.loop(working_folder(out) / f"run{number}", len(examples))
+        training = ClassifierTraining(model, tokenizer, examples, run, plan.augment)
+        if plan.matching is not None:
+            training = PairTraining(model, tokenizer, examples, run, plan.augment, plan.matching)
+        best = train_on(training, held_out, loop)
+        log.info("%s, %d epochs: %s %s", plan.name, run.epochs, plan.held_out, best)
         states.append(model.state_dict())
     model.load_state_dict(mean_state(states))
-    save_checkpoint(out, model, model.config, tokenizer, architectures=["GPT2ForSequenceClassification"])
+    training.save(out)
 
 
 def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -11,15 +11,15 @@ from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
 from train.cards import FAIRYTALES, GUTENBERG, SNIPS, TINYSTORIES, Card, Figure
-from train.checkpoint import save_checkpoint
 from train.data import UtteranceRow
 from train.heads import start_from_body
 from train.joint_nlu import JointCheckpoint, JointNlu, load_joint, predict
-from train.joint_training import JointRun, joint_figures, train_joint
+from train.joint_training import JointRun, JointTraining, joint_figures
 from train.language_model import make_config
-from train.recipes.command import Recipe, main
+from train.recipes.command import Recipe, main, working_folder
 from train.recipes.sets import read_snips
 from train.tokenizer import END_OF_TEXT_ID, train_tokenizer
+from train.training import train_on
 
 log = logging.getLogger(__name__)
 
@@ -61,18 +61,14 @@ def train(data: Path, out: Path) -> None:
     """Train and write the checkpoint of the epoch that is best on valid."""
     utterances = read_snips(data, "train")
     joint = build(utterances, out.parent / "mini-lm")
-    for run in (RUN, FINISH):
-        best = train_joint(joint, utterances, read_snips(data, "valid"), run)
-        log.info("mini-nlu: valid intent %.4f slot F1 %.4f", *best)
-    save_checkpoint(
-        out,
-        joint.model,
-        joint.model.config,
-        joint.tokenizer,
-        architectures=["GPT2ForJointNlu"],
-        slot_labels=list(joint.slots),
-        nlu_echo=joint.echo,
-    )
+    held_out = read_snips(data, "valid")
+    for number, run in enumerate((RUN, FINISH), 1):
+        torch.manual_seed(run.seed)
+        loop = run.loop(working_folder(out) / f"run{number}", len(utterances))
+        training = JointTraining(joint, utterances, run)
+        best = train_on(training, held_out, loop)
+        log.info("mini-nlu: valid %s", best)
+    training.save(out)
 
 
 def describe(data: Path, folder: Path) -> None:
@@ -81,12 +77,11 @@ def describe(data: Path, folder: Path) -> None:
     figures = []
     for split, note in (("test", ""), ("valid", "; chose the epoch")):
         utterances = read_snips(data, split)
-        intent, slot = joint_figures(joint, utterances)
+        found = joint_figures(joint, utterances)
         how = f"SNIPS {split}, {len(utterances)} utterances{note}"
-        figures.append(Figure(f"intent accuracy, {split}", f"{intent:.1%}", how))
-        figures.append(
-            Figure(f"slot F1, {split}", f"{slot:.1%}", f"exact spans of words as in conlleval; {how}")
-        )
+        figures.append(Figure(f"intent accuracy, {split}", f"{found['intent accuracy']:.1%}", how))
+        spans = f"exact spans of words as in conlleval; {how}"
+        figures.append(Figure(f"slot F1, {split}", f"{found['slot F1']:.1%}", spans))
     for figure in figures:
         log.info("%s: %s", figure.what, figure.value)
     make_card(figures, write_examples(joint)).write(folder)
