@@ -7,12 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import export, inspect, keys, lifecycle, local, operations, perf, store, tasks, triton
+from cli import export, inspect, keys, lifecycle, local, operations, perf, store, tasks, train, triton
 from cli.command import Commands, fail
 from client.http import API_KEY
 
 OURS = frozenset({"api", "cli", "client", "export", "kernels", "perf", "runtime", "train"})
-EXTRAS = {"export": "export", "inspect": "export", "perf": "perf"}  # every other command needs `serve`
+EXTRAS = {
+    "export": "export",
+    "inspect": "export",
+    "perf": "perf",
+    "train": "train",
+}  # every other command needs `serve`
 
 
 class Lmaas(Commands):
@@ -65,6 +70,7 @@ app.command(rich_help_panel=SERVE)(triton.triton)
 app.command(rich_help_panel=SERVE)(triton.health)
 app.command(rich_help_panel=SERVE)(export.export)
 app.command(rich_help_panel=SERVE)(inspect.inspect)
+app.add_typer(train.train, name="train", rich_help_panel=SERVE)
 app.command(rich_help_panel=SERVE)(local.config)
 app.command(rich_help_panel=SERVE)(local.version)
 app.add_typer(keys.keys, name="keys", rich_help_panel=SERVE)

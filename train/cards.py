@@ -64,11 +64,10 @@ SNLI = DataSource(
 )
 
 TEMPLATE = """---
-language: en
-license: {card.licence}
+{language}license: {card.licence}
 library_name: transformers
 pipeline_tag: {card.pipeline_tag}
-tags: [gpt2, lmaas, from-scratch]
+tags: [{tags}]
 ---
 
 # {card.name}
@@ -122,6 +121,8 @@ class Card:
     figures: Sequence[Figure]
     sections: dict[str, str] = field(default_factory=dict)
     limits: Sequence[str] = ()
+    tags: Sequence[str] = ("gpt2", "lmaas", "from-scratch")
+    language: str | None = "en"
 
     def render(self, size: int) -> str:
         """The Markdown text; `size` is the folder's size in bytes."""
@@ -130,7 +131,14 @@ class Card:
         sections = "\n\n".join(f"## {title}\n\n{text}" for title, text in self.sections.items())
         limits = "\n".join(f"- {limit}" for limit in self.limits)
         return TEMPLATE.format(
-            card=self, megabytes=size / 1e6, data=data, figures=figures, sections=sections, limits=limits
+            card=self,
+            language=f"language: {self.language}\n" if self.language else "",
+            tags=", ".join(self.tags),
+            megabytes=size / 1e6,
+            data=data,
+            figures=figures,
+            sections=sections,
+            limits=limits,
         )
 
     def write(self, folder: Path) -> None:

@@ -13,12 +13,12 @@ from train.tokenizer import END_OF_TEXT
 MAX_BYTES_OF_ALL_MODELS = 28_000_000
 
 
-def half_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state as contiguous fp16 tensors, without buffers and without the tied language-model head."""
+def half_tensors(model: torch.nn.Module, tied: bool = True) -> dict[str, torch.Tensor]:
+    """The state as contiguous fp16 tensors, without buffers, and without a language model's tied head."""
     return {
-        name: tensor.detach().to(torch.float16).contiguous()
+        name: tensor.detach().to("cpu", torch.float16).contiguous()
         for name, tensor in model.state_dict().items()
-        if name != "lm_head.weight" and not name.endswith((".attn.bias", ".attn.masked_bias"))
+        if not (tied and name == "lm_head.weight") and not name.endswith((".attn.bias", ".attn.masked_bias"))
     }
 
 
@@ -28,22 +28,28 @@ def save_checkpoint(
     """Write the folder; `extra` keys are added to config.json (they override what transformers writes)."""
     out.mkdir(parents=True, exist_ok=True)
     written = {**config.to_diff_dict(), **extra}
-    written.update(activation_function="gelu_new", torch_dtype="float16")
+    written["torch_dtype"] = "float16"
+    if config.activation_function == "gelu_pytorch_tanh":
+        # The same function, under the name that every release of transformers knows.
+        written["activation_function"] = "gelu_new"
     written.pop("dtype", None)
     text = json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False)
     (out / "config.json").write_text(text + "\n", "utf-8")
-    save_file(half_tensors(model), out / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        half_tensors(model, config.tie_word_embeddings), out / "model.safetensors", metadata={"format": "pt"}
+    )
     # safetensors makes the file readable only by its owner; a server may run under another account.
     (out / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
-    padding = END_OF_TEXT if config.pad_token_id is None else tokenizer.id_to_token(config.pad_token_id)
+    end = END_OF_TEXT if config.eos_token_id is None else tokenizer.id_to_token(config.eos_token_id)
+    padding = end if config.pad_token_id is None else tokenizer.id_to_token(config.pad_token_id)
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
+        "bos_token": end,
+        "eos_token": end,
         "pad_token": padding,
         # Without it transformers would switch tokenizer.json's own setting off.
-        "add_prefix_space": tokenizer.pre_tokenizer.add_prefix_space,
+        "add_prefix_space": getattr(tokenizer.pre_tokenizer, "add_prefix_space", False),
         "model_max_length": config.n_positions,
         "clean_up_tokenization_spaces": False,
     }

@@ -122,7 +122,7 @@ def negative_log_likelihood(
     model.eval()
     total, count = 0.0, 0
     for document in documents:
-        tokens = torch.tensor([separator, *document])
+        tokens = torch.tensor([separator, *document], device=model.device)
         done = 1
         while done < len(tokens):
             start = 0 if done == 1 else done - window // 2

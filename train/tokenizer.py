@@ -27,10 +27,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, lowercase: bool = Fal
     return tokenizer
 
 
-def end_with_end_of_text(tokenizer: Tokenizer) -> None:
-    """Append `<|endoftext|>` to one text, and put it after both halves of a pair."""
+def end_with_end_of_text(tokenizer: Tokenizer, end: int = END_OF_TEXT_ID) -> None:
+    """Append the token `end` to one text, and put it after both halves of a pair."""
+    name = tokenizer.id_to_token(end)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {END_OF_TEXT}",
-        pair=f"$A {END_OF_TEXT} $B:1 {END_OF_TEXT}:1",
-        special_tokens=[(END_OF_TEXT, END_OF_TEXT_ID)],
+        single=f"$A {name}",
+        pair=f"$A {name} $B:1 {name}:1",
+        special_tokens=[(name, end)],
     )

@@ -33,10 +33,11 @@ from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from train.batching import Batch
+from train.callbacks import EvaluateOnTime, ShowProgress
 from train.optimization import Schedule, autocast_type, make_optimizer
 from train.run_files import MetricsFile, flush, write_atomically
 
@@ -77,6 +78,8 @@ class Loop:
     precision: str = "auto"
     seed: int = 20
     progress: bool = False
+    # auto takes a GPU if there is one; cpu does not.
+    device: str = "auto"
 
     def fixed(self) -> dict[str, object]:
         """What must not change when a run continues."""
@@ -139,17 +142,6 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
     return found
 
 
-class _EvaluateOnTime(TrainerCallback):  # type: ignore[misc]
-    """Asks for an evaluation after each interval, and after the last step."""
-
-    def __init__(self, every: int) -> None:
-        self._every = every
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self._every == 0 or state.global_step >= state.max_steps:
-            control.should_evaluate = True
-
-
 class LoopTrainer(Trainer):  # type: ignore[misc]
     """transformers' Trainer for batches, a loss and figures of our own. Use it through `fit`."""
 
@@ -172,7 +164,7 @@ class LoopTrainer(Trainer):  # type: ignore[misc]
             model,
             _arguments(loop),
             train_dataset=batches,
-            callbacks=[_EvaluateOnTime(loop.evaluate_every)],
+            callbacks=[EvaluateOnTime(loop.evaluate_every), *([ShowProgress()] if loop.progress else [])],
         )
         self.remove_callback(PrinterCallback)
         # The loss is a mean; Trainer then divides it by the number of batches that are added up.
@@ -291,9 +283,10 @@ def _arguments(loop: Loop) -> TrainingArguments:
         save_strategy="steps",
         save_steps=loop.save_every or loop.evaluate_every,
         save_total_limit=loop.keep,
+        use_cpu=loop.device == "cpu",
         metric_for_best_model="score",
         greater_is_better=True,
-        disable_tqdm=not loop.progress,
+        disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",
     )

@@ -1,0 +1,38 @@
+"""A stored artifact becomes the checkpoint again that it was exported from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.checkpoint.folder import Checkpoint, expected_shapes
+from export.errors import ExportError
+from export.pipeline import export_checkpoint
+from runtime.contract import Variant
+from train.stored import fetch_stored, write_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", ["mini-nlu", "mini-sentiment"])
+def test_the_weights_and_the_config_come_back(tmp_path: Path, name: str) -> None:
+    source = ROOT / "models" / name
+    export_checkpoint(source, tmp_path / "artifact", name=name, variants=[Variant.FP32])
+    folder = write_checkpoint(tmp_path / "artifact", tmp_path / "checkpoint", name)
+    before, after = Checkpoint.open(source), Checkpoint.open(folder)
+    assert after.config == before.config
+    for weight in expected_shapes(before.config):
+        np.testing.assert_array_equal(after.weight(weight), before.weight(weight))
+    text = ("play some jazz", "a fine film")
+    assert after.tokenizer.encode(*text).ids == before.tokenizer.encode(*text).ids
+
+
+def test_an_artifact_needs_its_fp32_graph(tmp_path: Path) -> None:
+    source = ROOT / "models" / "mini-sentiment"
+    export_checkpoint(source, tmp_path / "artifact", name="m", variants=[Variant.INT8])
+    with pytest.raises(ExportError, match="begins from fp32, and the artifact has int8"):
+        write_checkpoint(tmp_path / "artifact", tmp_path / "checkpoint", "m")
+
+
+def test_no_appliance_is_no_error(tmp_path: Path) -> None:
+    assert fetch_stored("gpt2", "http://127.0.0.1:9", tmp_path) is None

@@ -1,0 +1,62 @@
+"""What the loop does between steps: evaluations on time, and a bar that shows how far it is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+
+class EvaluateOnTime(TrainerCallback):  # type: ignore[misc]
+    """Asks for an evaluation after each interval, and after the last step."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self._every == 0 or state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+
+class ShowProgress(TrainerCallback):  # type: ignore[misc]
+    """On standard error: a bar on a terminal, else one line for each evaluation."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._moves = sys.stderr.isatty() and not console.is_dumb_terminal
+        columns = (
+            *(TextColumn("training"), BarColumn(24), MofNCompleteColumn(), TextColumn("steps")),
+            *(TimeRemainingColumn(), TextColumn("{task.fields[figures]}", markup=False)),
+        )
+        self._bar = Progress(*columns, console=console, disable=not self._moves)
+        self._task = TaskID(0)
+        self._loss = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step, figures="")
+        self._bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
+        if "loss" in logs:
+            self._loss = f"loss {logs['loss']:.3f}"
+            self._bar.update(self._task, figures=self._loss)
+        held_out = [
+            f"{name.removeprefix('eval_')} {value:.4g}"
+            for name, value in logs.items()
+            if name.startswith("eval_") and name != "eval_score"
+        ]
+        if held_out:
+            line = (
+                f"step {state.global_step} of {state.max_steps}: {self._loss}; held-out {', '.join(held_out)}"
+            )
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.stop()

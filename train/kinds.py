@@ -1,0 +1,109 @@
+"""From rows and a start to a training, for each kind of model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+
+from train.data import Kind, LabelRow, Problem, Row, TextRow, UtteranceRow
+from train.heads import ClassifierTraining, HeadRun, encode
+from train.joint_nlu import JointCheckpoint, JointNlu, layout
+from train.joint_training import JointRun, JointTraining
+from train.lm import LmTraining
+from train.options import Options
+from train.start import Start
+from train.training import Training
+
+VALUE = "value"  # the only label of a regression
+
+
+def make_training(kind: Kind, start: Start, rows: Sequence[Any], options: Options) -> Training:
+    """The model of a kind with its start's weights, and the rows that it learns from."""
+    if kind is Kind.LM:
+        return _lm(start, rows, options)
+    return _classifier(start, rows, options) if kind is Kind.CLASSIFIER else _nlu(start, rows, options)
+
+
+def texts_of(row: Row) -> Iterator[str]:
+    """All texts of a row, as the tokenizer learns from them."""
+    match row:
+        case TextRow():
+            yield row.text
+        case LabelRow():
+            yield row.text
+            if row.text_pair is not None:
+                yield row.text_pair
+        case UtteranceRow():
+            yield " ".join(row.words)
+
+
+def tokens_of(row: LabelRow | UtteranceRow, tokenizer: Tokenizer, options: Options) -> int:
+    """Tokens of the model's input for a row."""
+    if isinstance(row, LabelRow):
+        return len(encode(tokenizer, [row])[0])
+    ids = tokenizer.encode(" ".join(row.words), add_special_tokens=False).ids
+    return len(layout(ids, 0, options.attention == "echo"))
+
+
+def _lm(start: Start, rows: Sequence[TextRow], options: Options) -> LmTraining:
+    model = GPT2LMHeadModel(start.config)
+    start.load_into(model, heads=start.kind is Kind.LM)
+    return LmTraining(
+        model,
+        start.tokenizer,
+        rows,
+        batch=options.batch_size,
+        length=min(options.context, start.config.n_positions),
+        seed=options.seed,
+        packed=options.pack,
+    )
+
+
+def _classifier(start: Start, rows: Sequence[LabelRow], options: Options) -> ClassifierTraining:
+    labels = (
+        [VALUE] if options.problem is Problem.REGRESSION else sorted({n for r in rows for n in _names(r)})
+    )
+    _set_labels(start.config, labels)
+    start.config.problem_type = options.problem.problem_type
+    model = GPT2ForSequenceClassification(start.config)
+    # The head is kept where it has the same labels, and begins anew where it has others.
+    same = start.source is not None and start.source.labels == tuple(labels)
+    start.load_into(model, heads=same and start.kind is Kind.CLASSIFIER)
+    return ClassifierTraining(model, start.tokenizer, rows, HeadRun(**_run(options)))
+
+
+def _nlu(start: Start, rows: Sequence[UtteranceRow], options: Options) -> JointTraining:
+    intents = sorted({row.intent for row in rows})
+    slots = ["O", *sorted({tag for row in rows for tag in row.tags} - {"O"})]
+    _set_labels(start.config, intents)
+    model = JointNlu(start.config, len(intents), len(slots))
+    source = start.source
+    same = source is not None and (source.labels, source.slot_labels) == (tuple(intents), tuple(slots))
+    start.load_into(model, heads=same and start.kind is Kind.NLU)
+    echo = options.attention == "echo"
+    joint = JointCheckpoint(model, start.tokenizer, tuple(intents), tuple(slots), echo)
+    return JointTraining(joint, rows, JointRun(**_run(options), exchange=0.0, typed=0.0, echo=echo))
+
+
+def _run(options: Options) -> dict[str, Any]:
+    return {
+        "epochs": options.epochs,
+        "batch": options.batch_size,
+        "label_smoothing": options.label_smoothing,
+        "token_dropout": options.token_dropout,
+        "language_loss": 0.0,
+        "seed": options.seed,
+    }
+
+
+def _names(row: LabelRow) -> tuple[str, ...]:
+    return row.label if isinstance(row.label, tuple) else (str(row.label),)
+
+
+def _set_labels(config: GPT2Config, labels: Sequence[str]) -> None:
+    config.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}

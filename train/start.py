@@ -1,0 +1,139 @@
+"""What a training begins with: the weights and tokenizer of a checkpoint, or random weights and a new one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from torch import Tensor
+from transformers import GPT2Config
+
+from export.checkpoint.config import CONFIG_FILE, ModelConfig
+from export.checkpoint.folder import Checkpoint, expected_shapes
+from export.errors import ExportError
+from export.members import ArchiveLimits
+from export.source import open_source
+from train.data import Kind
+from train.language_model import make_config
+from train.options import Options
+from train.stored import fetch_stored
+from train.tokenizer import END_OF_TEXT_ID, PADDING, end_with_end_of_text, train_tokenizer
+
+# Of the weights' names in a checkpoint, those of heads; all others are of the body.
+HEADS = ("lm_head.", "score.", "classifier.", "intent_head.", "slot_head.", "ngram.")
+
+
+@dataclass(frozen=True)
+class Start:
+    """An architecture with a tokenizer; `tensors` are its weights by name, without `transformer.`."""
+
+    config: GPT2Config
+    tokenizer: Tokenizer
+    tensors: Mapping[str, Tensor]
+    # config.json's own keys and labels; None where the weights are random.
+    source: ModelConfig | None
+    origin: str
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of the checkpoint; None where the weights are random."""
+        return None if self.source is None else self.source.head.kind
+
+    def load_into(self, model: torch.nn.Module, heads: bool) -> None:
+        """Copy the weights of the body, and with `heads` all of them; others keep their random values."""
+        prefixed = {
+            name if name.startswith(HEADS) else f"transformer.{name}": tensor
+            for name, tensor in self.tensors.items()
+            if heads or not name.startswith(HEADS)
+        }
+        model.load_state_dict(prefixed, strict=False)
+
+
+def load_weights(folder: Path, model: torch.nn.Module) -> None:
+    """Put the weights of a checkpoint folder into a model of the same shape. Raises CheckpointError."""
+    checkpoint = Checkpoint.open(folder)
+    Start(model.config, checkpoint.tokenizer, _tensors(checkpoint), checkpoint.config, "").load_into(
+        model, heads=True
+    )
+
+
+def open_start(kind: Kind, options: Options, texts: Iterable[str]) -> Start:
+    """The start that the options ask for; a new tokenizer learns from `texts`. ExportError, ValueError."""
+    if options.start is None:
+        return _new_start(kind, options, texts)
+    with _folder_of(options.start, options.url) as (folder, origin):
+        checkpoint = Checkpoint.open(folder)
+        _refuse_unusual(options.start, checkpoint.config)
+        written = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+        config = GPT2Config(**written)
+        tensors = _tensors(checkpoint)
+        if checkpoint.config.eos_token_id is None:
+            raise ExportError(f"{options.start}: it has no token that ends a text", field="from")
+        config.eos_token_id = config.bos_token_id = checkpoint.config.eos_token_id
+        config.resid_pdrop = config.embd_pdrop = options.dropout
+        # As in `make_config`: both only choose faster kernels.
+        config.attn_pdrop = 0.0
+        if config.activation_function == "gelu_new":
+            config.activation_function = "gelu_pytorch_tanh"
+    tokenizer = checkpoint.tokenizer
+    if kind is not checkpoint.config.head.kind:
+        _prepare(kind, config, tokenizer)
+    return Start(config, tokenizer, tensors, checkpoint.config, origin)
+
+
+def _refuse_unusual(source: str, config: ModelConfig) -> None:
+    """Raise ExportError for what the models of transformers do not have."""
+    widths = (set(config.layer_heads), set(config.layer_neurons))
+    if config.bidirectional or config.ngrams is not None or any(len(width) > 1 for width in widths):
+        unusual = "bidirectional attention, n-grams or pruned layers"
+        raise ExportError(f"{source}: it has {unusual}: training does not go on from those", field="from")
+
+
+def _new_start(kind: Kind, options: Options, texts: Iterable[str]) -> Start:
+    if options.width % 64:
+        raise ValueError(
+            f"--width: {options.width}: a multiple of 64 is needed, which is the width of a head"
+        )
+    tokenizer = train_tokenizer(texts, options.vocabulary, lowercase=kind is not Kind.LM)
+    if kind is Kind.CLASSIFIER:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    config = make_config(
+        tokenizer.get_vocab_size(), options.layers, options.width, END_OF_TEXT_ID, options.context
+    )
+    config.resid_pdrop = config.embd_pdrop = options.dropout
+    _prepare(kind, config, tokenizer)
+    return Start(config, tokenizer, {}, None, "random weights")
+
+
+def _prepare(kind: Kind, config: GPT2Config, tokenizer: Tokenizer) -> None:
+    """Padding and the end of a text, as a classifier and an nlu model read them."""
+    if kind is Kind.CLASSIFIER:
+        end_with_end_of_text(tokenizer, config.eos_token_id)
+        # transformers reads the label at the last token that is not padding, so padding has its own token.
+        config.pad_token_id = tokenizer.token_to_id(PADDING)
+    elif kind is Kind.NLU:
+        tokenizer.post_processor = None
+        config.pad_token_id = config.eos_token_id
+
+
+@contextmanager
+def _folder_of(source: str, url: str) -> Iterator[tuple[Path, str]]:
+    """A path; else a model of the appliance at `url`; else a name on the hub."""
+    with TemporaryDirectory(prefix="lmaas-train-") as scratch:
+        stored = None if Path(source).exists() else fetch_stored(source, url, Path(scratch))
+        if stored is not None:
+            yield stored, f"the stored model {source}"
+            return
+        with open_source(source, Path(scratch) / "unpacked", ArchiveLimits()) as found:
+            yield found.folder, found.origin
+
+
+def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    names = expected_shapes(checkpoint.config)
+    return {name: torch.from_numpy(checkpoint.weight(name).copy()) for name in names}

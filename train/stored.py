@@ -1,0 +1,130 @@
+"""A stored model as a checkpoint again: the weights of its fp32 graph, from a running appliance."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from safetensors.numpy import save_file
+
+from client.errors import RefusedError, UnreachableError
+from client.http import connect
+from export.archive import unpack_archive
+from export.checkpoint.config import Activation, Head
+from export.errors import ExportError
+from runtime.contract import TOKENIZER_FILE, Kind, Variant
+from runtime.manifest import Manifest
+
+ACTIVATIONS = {
+    "FastGelu": Activation.GELU_NEW,
+    "BiasGelu": Activation.GELU,
+    "Relu": Activation.RELU,
+}
+SMALL_HEADS = ("score.weight", "classifier.weight", "intent_head.weight", "slot_head.weight")
+NOT_FOUND = 404
+
+
+def fetch_stored(source: str, url: str, scratch: Path) -> Path | None:
+    """The checkpoint of NAME or NAME/VERSION at an appliance, in a folder below `scratch`.
+
+    None where nothing answers at `url`, or the appliance has no such model. Raises ClientError for another
+    refusal, and ExportError where the artifact has no graph from which training can go on.
+    """
+    name, _, version = source.partition("/")
+    archive = scratch / "stored.tar"
+    try:
+        with connect(url) as client:
+            path = f"/v1/models/{quote(name, safe='')}/versions/{quote(version or 'latest', safe='')}/archive"
+            client.download(path, str(archive))
+    except UnreachableError:
+        return None
+    except RefusedError as error:
+        if error.status == NOT_FOUND:
+            return None
+        raise
+    unpacked = scratch / "stored"
+    unpacked.mkdir()
+    return write_checkpoint(unpack_archive(archive, unpacked), scratch / name, source)
+
+
+def write_checkpoint(artifact: Path, folder: Path, source: str) -> Path:
+    """Write the checkpoint folder of an artifact. Raises ExportError where its graph is not enough."""
+    manifest = Manifest.load(artifact)
+    if Variant.FP32 not in manifest.variants:
+        kept = ", ".join(variant.value for variant in manifest.variants)
+        raise ExportError(f"{source}: training begins from fp32, and the artifact has {kept}", field="from")
+    model = onnx.load(artifact / manifest.variants[Variant.FP32].graph.path)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    head = _head(manifest)
+    weights = {
+        name: np.ascontiguousarray(array.T if name in SMALL_HEADS else array)
+        for name, array in stored.items()
+        if name.endswith((".weight", ".bias"))
+    }
+    folder.mkdir()
+    save_file(weights, folder / "model.safetensors")
+    shutil.copyfile(artifact / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+    config = _config(source, manifest, head, weights, list(model.graph.node))
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    return folder
+
+
+def _head(manifest: Manifest) -> Head:
+    if manifest.kind is Kind.LM:
+        return Head.LM
+    if manifest.kind is Kind.CLASSIFIER:
+        return Head.SEQUENCE
+    return Head.JOINT if manifest.labels else Head.TOKEN
+
+
+def _attribute(node: Any, name: str) -> float:
+    return float(next(onnx.helper.get_attribute_value(each) for each in node.attribute if each.name == name))
+
+
+def _config(
+    source: str, manifest: Manifest, head: Head, weights: dict[str, Any], nodes: list[Any]
+) -> dict[str, Any]:
+    """config.json from the manifest and from the operators of the graph."""
+    shape = manifest.architecture
+    operators = {node.op_type: node for node in nodes}
+    activation = next(value for name, value in ACTIVATIONS.items() if name in operators)
+    norm = operators["SkipLayerNormalization"]
+    attention = [node for node in nodes if node.op_type in ("GroupQueryAttention", "MultiHeadAttention")]
+    usual = shape.head_size**-0.5
+    if any(abs(_attribute(node, "scale") - usual) > 1e-6 for node in attention):
+        raise ExportError(
+            f"{source}: its attention is scaled in a way that training does not have", field="from"
+        )
+    found: dict[str, Any] = {
+        "architectures": [head.value],
+        "model_type": "gpt2",
+        "n_layer": shape.num_layers,
+        "n_head": shape.num_heads,
+        "n_embd": shape.hidden_size,
+        "n_inner": int(weights["h.0.mlp.c_fc.weight"].shape[1]),
+        "n_positions": shape.context_length,
+        "vocab_size": shape.vocab_size,
+        "eos_token_id": shape.eos_token_id,
+        "bos_token_id": shape.eos_token_id,
+        "pad_token_id": shape.pad_token_id,
+        "activation_function": activation.value,
+        # The shortest decimal of the float32, which is what was in config.json.
+        "layer_norm_epsilon": float(str(np.float32(_attribute(norm, "epsilon")))),
+        "tie_word_embeddings": "lm_head.weight" not in weights,
+        "nlu_echo": manifest.nlu_echo,
+        "attention": "bidirectional" if "MultiHeadAttention" in operators else "causal",
+        "problem_type": manifest.problem_type,
+    }
+    labels = manifest.slot_labels if head is Head.TOKEN else manifest.labels
+    if labels:
+        found["id2label"] = {str(index): label for index, label in enumerate(labels)}
+        found["label2id"] = {label: index for index, label in enumerate(labels)}
+    if head is Head.JOINT:
+        found["slot_labels"] = list(manifest.slot_labels)
+    return found
