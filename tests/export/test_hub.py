@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,15 +27,18 @@ FETCH = """
 import json, sys
 from export.errors import ExportError
 from export.hub import HubName, fetch_checkpoint
-name = HubName.parse(sys.argv[1])
-assert name is not None
-try:
-    folder, commit = fetch_checkpoint(name)
-    print(json.dumps({"files": sorted(path.name for path in folder.iterdir()), "commit": commit}))
-except ExportError as error:
-    print(json.dumps({"message": error.message, "field": error.field}))
+for text in sys.argv[1:]:
+    name = HubName.parse(text)
+    assert name is not None
+    try:
+        folder, commit = fetch_checkpoint(name)
+        print(json.dumps({"files": sorted(path.name for path in folder.iterdir()), "commit": commit}))
+    except ExportError as error:
+        print(json.dumps({"message": error.message, "field": error.field}))
 """
-Fetch = Callable[..., dict[str, object]]
+Answer = dict[str, object]
+Fetch = Callable[..., Answer]
+FetchAll = Callable[..., list[Answer]]
 
 
 @pytest.fixture
@@ -52,6 +55,12 @@ def hub(checkpoint: Callable[[str], Path], tmp_path: Path) -> Iterator[HubServer
         yield server
 
 
+def copied(hub: HubServer, name: str) -> str:
+    """`name`, whose repository has what `tiny` has; the cache keeps the two apart."""
+    shutil.copytree(hub.repositories / "tiny", hub.repositories / name.partition("@")[0])
+    return name
+
+
 def environment(cache: Path, endpoint: str, **more: str) -> dict[str, str]:
     """The library reads these when it is imported, hence the child processes."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
@@ -59,12 +68,12 @@ def environment(cache: Path, endpoint: str, **more: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def fetch(tmp_path: Path) -> Fetch:
-    """Call `fetch_checkpoint`; returns the names of the files and the commit, or the error."""
+def fetch_all(tmp_path: Path) -> FetchAll:
+    """Call `fetch_checkpoint`; returns for each name the names of the files and the commit, or the error."""
 
-    def call(name: str, endpoint: str, **more: str) -> dict[str, object]:
+    def call(names: Iterable[str], endpoint: str, **more: str) -> list[Answer]:
         ended = subprocess.run(
-            [sys.executable, "-c", FETCH, name],
+            [sys.executable, "-c", FETCH, *names],
             cwd=ROOT,
             env=environment(tmp_path / "cache", endpoint, **more),
             capture_output=True,
@@ -72,10 +81,15 @@ def fetch(tmp_path: Path) -> Fetch:
             timeout=60,
         )
         assert ended.returncode == 0, ended.stderr
-        answer: dict[str, object] = json.loads(ended.stdout)
-        return answer
+        return [json.loads(line) for line in ended.stdout.splitlines()]
 
     return call
+
+
+@pytest.fixture
+def fetch(fetch_all: FetchAll) -> Fetch:
+    """The same for one name."""
+    return lambda name, endpoint, **more: fetch_all([name], endpoint, **more)[0]
 
 
 @pytest.mark.parametrize(
@@ -117,12 +131,14 @@ def test_a_second_time_comes_from_the_cache(hub: HubServer, fetch: Fetch) -> Non
     assert not [line for line in hub.asked if line.startswith("GET /owner")]
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny@v1", f"tiny@{COMMIT}"])
 @pytest.mark.parametrize("offline", [{}, {"HF_HUB_OFFLINE": "1"}])
 def test_without_a_connection_the_cache_is_used(
-    name: str, offline: dict[str, str], hub: HubServer, fetch: Fetch
+    offline: dict[str, str], hub: HubServer, fetch_all: FetchAll
 ) -> None:
-    assert fetch(name, hub.url) == fetch(name, NOWHERE, **offline)
+    names = ["tiny", copied(hub, "second@v1"), copied(hub, f"third@{COMMIT}")]
+    found = fetch_all(names, hub.url)
+    assert [answer.get("commit") for answer in found] == [COMMIT] * 3
+    assert fetch_all(names, NOWHERE, **offline) == found
 
 
 @pytest.mark.parametrize(
@@ -150,27 +166,34 @@ def test_a_cache_that_holds_no_weights_is_none(hub: HubServer, fetch: Fetch) -> 
     assert "the cache does not hold it" in str(fetch("tiny", NOWHERE)["message"])
 
 
-@pytest.mark.parametrize(
-    ("name", "refusals", "expected"),
-    [
-        ("nothing", {}, "no such file or folder, and no such repository on the hub"),
-        ("a--b", {}, "no such file or folder, and no repository can have this name"),
-        ("tiny@v2", {}, "the repository has no revision v2"),
-        ("tiny", {"/api/models/tiny": (401, "")}, "the hub answered 401: the token may not read it"),
-        ("tiny", {"/api/models/tiny": (503, "")}, "the hub answered 503: try again later"),
-        ("tiny", {"/api/models/tiny": (418, "")}, "the hub answered 418"),
-        ("tiny", {"config.json": (401, "GatedRepo")}, "access is granted on request: ask for it at http"),
-        ("tiny", {"model.safetensors": (403, "")}, "the hub answered 403: the token may not read it"),
-    ],
-)
-def test_refusals_of_the_hub(
-    name: str, refusals: dict[str, tuple[int, str]], expected: str, hub: HubServer, fetch: Fetch
-) -> None:
-    hub.refusals |= refusals
-    answer = fetch(name, hub.url)
-    assert answer["field"] == "source"
-    assert str(answer["message"]).startswith(f"{name}: {expected}")
-    assert "\n" not in str(answer["message"])
+# What is asked for, and what is said; after a name, what the hub refuses, at the end of an address.
+REFUSALS: dict[str, tuple[dict[str, tuple[int, str]], str]] = {
+    "nothing": ({}, "no such file or folder, and no such repository on the hub"),
+    "a--b": ({}, "no such file or folder, and no repository can have this name"),
+    "tiny@v2": ({}, "the repository has no revision v2"),
+    "secret": ({"/api/models/secret": (401, "")}, "the hub answered 401: the token may not read it"),
+    "busy": ({"/api/models/busy": (503, "")}, "the hub answered 503: try again later"),
+    "teapot": ({"/api/models/teapot": (418, "")}, "the hub answered 418"),
+    "gated": (
+        {"/gated/resolve/main/config.json": (401, "GatedRepo")},
+        "access is granted on request: ask for it at http",
+    ),
+    "half": (
+        {"/half/resolve/main/model.safetensors": (403, "")},
+        "the hub answered 403: the token may not read it",
+    ),
+}
+
+
+def test_refusals_of_the_hub(hub: HubServer, fetch_all: FetchAll) -> None:
+    for name, (refusals, _) in REFUSALS.items():
+        hub.refusals |= refusals
+        if refusals:
+            copied(hub, name)
+    for (name, (_, expected)), answer in zip(REFUSALS.items(), fetch_all(REFUSALS, hub.url), strict=True):
+        assert answer.get("field") == "source", (name, answer, hub.asked)
+        assert str(answer["message"]).startswith(f"{name}: {expected}")
+        assert "\n" not in str(answer["message"])
 
 
 def test_a_cache_that_cannot_be_written(hub: HubServer, fetch: Fetch, tmp_path: Path) -> None:
