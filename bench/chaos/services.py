@@ -42,11 +42,11 @@ class Postgres:
         self._numbers = itertools.count(1)
         self.restart()
 
-    def create_database(self) -> str:
-        """The SQLAlchemy URL of a new, empty database."""
+    def create_database(self, template: str = "template1") -> str:
+        """The SQLAlchemy URL of a new database: a copy of `template`, by default an empty one."""
         name = f"test_{next(self._numbers)}"
         with psycopg.connect(self._address, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
         return f"postgresql+psycopg://postgres@/{name}?host={self._socket}"
 
     def restart(self) -> None:

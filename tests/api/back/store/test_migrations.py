@@ -10,12 +10,21 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text, update
 
+from api.back.settings import BackSettings
 from api.back.store import migrations, tables
 from api.back.store.database import Database
 from api.errors import ServerFault
+from tests.api.back.conftest import AWKWARD_NAME
 
 pytestmark = pytest.mark.anyio
 SCHEMAS = Path(__file__).parent / "schemas"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> BackSettings:
+    """Their database has no tables."""
+    url = None if request.param == "sqlite" else request.getfixturevalue("postgres").create_database()
+    return BackSettings(home=tmp_path / AWKWARD_NAME, database_url=url)
 
 
 def differences(connection: Connection) -> list[object]:
