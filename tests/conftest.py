@@ -21,20 +21,22 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost,::1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # The files of each of these folders share servers and converted models: one process gets them all, and makes
-# these once. They come first, so that no process is left with one of them when the others are done.
-SHARED = ("tests/e2e/", "tests/api/back/", "tests/export/")
+# these once.
+SHARED = ("tests/e2e/", "tests/api/back/")
+# What takes longest comes first, so that no process is left with it when the others are done.
+FIRST = (*SHARED, "tests/export/")
 
 
 def place(nodeid: str) -> int:
-    """Of the unit of work that a test belongs to, in the order of the units."""
-    return next((number for number, folder in enumerate(SHARED) if nodeid.startswith(folder)), len(SHARED))
+    """Of a test's folder in FIRST; all others are behind them."""
+    return next((number for number, folder in enumerate(FIRST) if nodeid.startswith(folder)), len(FIRST))
 
 
 class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """A process gets a whole folder of SHARED, or a file of another one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return (*SHARED, nodeid.partition("::")[0])[place(nodeid)]
+        return next((folder for folder in SHARED if nodeid.startswith(folder)), nodeid.partition("::")[0])
 
 
 @pytest.hookimpl(optionalhook=True)
