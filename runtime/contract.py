@@ -16,6 +16,7 @@ TOKENIZER_FILE = "tokenizer.json"
 ENGINE_FILE = "engine.json"
 GRAPH_FILE = "model.onnx"
 BACKEND_NAME = "lmaas"
+DRAIN_VARIABLE = "LMAAS_DRAIN_SECONDS"  # what a `lmaas triton` gives the requests of its models to end
 
 MAX_HEAD_BATCH = 64  # texts of one request to a head, and of one run of it
 MAX_HEAD_CHARACTERS = 8192  # of several texts in one request; bounds how long other requests wait for it

@@ -18,7 +18,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from runtime.commands import Command, Submit
-from runtime.contract import Fault, FaultCode
+from runtime.contract import DRAIN_VARIABLE, Fault, FaultCode
 from runtime.errors import RequestFault
 from runtime.load import load_engine
 from runtime.messages import Answer
@@ -33,7 +33,7 @@ CANCEL_POLL_SECONDS = 0.05
 ASKED_PER_SECOND = 100  # limit of the questions whether a request was cancelled: each one crosses processes
 SESSION_POLL_SECONDS = 0.25
 METRICS_SECONDS = 1.0
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS = 10.0  # where DRAIN_VARIABLE says nothing else
 LOG_SECONDS = 0.5  # for the last lines to reach Triton's log
 UNREADABLE = Fault(FaultCode.INTERNAL, "the request could not be read")
 STALLED_STATUS = 70  # of the process, as EX_SOFTWARE of sysexits.h
@@ -73,8 +73,9 @@ class LmAdapter:
 
     def finalize(self) -> None:
         """Let what is under way finish within a bound, then fail the rest: all get an outcome."""
-        if not self._engine.drain(DRAIN_SECONDS):
-            logger.warning("not all requests finished within %.0f s", DRAIN_SECONDS)
+        seconds = float(os.environ.get(DRAIN_VARIABLE, DRAIN_SECONDS))
+        if not self._engine.drain(seconds):
+            logger.warning("not all requests finished within %.0f s", seconds)
         self._engine.close()
         self._closing.set()
         self._watch.join()

@@ -20,7 +20,7 @@ from api.back.cluster.loading import ModelLoader, TritonUnresponsive, Unresponsi
 from api.back.cluster.messages import RETRY_SECONDS
 from api.back.cluster.probe import LoadProgress, Prober
 from api.back.cluster.replica import Replica
-from api.back.cluster.triton_client import TritonClient
+from api.back.cluster.triton_client import ENDING_SECONDS, TritonClient
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
 from api.errors import ApiError, Unavailable
@@ -114,6 +114,8 @@ class ReplicaController:
             reason = await self._watch(client)
             logger.warning("%s on %s is unhealthy: %s", replica.name, self._server.name, reason)
             replica.become(DeploymentState.UNHEALTHY, reason)
+            if self._driver.shared and await client.is_ending():
+                await client.idle(ENDING_SECONDS, replica.version)
             client.abort(
                 Unavailable(f"{replica.name} died and is coming back", RETRY_SECONDS), replica.version
             )

@@ -27,6 +27,7 @@ from api.back.guard import SECRET, guarded
 from api.back.home import only_user
 from api.back.settings import BackSettings
 from api.errors import ApiError, Overloaded, ServerFault
+from runtime.contract import DRAIN_VARIABLE
 from runtime.manifest import Manifest
 
 PLAIN_PATH = re.compile(r"/[\w./@+-]*", re.ASCII)  # without what a shell would interpret
@@ -80,7 +81,11 @@ def _run(home: ServerHome, installation: Installation, host: str, repository: Pa
         repository=str(repository),
         stop_seconds=settings.drain_seconds,
     )
-    environment = {**triton_environment(settings, installation), SECRET: settings.triton_key}
+    environment = {
+        **triton_environment(settings, installation),
+        DRAIN_VARIABLE: str(settings.drain_seconds),
+        SECRET: settings.triton_key,
+    }
     lines = subprocess.PIPE if settings.log_format == "json" else None
     logger.info("Triton serves models of %s at grpc://%s:%d", repository, host, ports.grpc)
     stopped = False

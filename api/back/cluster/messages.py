@@ -26,6 +26,8 @@ REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")  # Triton puts it before so
 ABSENT = re.compile(
     r"not healthy|Stub process|not at ready state|is not found|unknown model|unloading|shutting down"
 )
+# What it says to a new request where the model, or the server, ends: those before it are answered.
+ENDING = re.compile(r"not at ready state|unloading|exiting|shutting down")
 # load failed for model 'm': version 1 is at UNAVAILABLE state: Internal: why\n\nAt:\n  file(1): function\n;
 REFUSED = re.compile(
     r"(load failed for model|failed to load) '[^']*'[:,] (version \d+ is at UNAVAILABLE state: )?"
@@ -48,9 +50,12 @@ def head_request(
     return request
 
 
-def session_request(model: str, version: int, session: str, commands: bytes = b"") -> Any:
-    """A request that opens a session, and ends with it, or one that brings commands for an open session."""
-    request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
+def session_request(model: str, version: int, session: str, commands: bytes = b"", name: str = "") -> Any:
+    """A request that opens a session, and ends with it, or one that brings commands for an open session.
+
+    Where Triton refuses it, the response has its `name`.
+    """
+    request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version), id=name)
     _add_texts(request, LmTensors.TEXT_INPUT, [commands], [1])
     request.outputs.add(name=LmTensors.DETAILS)
     request.parameters[SESSION].string_param = session

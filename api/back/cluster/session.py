@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 
 from api.back.cluster.messages import (
+    ENDING,
     RETRY_SECONDS,
     read_error,
     read_rpc_error,
@@ -47,7 +48,10 @@ class Session:
         self._messages: dict[int, asyncio.Queue[Message]] = {}  # to each request under way
         self._received_bytes = 0
         self._failure: ApiError | None = None  # why it ended
-        self._commands: deque[bytes] = deque()
+        self._commands: deque[tuple[int, bytes]] = deque()  # with the keys of their requests
+        self._request_names = itertools.count(1)  # of what is sent with commands
+        self._brought_by: dict[int, str] = {}  # which of these brought the latest command of each request
+        self._refuses = False  # the server has refused commands, as it does while it ends
         self._has_news = asyncio.Event()  # a command to send, or the end
         self._stream = open_stream(self._sending())
         self._reading = asyncio.create_task(self._read())
@@ -59,7 +63,7 @@ class Session:
     @property
     def is_full(self) -> bool:
         """It takes no more requests, and ends when those under way have ended."""
-        return self._received_bytes > MAX_SESSION_BYTES
+        return self._refuses or self._received_bytes > MAX_SESSION_BYTES
 
     async def submit(self, command: Submit) -> AsyncGenerator[dict[str, Any], None]:
         """The `details` of each answer; closing the generator cancels the request in the engine.
@@ -69,7 +73,7 @@ class Session:
         if self._failure is not None:
             raise self._failure
         key = next(self._keys)
-        self._send(encode(key, command))
+        self._send(key, command)
         messages = self._messages[key] = asyncio.Queue()
         under_way = True
         try:
@@ -82,8 +86,9 @@ class Session:
                 yield message
         finally:
             del self._messages[key]
+            self._brought_by.pop(key, None)
             if under_way:
-                self._send(encode(key, None))
+                self._send(key, None)
             self._end_if_full()
 
     def close(self, failure: ApiError) -> None:
@@ -91,8 +96,8 @@ class Session:
         self._end(failure)
         self._reading.cancel()
 
-    def _send(self, command: bytes) -> None:
-        self._commands.append(command)
+    def _send(self, key: int, command: Submit | None) -> None:
+        self._commands.append((key, encode(key, command)))
         self._has_news.set()
 
     async def _sending(self) -> AsyncIterator[Any]:
@@ -100,16 +105,21 @@ class Session:
         yield session_request(*self._model_version, self._name)
         while self._failure is None:
             if self._commands:
-                yield session_request(*self._model_version, self._name, join(self._next_commands()))
+                name = f"commands {next(self._request_names)}"
+                commands = join(self._next_commands(name))
+                yield session_request(*self._model_version, self._name, commands, name)
             else:
                 self._has_news.clear()
                 await self._has_news.wait()
 
-    def _next_commands(self) -> Iterator[bytes]:
+    def _next_commands(self, name: str) -> Iterator[bytes]:
         size = 0
-        while self._commands and (not size or size + len(self._commands[0]) <= MAX_COMMANDS_BYTES):
-            size += len(self._commands[0])
-            yield self._commands.popleft()
+        while self._commands and (not size or size + len(self._commands[0][1]) <= MAX_COMMANDS_BYTES):
+            key, command = self._commands.popleft()
+            size += len(command)
+            if key in self._messages:
+                self._brought_by[key] = name
+            yield command
 
     async def _read(self) -> None:
         failure: ApiError = Unavailable("the model server ended the session", RETRY_SECONDS)
@@ -133,12 +143,23 @@ class Session:
     def _receive(self, response: Any) -> None:
         """Raises ApiError where the session itself has ended."""
         if response.error_message:
-            raise read_error(response.error_message)
+            failure = read_error(response.error_message)
+            if not response.infer_response.id or not ENDING.search(response.error_message):
+                raise failure
+            self._refuse(response.infer_response.id, failure)
+            return
         messages = read_session_messages(response.infer_response)
         if messages is None:
             raise Unavailable("the model server ended the session", RETRY_SECONDS)
         for key, message in messages:
             self._deliver(key, message)
+
+    def _refuse(self, name: str, failure: ApiError) -> None:
+        """Fail the requests whose commands were refused; those before them go on."""
+        self._refuses = True
+        for key, bringer in self._brought_by.items():
+            if bringer == name:
+                self._deliver(key, failure)
 
     def _deliver(self, key: int, message: Message) -> None:
         if key in self._messages:  # else the request was cancelled here, or has had its last message

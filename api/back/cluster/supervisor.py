@@ -12,7 +12,7 @@ from api.back.cluster.backoff import RESTART_BACKOFF_SECONDS, STABLE_SECONDS, ba
 from api.back.cluster.driver import START_SECONDS, ServerDriver
 from api.back.cluster.messages import RETRY_SECONDS
 from api.back.cluster.records import ServerState
-from api.back.cluster.triton_client import TritonClient
+from api.back.cluster.triton_client import ENDING_SECONDS, TritonClient
 from api.errors import ServerFault, Unavailable
 
 MAX_START_DOUBLINGS = 4  # a start may take twice as long after each that failed
@@ -147,9 +147,12 @@ class Supervisor:
             self.state = ServerState.READY
             self._came.notify_all()
 
-    async def _retire(self) -> None:
+    async def _retire(self, *, let_end: bool = False) -> None:
+        """`let_end`: a server that lets its requests end is given the time."""
         client, self._client = self._client, None
         if client is not None:
+            if let_end and await client.is_ending():
+                await client.idle(ENDING_SECONDS)
             await client.close()
 
     async def _keep(self) -> None:
@@ -167,7 +170,7 @@ class Supervisor:
             reason = await self.driver.died()
             self.state, self.error = ServerState.DEAD, reason
             logger.error("%s died: %s", self.name, reason)
-            await self._retire()
+            await self._retire(let_end=self.driver.shared)
             await self.driver.kill()  # the processes of its models end with it
         self._crashes = 1 if time.monotonic() - began > STABLE_SECONDS else self._crashes + 1
         await self._wait_backoff()

@@ -33,6 +33,9 @@ from runtime.messages import Answer, Generated, Timings
 from runtime.parameters import MOST_URGENT
 
 PROBE_TEXT = GoldenPrompt("The")  # where the artifact brings no golden prompt
+EXITING = "Server exiting"  # what Triton says of itself while it lets its requests end
+ENDING_SECONDS = 300.0  # that a server elsewhere may take for that; it has a limit of its own, and ends then
+LIVE_SECONDS = 1.0  # for the server to answer whether it lives
 PROBE_CALLER = "lmaas-probe"  # to the engine's fair queue: a probe waits at most one turn of each caller
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -106,6 +109,19 @@ class TritonClient:
         except (grpc.aio.AioRpcError, Unavailable):
             return False
         return True
+
+    async def is_ending(self) -> bool:
+        """Whether the server lets its requests end, and then ends: it answers, and says that."""
+        if self.gone.is_set():
+            return False
+        try:
+            await self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=LIVE_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            return EXITING in (error.details() or "")
+        except asyncio.CancelledError:  # gRPC's word for a channel that closes, too
+            if not self.gone.is_set():
+                raise
+        return False
 
     async def loaded(self, timeout: float) -> list[ModelVersion]:
         """What Triton calls ready, also where its process is dead. Raises the family of api/errors.py."""
@@ -232,11 +248,15 @@ class TritonClient:
                 in_flight.failure = failure
                 in_flight.call.cancel()
 
+    async def idle(self, seconds: float, model_version: ModelVersion | None = None) -> None:
+        """Wait until no request of now is in flight, to one model version or to all; `seconds` at most."""
+        flights = [each for each in self._in_flight if model_version in (None, each.model_version)]
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*(each.done.wait() for each in flights)), seconds)
+
     async def drain(self, model_version: ModelVersion, seconds: float) -> None:
         """Wait for the requests in flight to a model version, then fail those that are left."""
-        waiting = [each.done.wait() for each in self._in_flight if each.model_version == model_version]
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*waiting), seconds)
+        await self.idle(seconds, model_version)
         self.abort(Unavailable(f"{model_version[0]}/{model_version[1]} was undeployed"), model_version)
 
     async def close(self) -> None:

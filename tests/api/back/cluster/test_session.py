@@ -185,7 +185,8 @@ class Stream:
         return self
 
     async def _send(self, requests: AsyncIterator[Any]) -> None:
-        self.sent += [request async for request in requests]
+        async for request in requests:
+            self.sent.append(request)
 
     def __aiter__(self) -> Stream:
         return self
@@ -216,8 +217,11 @@ def bundle(*messages: tuple[int, Any]) -> Any:
     return response
 
 
-def refusal(text: str) -> Any:
-    return service_pb2.ModelStreamInferResponse(error_message=text)
+def refusal(text: str, name: str = "") -> Any:
+    """Of the request with that name."""
+    response = service_pb2.ModelStreamInferResponse(error_message=text)
+    response.infer_response.id = name
+    return response
 
 
 def commands(request: Any) -> list[tuple[int, Any]]:
@@ -275,6 +279,38 @@ async def test_the_failure_of_one_request_is_not_that_of_another(
     session.close(Unavailable("closed"))
     _, *bringing = await stream.everything_sent()
     assert None not in [command for each in bringing for _, command in commands(each)]  # a cancellation
+
+
+async def test_a_server_that_ends_refuses_the_next_request_and_answers_the_one_before() -> None:
+    stream = Stream()
+    session = Session(TINY, stream.open)
+    first = asyncio.create_task(numbers(session))
+    await until(lambda: len(stream.sent) == 2, "the first is sent")
+    second = asyncio.create_task(numbers(session))
+    await until(lambda: len(stream.sent) == 3, "the second is sent")
+    stream.responses.put_nowait(
+        refusal("Request for unknown model: 'tiny' is not at ready state", stream.sent[2].id)
+    )
+    with pytest.raises(Unavailable):
+        await second
+    assert session.is_full  # the next request opens another session
+    assert not session.is_over
+    stream.responses.put_nowait(bundle((1, piece(5, last=True))))
+    assert await first == [5]
+    assert session.is_over
+
+
+@pytest.mark.parametrize("opening", [True, False])
+async def test_a_refusal_of_the_session_or_by_a_dead_process_fails_all_requests(opening: bool) -> None:
+    stream = Stream()
+    session = Session(TINY, stream.open)
+    request = asyncio.create_task(numbers(session))
+    await until(lambda: len(stream.sent) == 2, "it is sent")
+    text = "unknown model" if opening else "Stub process 'tiny_0_0' is not healthy."
+    stream.responses.put_nowait(refusal(text, stream.sent[0 if opening else 1].id))
+    with pytest.raises(Unavailable):
+        await request
+    assert session.is_over
 
 
 async def test_who_leaves_cancels_by_a_message() -> None:
