@@ -96,13 +96,16 @@ def test_who_keeps_us_waiting_is_left(serve: Serve, back: FakeBack, monkeypatch:
     back.cluster.reply = gate.reply
 
     async def test(served: Served) -> None:
-        silent, head, body, idle, early, late = [await served.client() for _ in range(6)]
+        silent, head, body = [await served.client() for _ in range(3)]
         await head.send(HEALTH)
         await body.send(POST + b"Content-Length: 100\r\n\r\n{")
+        early = await served.client()  # no sooner, lest it is late itself on a busy machine
         await early.send(POST + b"Content-Length: 99999999\r\n\r\n{")
         assert (await early.answer())[0] == 413  # and the rest does not come
+        idle = await served.client()
         assert await idle.ask(HEALTH + b"\r\n") == 200
         await idle.send(b"\r\n")  # is nothing, and must not stop the clock
+        late = await served.client()
         await late.send(WHOLE)  # waits for the model as long as it takes
         for client in (head, body):
             status, _, content = await client.answer()
@@ -132,7 +135,8 @@ def test_a_reader_who_stops_is_left(serve: Serve, back: FakeBack, settings: Sett
         await reading.send(WHOLE)
         assert len((await reading.answer())[2]) > 16 * 1024**2
         await stopped.send(WHOLE)
-        await until(lambda: served.connections == 1)
+        await until(lambda: back.cluster.closed == 2)  # its answer is being written
+        await until(lambda: served.connections == 0)
 
     serve(test, stall_timeout_seconds=0.1, keep_alive_seconds=0.1)
 

@@ -52,10 +52,10 @@ def test_classify(appliance: Appliance, results: Path) -> None:
 
 
 def test_long_prompts(appliance: Appliance, results: Path) -> None:
-    load = ["--streams", "2", "--max-tokens", "32", "--prompt-tokens", "200", "--rate", "10"]
+    load = ["--streams", "2", "--max-tokens", "32", "--prompt-tokens", "200", "--rate", "2"]
     length = ["--rounds", "1", "--seconds", "1.5", "--warmup", "0.1"]
     data = report(appliance, results, "long-prompts", *LM, *load, *length)
-    assert 0 < data["long_prompt_seconds"]["count"] <= 15  # all of them where the machine is not busy
+    assert 0 < data["long_prompt_seconds"]["count"] <= 3  # all of them where the machine is not busy
 
 
 def test_memory(appliance: Appliance, results: Path) -> None:

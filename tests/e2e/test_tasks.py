@@ -95,9 +95,9 @@ def test_a_client_that_leaves_frees_its_slots(appliance: Appliance, stream: bool
         httpx.stream("POST", f"{appliance.url}/v1/generate", json=body, timeout=0.5) as response,
     ):
         next(events(response))
-    appliance.wait_for(lambda: cancelled() > before, "the engine cancelled the sequences", 5)
+    appliance.wait_for(lambda: cancelled() > before, "the engine cancelled the sequences")
     appliance.wait_for(
-        lambda: appliance.engine_metric("lmaas_engine_running", "mini-lm") == 0, "its slots are free", 5
+        lambda: appliance.engine_metric("lmaas_engine_running", "mini-lm") == 0, "its slots are free"
     )
     newest = appliance.http.get("/v1/tasks", params={"type": "generate", "limit": 1}).json()["data"][0]
     assert newest["state"] == "cancelled"

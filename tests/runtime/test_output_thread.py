@@ -72,25 +72,24 @@ def test_many_streams_share_a_rate_and_what_is_held_comes_without_a_further_even
     deadline = begin + 30
     while not all(len(sink.answers) >= 2 for _, sink in streams) and time.monotonic() < deadline:
         time.sleep(0.005)
-    taken = time.monotonic() - begin
     sent = sum(len(sink.answers) for _, sink in streams)
+    taken = time.monotonic() - begin
     assert all(len(sink.answers) >= 2 for _, sink in streams)
     assert sent <= 2 * count + ANSWERS_PER_SECOND * taken * count / (count - FREE_STREAMS)
     thread.close()
 
 
 def test_no_stream_waits_longer_than_the_longest_pause() -> None:
-    count = 400
+    count = 2500
     thread, streams, _ = opened(count)
-    thread.process([token(request) for request, _ in streams])
+    # What a second answer would wait for but for the longest pause: ten seconds.
+    shared = (count - FREE_STREAMS) / ANSWERS_PER_SECOND
     begin = time.monotonic()
+    thread.process([token(request) for request, _ in streams])
     thread.put([token(request) for request, _ in streams])
-    shared = (
-        count - FREE_STREAMS
-    ) / ANSWERS_PER_SECOND  # what a second answer would wait for but for the pause
     while not all(len(sink.answers) == 2 for _, sink in streams) and time.monotonic() < begin + 30:
         time.sleep(0.005)
-    assert MAX_PAUSE_SECONDS / 2 < time.monotonic() - begin < shared
+    assert MAX_PAUSE_SECONDS <= time.monotonic() - begin < shared
     thread.close()
 
 
@@ -106,14 +105,12 @@ def test_streams_that_began_at_different_times_are_sent_to_together() -> None:
         thread.process([token(stream[0])])
         time.sleep(0.001)
     time.sleep((20 - FREE_STREAMS) / ANSWERS_PER_SECOND)  # all may be sent to: one turn for all from now on
-    for expected in (40, 60):
-        before = len(sent)
-        deadline = time.monotonic() + 30
-        while sent[-1] < expected and time.monotonic() < deadline:
-            thread.put([token(request) for request, _ in streams])
-            time.sleep(0.002)
-        counts = {count for count in sent[before:] if count > expected - 20}
-        assert counts == {expected}
+    begun, deadline = len(sent), time.monotonic() + 30
+    while sent[-1] < 60 and time.monotonic() < deadline:
+        thread.put([token(request) for request, _ in streams])
+        time.sleep(0.002)
+    assert sent[-1] >= 60
+    assert {count % len(streams) for count in sent[begun:]} == {0}
     thread.close()
 
 

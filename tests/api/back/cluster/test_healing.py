@@ -128,12 +128,13 @@ async def test_the_others_answer_while_one_is_dead(patient: Backend, cluster_set
     aborts = Aborts(patient, cluster_settings)
     os.kill(stub(patient, cluster_settings), signal.SIGKILL)
     try:
-        answered = 0
-        while patient.cluster.readiness().ready or answered < 20:
+        answered, seen = 0, False
+        while not seen or answered < 20:
             head = patient.cluster.choose("head", None, Kind.CLASSIFIER)
             await patient.cluster.classify(head, ["the cat"])
             await complete(patient, language_model(patient, 2))
             answered += 1
+            seen = seen or not patient.cluster.readiness().ready
         states = {(record.model, record.version): record.state for record in patient.cluster.deployments()}
         assert states["tiny", 2] is states["head", 1] is DeploymentState.READY
     except Unavailable:

@@ -116,7 +116,7 @@ async def test_unloading_gives_the_process_back(triton: LocalTriton) -> None:
     server = client(triton)
     await server.load("sound", 30)
     await server.unload("sound", 30)
-    await triton.await_model_end(("sound", 1), 5)
+    await triton.await_model_end(("sound", 1), 30)
     assert not await triton.model_runs(("sound", 1))
     await server.close()
 
@@ -129,10 +129,10 @@ async def test_the_end_of_a_model_and_of_the_server_are_events(triton: LocalTrit
     async with triton.watch_model(sound) as ended:
         assert not ended.is_set()
         await triton.end_model(sound)
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 30)
     died, pid = asyncio.create_task(triton.died()), triton.pid
     await triton.kill()
-    assert await asyncio.wait_for(died, 5) == f"process {pid} ended with status -9"
+    assert await asyncio.wait_for(died, 30) == f"process {pid} ended with status -9"
     await server.close()
 
 

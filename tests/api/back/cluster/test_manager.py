@@ -14,7 +14,6 @@ import pytest
 from api.back.backend import Backend
 from api.back.cluster import controller, local_triton
 from api.back.cluster.metrics import engine_counters
-from api.back.cluster.probe import WORK_SECONDS
 from api.back.cluster.records import ServerState
 from api.back.cluster.repository import ModelRepository
 from api.back.cluster.server_home import ServerHome
@@ -186,7 +185,7 @@ async def test_the_engine_shows_that_it_works(backend: Backend) -> None:
     await complete(backend, language_model(backend))
     begin = time.monotonic()
     while (await engine_counters(address, "tiny", 1))[series] == before[series]:
-        assert time.monotonic() - begin < WORK_SECONDS
+        assert time.monotonic() - begin < 60
         await anyio.sleep(POLL_SECONDS)
     assert await engine_counters(address, "tiny", 9) == {}
 

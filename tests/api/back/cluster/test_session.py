@@ -143,7 +143,7 @@ async def test_undeploying_ends_the_session_and_with_it_the_process(
     backend: Backend, opened: list[Recorded], cluster_settings: BackSettings
 ) -> None:
     target = await tiny(backend)
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await backend.cluster.undeploy(target.deployment_id)
         assert [session.is_over for session in opened] == [True]
         await until(lambda: not stub_pids(cluster_settings, *TINY), "gone")

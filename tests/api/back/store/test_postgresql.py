@@ -67,12 +67,14 @@ async def test_a_server_that_is_killed_is_away_until_it_is_back(mortal: Postgres
 async def test_a_server_that_is_stopped_gives_no_answer_and_goes_on_later(
     mortal: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 0.2)
     async with open_stores(on(mortal, tmp_path)) as stores:
         await stores.writer.add(record(1))
         async with stores.database.read() as begun:
             await begun.execute(text("SELECT 1"))
             mortal.halt()
+            monkeypatch.setattr(
+                postgresql, "ANSWER_SECONDS", 0.2
+            )  # of a server that is well it may be too short
             with anyio.move_on_after(0.1) as left, anyio.fail_after(BOUND_SECONDS / 2):
                 await stores.tasks.get("task-001")
             assert left.cancelled_caught
@@ -84,6 +86,7 @@ async def test_a_server_that_is_stopped_gives_no_answer_and_goes_on_later(
             assert "connect_timeout" not in detail  # the URL as the settings have it
         assert stores.queue.failure is not None
         stores.writer.put(record(3))
+        monkeypatch.undo()
         mortal.resume()
         with anyio.fail_after(20):
             while stores.writer.failure is not None or stores.writer.num_waiting:  # noqa: ASYNC110
@@ -96,8 +99,8 @@ async def test_a_server_that_is_stopped_gives_no_answer_and_goes_on_later(
 async def test_a_slow_statement_is_no_stopped_server(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 0.2)
     async with open_stores(on(postgres, tmp_path)) as stores, stores.database.read() as connection:
+        monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 0.2)
         assert await connection.scalar(text("SELECT 1 FROM pg_sleep(0.6)")) == 1
 
 
