@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import typer
@@ -17,6 +19,7 @@ from client.errors import ClientError
 from train.data import DataError, Kind
 from train.options import About, Options, described, flags
 
+COMMANDS = (["train"], ["prune"], ["distil"])
 INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 
 train = typer.Typer(
@@ -37,20 +40,30 @@ def _command(kind: Kind) -> Callable[..., None]:
     def command(**given: Any) -> None:
         _run(kind, Options(**given))
 
-    hints = get_type_hints(Options, include_extras=True)
-    parameters = []
-    for field in fields(Options):
-        about = described()[field.name]
-        if kind in about.kinds:
-            own = dict(about.defaults).get(kind, field.default)
-            default = _option(field.name, about, ... if own is MISSING else own)
-            type_of = get_args(hints[field.name])[0]
-            keyword = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(inspect.Parameter(field.name, keyword, default=default, annotation=type_of))
+    parameters = option_parameters([n for n, about in described().items() if kind in about.kinds], kind)
     command.__doc__ = WHAT[kind]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     return command
+
+
+def option_parameters(names: Sequence[str], kind: Kind | None = None) -> list[inspect.Parameter]:
+    """Parameters of a command for these fields of Options.
+
+    Without a kind, a field whose default depends on it has None.
+    """
+    hints = get_type_hints(Options, include_extras=True)
+    defaults = {field.name: field.default for field in fields(Options)}
+    parameters = []
+    for name in names:
+        about, type_of = described()[name], get_args(hints[name])[0]
+        own = defaults[name] if kind is None else dict(about.defaults).get(kind, defaults[name])
+        if kind is None and about.defaults:
+            own, type_of = None, type_of | None
+        default = _option(name, about, ... if own is MISSING else own)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=type_of))
+    return parameters
 
 
 def _option(name: str, about: About, default: Any) -> Any:
@@ -61,28 +74,36 @@ def _option(name: str, about: About, default: Any) -> Any:
 
 
 def _run(kind: Kind, options: Options) -> None:
-    """Run it here, with one line in place of a traceback where it cannot be."""
-    from export.errors import ExportError
     from train.job import run
 
+    with one_line_errors(options.out):
+        run(kind, options, show, command_line())
+
+
+@contextmanager
+def one_line_errors(out: Path) -> Iterator[None]:
+    """One line in place of a traceback where a run of `out` cannot be, or was interrupted."""
+    from export.errors import ExportError
+
     try:
-        run(kind, options, _show, _command_line())
+        yield
     except KeyboardInterrupt:
         sys.stderr.write("lmaas: interrupted: the same command with --resume goes on after the last save\n")
         raise typer.Exit(INTERRUPTED) from None
     except (DataError, ExportError, ClientError, ValueError) as error:
         fail(plain(str(error)))
     except OSError as error:
-        fail(plain(f"{error.filename or options.out}: {error.strerror or error}"))
+        fail(plain(f"{error.filename or out}: {error.strerror or error}"))
 
 
-def _show(line: str) -> None:
+def show(line: str) -> None:
+    """On standard error: what a run has to say."""
     sys.stderr.write(f"{plain(line)}\n")
 
 
-def _command_line() -> str:
+def command_line() -> str:
     """What the user wrote, for the card."""
-    arguments = sys.argv[1:] if sys.argv[1:2] == ["train"] else ["train", *sys.argv[1:]]
+    arguments = sys.argv[1:] if sys.argv[1:2] in COMMANDS else ["train", *sys.argv[1:]]
     return shlex.join(["lmaas", *(argument for argument in arguments if argument != "--resume")])
 
 

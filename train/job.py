@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,30 +55,49 @@ class Outcome:
     start: Start
 
 
-def run(kind: Kind, options: Options, show: Show, command: str) -> Outcome:
+class Change:
+    """What else is done to a run before its first step; this one does nothing."""
+
+    def fixed(self) -> dict[str, str]:
+        """What must not change when a run continues, by the options' names."""
+        return {}
+
+    def start(self, start: Start) -> Start:
+        """Another architecture, or other weights. Raises ValueError."""
+        return start
+
+    def training(self, training: Training, data: Data) -> Training:
+        """Another loss, or a changed model. Raises RunError."""
+        return training
+
+
+def run(kind: Kind, options: Options, show: Show, command: str, change: Change | None = None) -> Outcome:
     """Train and write `options.out`; `show` gets a line for everything that a user may want to know.
 
     All rows are checked before the first step. Raises DataError, RunError, ExportError (of --from) and
     ValueError (of an option).
     """
-    check_folders(options)
+    change = change or Change()
+    fixed = options.fixed() | change.fixed()
+    check_folders(options, fixed)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     data = read_data(kind, options, show)
     torch.manual_seed(options.seed)
     start = open_start(kind, options, (text for row in data.train for text in texts_of(row)))
+    start = change.start(start)
     data = within_context(data, kind, start, options, show)
-    training = make_training(kind, start, data.train, options)
+    training = change.training(make_training(kind, start, data.train, options), data)
     loop = loop_of(options, start, len(training.batches))
     show(describe(training, start))
     expected = estimate(training, loop, len(data.held_out))
     show(str(expected))
-    begin_run(options)
+    begin_run(options, fixed)
     train_on(training, data.held_out, loop)
     return finish(kind, options, show, command, training, expected, data, start)
 
 
-def check_folders(options: Options) -> None:
+def check_folders(options: Options, fixed: Mapping[str, str]) -> None:
     """Refuse to write over what is there, and to continue a run with other options or data."""
     folder, written = options.run_folder, options.run_folder / OPTIONS
     if not options.overwrite:
@@ -92,18 +111,18 @@ def check_folders(options: Options) -> None:
         if not written.exists():
             raise RunError(f"{folder} holds no run to continue")
         before = json.loads(written.read_text("utf-8"))
-        for name, value in options.fixed().items():
+        for name, value in fixed.items():
             if before.get(name) != value:
                 raise RunError(f"--resume: {name} was {before.get(name)}, and is {value} now")
 
 
-def begin_run(options: Options) -> None:
+def begin_run(options: Options, fixed: Mapping[str, str]) -> None:
     """Make the folder of a new run, in place of an old one; a run that continues keeps its own."""
     folder = options.run_folder
     if options.overwrite and not options.resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / OPTIONS, json.dumps(options.fixed(), indent=2) + "\n")
+    write_atomically(folder / OPTIONS, json.dumps(fixed, indent=2) + "\n")
 
 
 def read_data(kind: Kind, options: Options, show: Show) -> Data:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from train.batching import Batch, EpochBatches, length_buckets, pad
@@ -173,6 +174,10 @@ class JointTraining:
             tags = token_tags(encoding.offsets, tagged, index)
             tag_rows.append([IGNORED] * (len(rows[-1]) - len(tags)) + tags)
         return rows, tag_rows
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.joint.tokenizer
 
     @property
     def module(self) -> JointNlu:

@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
+from export.verification.narrow import narrow
 from train.data import Kind, LabelRow, Problem, Row, TextRow, UtteranceRow
 from train.heads import ClassifierTraining, HeadRun, encode
 from train.joint_nlu import JointCheckpoint, JointNlu, layout
@@ -50,6 +51,7 @@ def tokens_of(row: LabelRow | UtteranceRow, tokenizer: Tokenizer, options: Optio
 
 def _lm(start: Start, rows: Sequence[TextRow], options: Options) -> LmTraining:
     model = GPT2LMHeadModel(start.config)
+    narrow(model.transformer)
     start.load_into(model, heads=start.kind is Kind.LM)
     return LmTraining(
         model,
@@ -63,12 +65,16 @@ def _lm(start: Start, rows: Sequence[TextRow], options: Options) -> LmTraining:
 
 
 def _classifier(start: Start, rows: Sequence[LabelRow], options: Options) -> ClassifierTraining:
+    known = start.source.labels if start.kind is Kind.CLASSIFIER and start.source is not None else ()
     labels = (
-        [VALUE] if options.problem is Problem.REGRESSION else sorted({n for r in rows for n in _names(r)})
+        [VALUE]
+        if options.problem is Problem.REGRESSION
+        else _labels({n for r in rows for n in _names(r)}, known)
     )
     _set_labels(start.config, labels)
     start.config.problem_type = options.problem.problem_type
     model = GPT2ForSequenceClassification(start.config)
+    narrow(model.transformer)
     # The head is kept where it has the same labels, and begins anew where it has others.
     same = start.source is not None and start.source.labels == tuple(labels)
     start.load_into(model, heads=same and start.kind is Kind.CLASSIFIER)
@@ -76,11 +82,16 @@ def _classifier(start: Start, rows: Sequence[LabelRow], options: Options) -> Cla
 
 
 def _nlu(start: Start, rows: Sequence[UtteranceRow], options: Options) -> JointTraining:
-    intents = sorted({row.intent for row in rows})
-    slots = ["O", *sorted({tag for row in rows for tag in row.tags} - {"O"})]
+    source = start.source
+    known = source if source is not None and start.kind is Kind.NLU else None
+    intents = _labels({row.intent for row in rows}, known.labels if known else ())
+    tags = {tag for row in rows for tag in row.tags} - {"O"}
+    slots = ["O", *sorted(tags)]
+    if known and {"O", *tags} <= set(known.slot_labels):
+        slots = list(known.slot_labels)
     _set_labels(start.config, intents)
     model = JointNlu(start.config, len(intents), len(slots))
-    source = start.source
+    narrow(model.transformer)
     same = source is not None and (source.labels, source.slot_labels) == (tuple(intents), tuple(slots))
     start.load_into(model, heads=same and start.kind is Kind.NLU)
     echo = options.attention == "echo"
@@ -101,6 +112,11 @@ def _run(options: Options) -> dict[str, Any]:
 
 def _names(row: LabelRow) -> tuple[str, ...]:
     return row.label if isinstance(row.label, tuple) else (str(row.label),)
+
+
+def _labels(found: set[str], known: Sequence[str]) -> list[str]:
+    """Those of the start in their order, where it knows all that the rows have; else the rows' own."""
+    return list(known) if found <= set(known) else sorted(found)
 
 
 def _set_labels(config: GPT2Config, labels: Sequence[str]) -> None:

@@ -89,9 +89,8 @@ def open_start(kind: Kind, options: Options, texts: Iterable[str]) -> Start:
 
 def _refuse_unusual(source: str, config: ModelConfig) -> None:
     """Raise ExportError for what the models of transformers do not have."""
-    widths = (set(config.layer_heads), set(config.layer_neurons))
-    if config.bidirectional or config.ngrams is not None or any(len(width) > 1 for width in widths):
-        unusual = "bidirectional attention, n-grams or pruned layers"
+    if config.bidirectional or config.ngrams is not None:
+        unusual = "bidirectional attention or n-grams"
         raise ExportError(f"{source}: it has {unusual}: training does not go on from those", field="from")
 
 

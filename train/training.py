@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from train.batching import Batch, EpochBatches
@@ -19,6 +20,9 @@ class Training(Protocol):
     @property
     def module(self) -> torch.nn.Module:
         """What is trained: the model, with auxiliary heads if it has some."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def batches(self) -> EpochBatches: ...
