@@ -19,6 +19,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedMo
 from train.batching import Batch, EpochBatches, length_buckets, pad
 from train.checkpoint import save_checkpoint
 from train.data import LabelRow, Problem
+from train.head_parts import body_states, is_bidirectional
 from train.optimization import Schedule
 from train.trainer import Figures, Loop
 
@@ -140,9 +141,18 @@ def class_logits(
     for chosen in length_buckets([len(row) for row in rows], batch):
         ids = pad([rows[index] for index in chosen], model.config.pad_token_id or 0).to(model.device)
         lengths = torch.tensor([len(rows[index]) for index in chosen], device=model.device)
-        hidden = model.transformer(ids, use_cache=False)[0]
-        result[chosen] = model.score(read_last(hidden, lengths)).float().cpu()
+        hidden = body_states(model.transformer, ids, lengths)
+        result[chosen] = label_logits(model, hidden, ids, lengths).float().cpu()
     return result
+
+
+def label_logits(
+    model: GPT2ForSequenceClassification, states: Tensor, rows: Tensor, lengths: Tensor
+) -> Tensor:
+    """[rows, labels]: of the state at each row's last token, plus the bag of n-grams if there is one."""
+    logits: Tensor = model.score(read_last(states, lengths))
+    bag = getattr(model, "ngrams", None)
+    return logits if bag is None else logits + bag(rows, lengths)
 
 
 def classifier_figures(
@@ -186,6 +196,8 @@ class ClassifierTraining:
         augment: Augment | None = None,
         targets: Tensor | None = None,
     ) -> None:
+        if run.language_loss and is_bidirectional(model.config):
+            raise ValueError("language_loss: attention to both sides sees the next token; 0 is needed")
         self.model = model
         self.batches = EpochBatches(self._epoch, -(-len(rows) // run.batch))
         self.tokenizer = tokenizer
@@ -210,14 +222,14 @@ class ClassifierTraining:
 
     def loss(self, batch: Batch) -> Tensor:
         """The loss of the labels at the last token, plus the weighted next-token loss."""
-        model, run, rows = self.model, self._run, batch["rows"]
-        blank = model.config.eos_token_id
-        hidden = model.transformer(drop_tokens(rows, run.token_dropout, blank), use_cache=False)[0]
-        logits = model.score(read_last(hidden, batch["lengths"]))
+        model, run, rows, lengths = self.model, self._run, batch["rows"], batch["lengths"]
+        seen = drop_tokens(rows, run.token_dropout, model.config.eos_token_id)
+        hidden = body_states(model.transformer, seen, lengths)
+        logits = label_logits(model, hidden, seen, lengths)
         loss = target_loss(logits, batch["targets"], self._problem, run.label_smoothing)
         if run.language_loss:
             wte = model.transformer.wte.weight
-            loss = loss + run.language_loss * next_token_loss(hidden, rows, batch["lengths"], wte)
+            loss = loss + run.language_loss * next_token_loss(hidden, rows, lengths, wte)
         return loss
 
     @property

@@ -174,7 +174,7 @@ def within_context(data: Data, kind: Kind, start: Start, options: Options, show:
     most = start.config.n_positions
     parts = []
     for name, rows in (("training", data.train), ("held-out", data.held_out), ("test", data.test)):
-        fitting = [row for row in rows if tokens_of(row, start.tokenizer, options) <= most]
+        fitting = [row for row in rows if tokens_of(row, start, options) <= most]
         if len(fitting) < len(rows):
             show(f"  {len(rows) - len(fitting):,} {name} rows have more than {most} tokens: left out")
         parts.append(fitting)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
 from train.batching import length_buckets, pad
+from train.head_parts import body_states, make_bag
 
 
 class JointNlu(nn.Module):
@@ -26,16 +27,22 @@ class JointNlu(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = GPT2Model(config)
+        self.ngrams = make_bag(config, intents)
         self.intent_head = nn.Linear(config.n_embd, intents)
         self.slot_head = nn.Linear(config.n_embd, slots)
         for head in (self.intent_head, self.slot_head):
             nn.init.normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
 
-    def hidden(self, rows: Tensor) -> Tensor:
-        """rows [batch, seq] int64 -> [batch, seq, n_embd]."""
-        states: Tensor = self.transformer(rows, use_cache=False)[0]
-        return states
+    def hidden(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        """rows [batch, seq] int64 with `lengths` tokens and padding -> [batch, seq, n_embd]."""
+        return body_states(self.transformer, rows, lengths)
+
+    def intent_logits(self, states: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+        """[batch, intents]: of the states at each row's last token, and of the bag of n-grams."""
+        last = states[torch.arange(len(states), device=states.device), lengths - 1]
+        logits: Tensor = self.intent_head(last)
+        return logits if self.ngrams is None else logits + self.ngrams(rows, lengths)
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,16 @@ def predict(
     results: dict[int, Prediction] = {}
     joint.model.eval()
     for chosen in length_buckets([len(row) for row in rows], batch):
-        ids = pad([rows[index] for index in chosen], joint.model.config.eos_token_id)
-        hidden = joint.model.hidden(ids.to(joint.model.intent_head.weight.device))
+        device = joint.model.intent_head.weight.device
+        ids = pad([rows[index] for index in chosen], joint.model.config.eos_token_id).to(device)
+        lengths = torch.tensor([len(rows[index]) for index in chosen], device=device)
+        hidden = joint.model.hidden(ids, lengths)
+        intents = joint.model.intent_logits(hidden, ids, lengths).argmax(dim=-1).tolist()
         for place, index in enumerate(chosen):
-            intent = joint.model.intent_head(hidden[place, len(rows[index]) - 1]).argmax().item()
             tags = joint.model.slot_head(hidden[place, firsts[index]]).argmax(dim=-1).tolist()
-            results[index] = Prediction(joint.intents[int(intent)], tuple(joint.slots[tag] for tag in tags))
+            results[index] = Prediction(
+                joint.intents[intents[place]], tuple(joint.slots[tag] for tag in tags)
+            )
     return [results[index] for index in range(len(rows))]
 
 

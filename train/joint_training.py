@@ -15,7 +15,7 @@ from train.batching import Batch, EpochBatches, length_buckets, pad
 from train.checkpoint import save_checkpoint
 from train.data import UtteranceRow
 from train.evaluate import accuracy, span_f1
-from train.heads import IGNORED, HeadRun, drop_tokens, next_token_loss, read_last
+from train.heads import IGNORED, HeadRun, drop_tokens, next_token_loss
 from train.joint_nlu import JointCheckpoint, JointNlu, layout, predict, word_spans, word_starts
 from train.trainer import Figures
 
@@ -109,8 +109,9 @@ def token_tags(
 def joint_loss(joint: JointCheckpoint, batch: Batch, run: JointRun) -> Tensor:
     """Smoothed cross-entropies of the intent and of the tags, plus the weighted next-token loss."""
     model, rows, lengths, tags = joint.model, batch["rows"], batch["lengths"], batch["tags"]
-    hidden = model.hidden(drop_tokens(rows, run.token_dropout, model.config.eos_token_id))
-    intent_logits = model.intent_head(read_last(hidden, lengths))
+    seen = drop_tokens(rows, run.token_dropout, model.config.eos_token_id)
+    hidden = model.hidden(seen, lengths)
+    intent_logits = model.intent_logits(hidden, seen, lengths)
     inside = tags != IGNORED
     slot_logits = model.slot_head(hidden[inside])
     loss = F.cross_entropy(intent_logits, batch["intents"], label_smoothing=run.label_smoothing)

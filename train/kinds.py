@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from export.verification.narrow import narrow
 from train.data import Kind, LabelRow, Problem, Row, TextRow, UtteranceRow
+from train.head_parts import BIDIRECTIONAL, make_bag
 from train.heads import ClassifierTraining, HeadRun, encode
 from train.joint_nlu import JointCheckpoint, JointNlu, layout
 from train.joint_training import JointRun, JointTraining
@@ -19,6 +19,7 @@ from train.start import Start
 from train.training import Training
 
 VALUE = "value"  # the only label of a regression
+ECHO = "echo"  # of an nlu model's input: the text twice
 
 
 def make_training(kind: Kind, start: Start, rows: Sequence[Any], options: Options) -> Training:
@@ -41,12 +42,12 @@ def texts_of(row: Row) -> Iterator[str]:
             yield " ".join(row.words)
 
 
-def tokens_of(row: LabelRow | UtteranceRow, tokenizer: Tokenizer, options: Options) -> int:
+def tokens_of(row: LabelRow | UtteranceRow, start: Start, options: Options) -> int:
     """Tokens of the model's input for a row."""
     if isinstance(row, LabelRow):
-        return len(encode(tokenizer, [row])[0])
-    ids = tokenizer.encode(" ".join(row.words), add_special_tokens=False).ids
-    return len(layout(ids, 0, options.attention == "echo"))
+        return len(encode(start.tokenizer, [row])[0])
+    ids = start.tokenizer.encode(" ".join(row.words), add_special_tokens=False).ids
+    return len(layout(ids, 0, _echoes(start, options)))
 
 
 def _lm(start: Start, rows: Sequence[TextRow], options: Options) -> LmTraining:
@@ -73,7 +74,9 @@ def _classifier(start: Start, rows: Sequence[LabelRow], options: Options) -> Cla
     )
     _set_labels(start.config, labels)
     start.config.problem_type = options.problem.problem_type
+    _set_parts(Kind.CLASSIFIER, start, options)
     model = GPT2ForSequenceClassification(start.config)
+    model.ngrams = make_bag(start.config, len(labels))
     narrow(model.transformer)
     # The head is kept where it has the same labels, and begins anew where it has others.
     same = start.source is not None and start.source.labels == tuple(labels)
@@ -90,11 +93,12 @@ def _nlu(start: Start, rows: Sequence[UtteranceRow], options: Options) -> JointT
     if known and {"O", *tags} <= set(known.slot_labels):
         slots = list(known.slot_labels)
     _set_labels(start.config, intents)
+    _set_parts(Kind.NLU, start, options)
     model = JointNlu(start.config, len(intents), len(slots))
     narrow(model.transformer)
     same = source is not None and (source.labels, source.slot_labels) == (tuple(intents), tuple(slots))
     start.load_into(model, heads=same and start.kind is Kind.NLU)
-    echo = options.attention == "echo"
+    echo = _echoes(start, options)
     joint = JointCheckpoint(model, start.tokenizer, tuple(intents), tuple(slots), echo)
     return JointTraining(joint, rows, JointRun(**_run(options), exchange=0.0, typed=0.0, echo=echo))
 
@@ -117,6 +121,28 @@ def _names(row: LabelRow) -> tuple[str, ...]:
 def _labels(found: set[str], known: Sequence[str]) -> list[str]:
     """Those of the start in their order, where it knows all that the rows have; else the rows' own."""
     return list(known) if found <= set(known) else sorted(found)
+
+
+def _set_parts(kind: Kind, start: Start, options: Options) -> None:
+    """This project's own keys of config.json. A start of the same kind keeps those that it has."""
+    if start.kind is kind:
+        return
+    if options.attention == ECHO and kind is not Kind.NLU:
+        raise ValueError(
+            f"--attention: {ECHO}: only nlu reads a text twice: causal or bidirectional is needed"
+        )
+    if options.attention == BIDIRECTIONAL:
+        start.config.attention = BIDIRECTIONAL
+    if options.ngram_buckets:
+        start.config.ngram_buckets = options.ngram_buckets
+        start.config.ngram_orders = list(range(1, options.ngram_order + 1))
+
+
+def _echoes(start: Start, options: Options) -> bool:
+    """Whether an nlu model reads its text twice."""
+    if start.kind is Kind.NLU and start.source is not None:
+        return start.source.nlu_echo
+    return options.attention == ECHO
 
 
 def _set_labels(config: GPT2Config, labels: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ class About:
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Attention = Literal["causal", "echo"]
+Attention = Literal["causal", "echo", "bidirectional"]
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,17 @@ class Options:
     attention: Annotated[
         Attention,
         About(
-            "Tag words as causal attention sees them, or (echo) in a second copy of the text.", (Kind.NLU,)
+            "What a token reads: the tokens before it (causal), those on both sides (bidirectional), or, for"
+            " nlu, the tokens before it in a second copy of the text (echo).",
+            HEADS,
+            defaults=((Kind.NLU, "echo"),),
         ),
-    ] = "echo"
+    ] = "causal"
+    ngram_buckets: Annotated[
+        int,
+        About("Size of a bag of hashed n-grams beside the transformer; 0: none.", HEADS, low=0, high=1 << 22),
+    ] = 0
+    ngram_order: Annotated[int, About("Tokens of the longest n-gram in the bag.", HEADS, low=1, high=5)] = 2
     # The run
     batch_size: Annotated[int, About("Rows in a batch.", defaults=((Kind.LM, 8),), low=1)] = 32
     epochs: Annotated[int, About("Times that all rows are seen.", defaults=((Kind.LM, 1),), low=1)] = 5

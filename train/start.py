@@ -26,7 +26,7 @@ from train.stored import fetch_stored
 from train.tokenizer import END_OF_TEXT_ID, PADDING, end_with_end_of_text, train_tokenizer
 
 # Of the weights' names in a checkpoint, those of heads; all others are of the body.
-HEADS = ("lm_head.", "score.", "classifier.", "intent_head.", "slot_head.", "ngram.")
+HEADS = ("lm_head.", "score.", "classifier.", "intent_head.", "slot_head.", "ngrams.")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,6 @@ def open_start(kind: Kind, options: Options, texts: Iterable[str]) -> Start:
         return _new_start(kind, options, texts)
     with _folder_of(options.start, options.url) as (folder, origin):
         checkpoint = Checkpoint.open(folder)
-        _refuse_unusual(options.start, checkpoint.config)
         written = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
         config = GPT2Config(**written)
         tensors = _tensors(checkpoint)
@@ -85,13 +84,6 @@ def open_start(kind: Kind, options: Options, texts: Iterable[str]) -> Start:
     if kind is not checkpoint.config.head.kind:
         _prepare(kind, config, tokenizer)
     return Start(config, tokenizer, tensors, checkpoint.config, origin)
-
-
-def _refuse_unusual(source: str, config: ModelConfig) -> None:
-    """Raise ExportError for what the models of transformers do not have."""
-    if config.bidirectional or config.ngrams is not None:
-        unusual = "bidirectional attention or n-grams"
-        raise ExportError(f"{source}: it has {unusual}: training does not go on from those", field="from")
 
 
 def _new_start(kind: Kind, options: Options, texts: Iterable[str]) -> Start:

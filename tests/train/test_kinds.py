@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from transformers import GPT2ForSequenceClassification
 
+from export.pipeline import export_checkpoint
+from export.verification.oracles import NumpyOracle
+from export.verification.verify import verify
+from runtime.contract import Variant
 from tests.train.tiny import SENTENCES, tiny_config, tiny_tokenizer
 from train.checkpoint import save_checkpoint
 from train.data import Kind, LabelRow, UtteranceRow
+from train.head_parts import body_states
+from train.heads import label_logits
 from train.joint_nlu import JointNlu
 from train.kinds import make_training
-from train.options import Options
+from train.options import Attention, Options
 from train.pruning import cut
 from train.start import open_start
 
@@ -70,3 +81,72 @@ def test_an_nlu_model_keeps_the_order_of_its_labels(tmp_path: Path) -> None:
 
     assert known("ask", "B-who") == (["tell", "ask"], slots)
     assert known("sing", "B-what") == (["sing"], ["O", "B-what"])
+
+
+def own_parts(tmp_path: Path, attention: Attention) -> Options:
+    """Options for a tiny model with attention to both sides and a bag of n-grams."""
+    return Options(
+        train=tmp_path,
+        out=tmp_path / "out",
+        attention=attention,
+        ngram_buckets=50,
+        ngram_order=3,
+        vocabulary=300,
+        layers=1,
+        width=64,
+        context=64,
+    )
+
+
+@pytest.mark.parametrize("kind", [Kind.CLASSIFIER, Kind.NLU])
+def test_our_own_parts_are_trained_as_they_are_exported(kind: Kind, tmp_path: Path) -> None:
+    words = [UtteranceRow(n, ("the", "fox"), ("O", "B-who"), LABELS[n % 2]) for n in range(4)]
+    rows: Sequence[Any] = words if kind is Kind.NLU else ROWS
+    options = own_parts(tmp_path, "bidirectional")
+    training = make_training(kind, open_start(kind, options, SENTENCES), rows, options)
+    module: Any = training.module
+    bag = module.ngrams.weight
+    loss: Any = training.loss(training.batches[0])
+    loss.backward()
+    assert int((bag.grad.abs().sum(dim=1) > 0).sum()) >= 3  # n-grams of the batch learn
+    torch.nn.init.normal_(bag)
+    training.save(tmp_path / "checkpoint")
+    export_checkpoint(tmp_path / "checkpoint", tmp_path / "artifact", name="x", variants=[Variant.FP32])
+    own = verify(tmp_path / "checkpoint", tmp_path / "artifact", prompts=2, tokens=4)[-1]
+    assert own.passed
+
+    # The training's logits, of rows in a padded batch, are those of the exporter's reference, of one row.
+    written = open_start(kind, replace(options, start=str(tmp_path / "checkpoint")), ())
+    assert written.source is not None
+    assert (written.source.bidirectional, written.source.nlu_echo) == (True, False)
+    oracle = NumpyOracle(tmp_path / "checkpoint", written.source)
+    again: Any = make_training(kind, written, rows, options).module.eval()
+    ids = [[5, 9, 14, 3], [7], [20, 21, 22, 23, 24, 25]]
+    padded = torch.tensor([row + [30] * (6 - len(row)) for row in ids])
+    lengths = torch.tensor([len(row) for row in ids])
+    with torch.no_grad():
+        states = body_states(again.transformer, padded, lengths)
+        many = (
+            again.intent_logits(states, padded, lengths)
+            if kind is Kind.NLU
+            else label_logits(again, states, padded, lengths)
+        )
+    for row, logits in zip(ids, many, strict=True):
+        assert np.abs(oracle.logits(row)[0] - logits.numpy()).max() < 1e-4
+
+
+def test_a_model_with_our_own_parts_keeps_them(tmp_path: Path) -> None:
+    options = own_parts(tmp_path, "bidirectional")
+    make_training(Kind.CLASSIFIER, open_start(Kind.CLASSIFIER, options, SENTENCES), ROWS, options).save(
+        tmp_path / "first"
+    )
+    plain = Options(train=tmp_path, out=tmp_path / "out", start=str(tmp_path / "first"))
+    again: Any = make_training(Kind.CLASSIFIER, open_start(Kind.CLASSIFIER, plain, ()), ROWS, plain).module
+    assert again.config.attention == "bidirectional"
+    assert again.ngrams.weight.shape == (50, 2)
+
+
+def test_a_classifier_reads_its_text_once(tmp_path: Path) -> None:
+    options = own_parts(tmp_path, "echo")
+    with pytest.raises(ValueError, match="--attention: echo: only nlu reads a text twice"):
+        make_training(Kind.CLASSIFIER, open_start(Kind.CLASSIFIER, options, SENTENCES), ROWS, options)
