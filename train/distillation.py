@@ -60,7 +60,10 @@ class Teacher(Protocol):
 
 @contextmanager
 def watched(model: Any) -> Iterator[Outputs]:
-    """Collects what the model's heads and its last norm return within the block."""
+    """Collects what the model's heads and its last norm return within the block.
+
+    A bag of n-grams runs after the head to whose logits it adds.
+    """
     found = Outputs()
 
     def keep_logits(name: str) -> Callable[..., None]:
@@ -74,6 +77,14 @@ def watched(model: Any) -> Iterator[Outputs]:
         for name in HEADS
         if hasattr(model, name)
     ]
+    bag = getattr(model, "ngrams", None)
+    if bag is not None:
+        head = "score" if hasattr(model, "score") else "intent_head"
+
+        def add_bag(module: Any, inputs: Any, output: Tensor) -> None:
+            found.logits[head] = found.logits[head] + output
+
+        hooks.append(bag.register_forward_hook(add_bag))
     try:
         yield found
     finally:

@@ -22,6 +22,8 @@ from train.distillation import (
     spread,
     watched,
 )
+from train.head_parts import make_bag
+from train.heads import label_logits
 
 TOKENIZER = tiny_tokenizer()
 IDS = [encoding.ids for encoding in TOKENIZER.encode_batch([*SENTENCES, "The fox."])]
@@ -155,6 +157,20 @@ def test_a_language_model_is_watched_too() -> None:
     assert torch.equal(found.logits["lm_head"], logits)
     assert found.hidden is not None
     assert found.hidden.shape == (5, BATCH["rows"].shape[1], 64)
+
+
+def test_a_bag_of_n_grams_is_a_part_of_the_logits() -> None:
+    model = classifier(0)
+    model.config.ngram_buckets, model.config.ngram_orders = 50, [1, 2]
+    model.ngrams = make_bag(model.config, 3)
+    assert model.ngrams is not None
+    model.ngrams.weight.data.normal_()
+    hidden = model.transformer(BATCH["rows"], use_cache=False)[0]
+    with watched(model) as found:
+        logits = label_logits(model, hidden, BATCH["rows"], BATCH["lengths"])
+    assert torch.equal(found.logits["score"], logits)
+    alone = model.score(hidden[torch.arange(len(hidden)), BATCH["lengths"] - 1])
+    assert not torch.allclose(logits, alone)
 
 
 @pytest.mark.parametrize(
