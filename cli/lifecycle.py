@@ -55,6 +55,10 @@ def show_model(
         print_json(answer)
         return
     print(f"{name} version {answer['version']}: {answer['kind']}, {answer['state']}")
+    if (calibration := answer["calibration"]) is not None:
+        threshold = calibration["threshold"]
+        under = "no threshold" if threshold is None else f"abstains under {threshold:g}"
+        print(f"calibrated: temperature {calibration['temperature']:g}, {under}")
     rows = [
         (
             precision,
@@ -153,6 +157,14 @@ def model_history(name: Name, as_json: AsJson = False, url: Url = DEFAULT_URL) -
         ),
         "nothing was done with it yet",
     )
+
+
+@models.command("uncalibrate")
+def remove_calibration(name: Name, version: ModelVersion = "latest", url: Url = DEFAULT_URL) -> None:
+    """Let a version's scores be as the model gives them; `lmaas calibrate` corrects them."""
+    with connect(url) as client:
+        client.call("DELETE", f"{model_path(name, version)}/calibration")
+    print(f"{name} version {version}: its scores are as the model gives them")
 
 
 @models.command("rm")

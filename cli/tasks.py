@@ -93,6 +93,12 @@ def print_scores(answer: dict[str, Any], as_json: bool) -> None:
     for result in answer["results"]:
         rows = [(score["label"], f"{score['score']:.3f}") for score in result["scores"]]
         print_table(("label", "score"), rows, "no labels")
+        print_abstained(result)
+
+
+def print_abstained(result: dict[str, Any]) -> None:
+    if result["abstained"]:
+        print("abstained: the highest score is under the version's threshold")
 
 
 def nlu(
@@ -114,6 +120,7 @@ def nlu(
 def print_understood(result: dict[str, Any]) -> None:
     if (intent := result["intent"]) is not None:  # a model may tag slots alone
         print(f"{intent['label']}  {intent['score']:.3f}")
+        print_abstained(result)
     rows = [
         (slot["name"], slot["value"], f"{slot['start']}-{slot['end']}", f"{slot['score']:.3f}")
         for slot in result["slots"]

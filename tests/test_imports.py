@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
         ("runtime.triton.heads", ["torch", "transformers", "starlette", "tritonclient", "api", "export"]),
         # Triton starts a process for each load that only declares the tensors.
         ("runtime.triton", ["onnxruntime", "onnx", "tokenizers", "runtime.engine"]),
+        # Only a checkpoint needs torch.
+        ("train.evaluation.run", ["torch", "transformers", "starlette", "api", "matplotlib"]),
         ("export.pipeline", ["torch", "transformers", "starlette", "api", "runtime.engine"]),
         ("lmaas", ["torch", "starlette", "onnx", "numpy", "sqlalchemy"]),
         ("client.http", ["httpx", "typer", "numpy", "runtime"]),
@@ -48,6 +50,7 @@ def test_a_room_drags_in_only_what_it_needs(module: str, forbidden: list[str]) -
 SHARED = tuple(
     f"runtime.{name}"
     for name in (
+        "calibration",
         "commands",
         "config",
         "contract",

@@ -26,6 +26,7 @@ from api.middle.handlers.convert import ConvertHandler
 from api.middle.job import Job
 from api.middle.schemas.convert import ConvertParameters
 from api.middle.tasks import TaskManager
+from runtime.calibration import Calibration
 
 
 class Models:
@@ -72,6 +73,19 @@ class Models:
             outcome = "removed" if version is None else str(version)
             await self._accounts.record_model(caller, "alias", name, f"aliases/{alias}", outcome)
         return record
+
+    async def calibrate(
+        self, name: str, version: int | str, calibration: Calibration | None, caller: Caller
+    ) -> VersionRecord:
+        """Correct the scores of a version from now on; None: no longer.
+
+        Raises NotFound, Conflict.
+        """
+        record = await self._store.version(name, version)
+        await self._store.calibrations.set(record, calibration)
+        outcome = "removed" if calibration is None else f"temperature {calibration.temperature:g}"
+        await self._accounts.record_model(caller, "calibrate", name, f"versions/{record.version}", outcome)
+        return await self._store.version(name, record.version)
 
     async def add_upload(
         self, name: str, archive: Path, filename: str, sha256: str | None = None

@@ -27,9 +27,10 @@ from export.files import check_content, check_size, refuse_link
 from export.graph.builder import DATA_SUFFIX
 from export.output import new_folder
 from export.progress import Report, Stages, ignore
-from export.reading import parse_json_object, read_text
+from export.reading import is_there, parse_json_object, read_text
 from export.validation.dry_run import dry_run
 from export.validation.graph import check_graph
+from runtime.calibration import CALIBRATION_FILE, Calibration, CalibrationError
 from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, Kind, Variant, shown
 from runtime.manifest import MANIFEST_FILE, Architecture, FileEntry, Manifest, ManifestError
 
@@ -73,6 +74,7 @@ def import_artifact(
         provenance = manifest.provenance | {"card": "as its maker declared it"}
         manifest = dataclasses.replace(manifest, name=name or manifest.name, provenance=provenance)
         (folder / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
+        _copy_calibration(source, folder)
         stages.begin("check graphs")
         _check_tokenizer(folder, manifest)
         for variant in manifest.variants:
@@ -201,6 +203,20 @@ def _copy(source: Path, folder: Path, expected: FileEntry) -> None:
     target.parent.mkdir(exist_ok=True)
     shutil.copyfile(source / expected.path, target)
     check_content(folder, expected)
+
+
+def _copy_calibration(source: Path, folder: Path) -> None:
+    """What corrects the scores, where the artifact brings it."""
+    if not is_there(source / CALIBRATION_FILE):
+        return
+    refuse_link(source, CALIBRATION_FILE)
+    try:
+        calibration = Calibration.from_json(read_text(source / CALIBRATION_FILE))
+    except CalibrationError as error:
+        raise ArtifactError(f"{CALIBRATION_FILE}: {error}", field=CALIBRATION_FILE) from None
+    except CheckpointError as error:
+        raise ArtifactError(error.message, error.field) from None
+    (folder / CALIBRATION_FILE).write_text(calibration.to_json(), "utf-8")
 
 
 def _check_tokenizer(folder: Path, manifest: Manifest) -> None:

@@ -136,7 +136,8 @@ class HeadModel:
         if slot_logits is not None:
             # Results at padding are not used.
             finite &= [bool(np.isfinite(tagged).all()) for tagged in slot_logits]
-        scores = self._scores(logits)
+        temperatures = np.array([[row.temperature] for row in rows], np.float32)
+        scores = self._scores(logits / temperatures)
         best = scores.argmax(axis=1).tolist() if scores.shape[1] else None
         for place, row in enumerate(rows):
             if not finite[place]:

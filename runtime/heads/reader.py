@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,13 +12,15 @@ from runtime.contract import Kind
 from runtime.errors import ModelError, RequestFault
 from runtime.manifest import MANIFEST_FILE, Manifest, head_row
 
-TEXT, TEXT_PAIR = "text", "text_pair"
+TEXT, TEXT_PAIR, TEMPERATURE = "text", "text_pair", "temperature"
+REGRESSION = "regression"
 
 
 @dataclass(frozen=True, slots=True)
 class HeadInput:
     text: str
     text_pair: str | None = None
+    temperature: float = 1.0  # by which the logits of the labels are divided; those of slots are not
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Row:
     ids: list[int]
     encoding: tokenizers.Encoding
     tagged_from: int = 0  # index in `ids` of the first token that is tagged: the first token of `encoding`
+    temperature: float = 1.0
 
 
 class Reader:
@@ -42,6 +46,7 @@ class Reader:
         self._architecture = manifest.architecture
         self._nlu_echo = manifest.nlu_echo
         self._is_nlu = manifest.kind is Kind.NLU
+        self._is_regression = manifest.problem_type == REGRESSION
         # Only slots need to know where in the text each token is, and that costs a quarter of the time.
         self._encode = tokenizer.encode_batch if self._is_nlu else tokenizer.encode_batch_fast
         if manifest.nlu_echo and manifest.architecture.eos_token_id is None:
@@ -66,7 +71,8 @@ class Reader:
         if len(ids) > self._limit:
             return self._too_long(item, len(ids))
         row = head_row(ids, self._kind, self._architecture, self._nlu_echo)
-        return Row(item.text, row, encoding, len(row) - len(ids) if self._is_nlu else 0)
+        tagged_from = len(row) - len(ids) if self._is_nlu else 0
+        return Row(item.text, row, encoding, tagged_from, item.temperature)
 
     def _fault(self, item: HeadInput) -> RequestFault | None:
         """What is wrong before it is encoded."""
@@ -78,6 +84,10 @@ class Reader:
             return fault
         if item.text_pair is not None and self._is_nlu:
             return RequestFault.invalid(TEXT_PAIR, "a model of kind nlu reads one text; leave it out")
+        if not 0 < item.temperature < math.inf:
+            return RequestFault.invalid(TEMPERATURE, f"{item.temperature}, but it must be above 0 and finite")
+        if self._is_regression and item.temperature != 1:
+            return RequestFault.invalid(TEMPERATURE, "a regression has values and no probabilities")
         return None
 
     @staticmethod

@@ -71,7 +71,9 @@ def _read(request: Any) -> Rows:
         )
         pair = pb_utils.get_input_tensor_by_name(request, HeadTensors.TEXT_PAIR)
         pairs = [None] * len(texts) if pair is None else _values(pair)
-        return [_read_row(text, pair) for text, pair in zip(texts, pairs, strict=True)]
+        given = pb_utils.get_input_tensor_by_name(request, HeadTensors.TEMPERATURE)
+        temperatures = [1.0] * len(texts) if given is None else _values(given)
+        return [_read_row(*row) for row in zip(texts, pairs, temperatures, strict=True)]
     except RequestFault as fault:
         return [fault]
     except Exception:
@@ -80,16 +82,17 @@ def _read(request: Any) -> Rows:
 
 
 def _values(tensor: Any) -> list[Any]:
-    """The rows of a BYTES tensor [batch, 1]."""
+    """The rows of a tensor [batch, 1]."""
     values: list[Any] = tensor.as_numpy().reshape(-1).tolist()
     return values
 
 
-def _read_row(text: Any, pair: Any) -> HeadInput | RequestFault:
+def _read_row(text: Any, pair: Any, temperature: float) -> HeadInput | RequestFault:
     try:
         return HeadInput(
             decoded(text, HeadTensors.TEXT),
             None if pair is None else decoded(pair, HeadTensors.TEXT_PAIR),
+            temperature,
         )
     except RequestFault as fault:
         return fault

@@ -21,6 +21,7 @@ from api.back.settings import BackSettings
 from api.back.store.archives import ArchiveDownload
 from api.back.store.audit import AuditStore
 from api.back.store.batches import BatchStore
+from api.back.store.calibrations import Calibrations
 from api.back.store.callbacks import CallbackStore
 from api.back.store.changes import Subscription
 from api.back.store.deployments import DeploymentStore
@@ -53,6 +54,7 @@ from api.back.store.usage import UsageStore
 from api.caller import ALL_SCOPES, KEY_PREFIX, NO_LIMITS, Limits, Scope
 from api.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from api.log_context import LogContext
+from runtime.calibration import Calibration
 from runtime.contract import Kind, Operation, Variant
 from runtime.manifest import Architecture, FileEntry, Manifest, VariantEntry
 from runtime.messages import Answer, Slot, Usage
@@ -297,6 +299,7 @@ class FakeModels(ModelStore):
         self.all_versions: dict[tuple[str, int], VersionRecord] = {}
         self.received: list[bytes] = []
         self.blob_folder = Path("nowhere")  # of the uploads that came by digest
+        self.calibrations = FakeCalibrations(self)
 
     def add_ready(self, name: str, kind: Kind, labels: tuple[str, ...] = ()) -> None:
         self.records[name] = ModelRecord(name, kind, "", {"latest": 1}, now())
@@ -372,6 +375,15 @@ class FakeModels(ModelStore):
     async def archive(self, name: str, version: int | str) -> ArchiveDownload:
         await self.version(name, version)
         return FakeArchive(name)
+
+
+class FakeCalibrations(Calibrations):
+    def __init__(self, models: FakeModels) -> None:
+        self._models = models
+
+    async def write(self, version: VersionRecord, calibration: Calibration | None) -> None:
+        key = version.model, version.version
+        self._models.all_versions[key] = dataclasses.replace(version, calibration=calibration)
 
 
 class FakeConverter(Converter):
@@ -502,6 +514,7 @@ class FakeCluster(ClusterManager):
         self.running = 0
         self.reply: Callable[[str, Mapping[str, Any], Operation], AsyncIterator[Answer]] = scripted
         self.classified: list[list[str]] = []  # the texts of each request
+        self.temperatures: list[float | None] = []  # that came with them
         self.classify_error: Exception | None = None
         self.ready = True
         self.away: list[str] = []  # replicas, while others answer
@@ -630,10 +643,18 @@ class FakeCluster(ClusterManager):
             self.running -= 1
             self.closed += 1
 
+    def calibration(self, target: Target) -> Calibration | None:
+        return self.models.all_versions[target.model, target.version].calibration
+
     async def classify(
-        self, target: Target, texts: Sequence[str], text_pairs: Sequence[str] | None = None
+        self,
+        target: Target,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        temperature: float | None = None,
     ) -> list[HeadAnswer]:
         self.classified.append(list(texts))
+        self.temperatures.append(temperature)
         if self.classify_error is not None:
             raise self.classify_error
         scores = [0.1] * len(target.labels)

@@ -26,6 +26,7 @@ from api.back.store.models import ModelStore
 from api.back.store.records import DeploymentRecord, DeploymentState
 from api.errors import Unavailable
 from api.log_context import LogContext
+from runtime.calibration import Calibration
 from runtime.commands import Submit
 from runtime.contract import Kind, Operation
 from runtime.messages import Answer
@@ -120,19 +121,28 @@ class Inference:
                     raise
                 await tries.after(error)
 
+    def calibration(self, target: Target) -> Calibration | None:
+        """Of the target's version as it is now; None: its scores are as the model gives them."""
+        return self._models.calibrations.of(target.model, target.version)
+
     async def classify(
-        self, target: Target, texts: Sequence[str], text_pairs: Sequence[str] | None = None
+        self,
+        target: Target,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        temperature: float | None = None,
     ) -> list[HeadAnswer]:
         """Up to MAX_HEAD_BATCH texts, or pairs, through a classifier or nlu model.
 
-        Raises as `generate` does; the field of an InvalidInput names the row as HeadTensors says.
+        The logits of the labels are divided by `temperature`. Raises as `generate` does; the field of an
+        InvalidInput names the row as HeadTensors says.
         """
         deployment = self._deployment(target)
         observation = self._canaries.observe(deployment)
         if observation is None:
-            return await self._classified(deployment, texts, text_pairs)
+            return await self._classified(deployment, texts, text_pairs, temperature)
         try:
-            answers = await self._classified(deployment, texts, text_pairs)
+            answers = await self._classified(deployment, texts, text_pairs, temperature)
         except FAULTS:
             observation.failed()
             raise
@@ -140,14 +150,18 @@ class Inference:
         return answers
 
     async def _classified(
-        self, deployment: Deployment, texts: Sequence[str], text_pairs: Sequence[str] | None
+        self,
+        deployment: Deployment,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None,
+        temperature: float | None,
     ) -> list[HeadAnswer]:
         tries = Tries(deployment, self._retry_seconds)
         while True:
             try:
                 replica = tries.replica()
                 with replica.serving() as client:
-                    answers = await client.classify(replica.version, texts, text_pairs)
+                    answers = await client.classify(replica.version, texts, text_pairs, temperature)
                     replica.answered()
                     return answers
             except Unavailable as error:  # noqa: PERF203 - trying again is the point

@@ -40,13 +40,21 @@ MAX_ERROR = 500  # characters of a foreign error that are passed on
 
 
 def head_request(
-    model: str, version: int, texts: Sequence[str], text_pairs: Sequence[str] | None, log_id: str = ""
+    model: str,
+    version: int,
+    texts: Sequence[str],
+    text_pairs: Sequence[str] | None,
+    log_id: str = "",
+    temperature: float | None = None,
 ) -> Any:
     """A request to a batched model: each input has the shape [texts, 1]. Its log lines name `log_id`."""
     request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version), id=log_id)
     for name, column in ((HeadTensors.TEXT, texts), (HeadTensors.TEXT_PAIR, text_pairs)):
         if column is not None:
             _add_texts(request, name, [text.encode() for text in column], [len(column), 1])
+    if temperature is not None:
+        request.inputs.add(name=HeadTensors.TEMPERATURE, datatype="FP32", shape=[len(texts), 1])
+        request.raw_input_contents.append(struct.pack("<f", temperature) * len(texts))
     return request
 
 

@@ -184,12 +184,17 @@ class TritonClient:
         return sessions[-1]
 
     async def classify(
-        self, model_version: ModelVersion, texts: Sequence[str], text_pairs: Sequence[str] | None
+        self,
+        model_version: ModelVersion,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None,
+        temperature: float | None = None,
     ) -> list[HeadAnswer]:
         """One request, with one answer for each text. Cancelling the awaiting task cancels it."""
         log_id = LogContext.current().request_id or ""
         with self._count(model_version) as in_flight, self._span("classify", model_version):
-            in_flight.call = self._stub.ModelInfer(head_request(*model_version, texts, text_pairs, log_id))
+            request = head_request(*model_version, texts, text_pairs, log_id, temperature)
+            in_flight.call = self._stub.ModelInfer(request)
             try:
                 return read_heads(await in_flight.call)
             except grpc.aio.AioRpcError as error:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from api.back.store.blobs import BlobStore
 from api.back.store.records import VersionRecord
+from runtime.calibration import CALIBRATION_FILE
 
 FORMAT = "tar 1"  # part of the ETag: change it with the bytes
 CHUNK = 2 << 20  # bytes that are read at once
@@ -34,7 +35,7 @@ class _Segment:
 
 
 class ArchiveDownload:
-    """A .tar; the same artifact always gives the same bytes."""
+    """A .tar; the same artifact with the same calibration always gives the same bytes."""
 
     media_type = MEDIA_TYPE
 
@@ -46,6 +47,8 @@ class ArchiveDownload:
         last = self._segments[-1]
         self.size = last.start + last.size
         content = "\n".join(f"{path} {file.sha256}" for path, file in sorted(version.files.items()))
+        if version.calibration is not None:
+            content += f"\n{version.calibration.to_json()}"
         self.etag = hashlib.sha256(f"{FORMAT}\n{version.model}\n{content}".encode()).hexdigest()
 
     async def read(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
@@ -73,7 +76,7 @@ class ArchiveDownload:
 
 
 def _lay_out(version: VersionRecord) -> list[_Segment]:
-    """Each file below a folder named as the model, without times or owners."""
+    """Each file below a folder named as the model, without times or owners; the calibration comes first."""
     segments: list[_Segment] = []
     position = 0
 
@@ -83,13 +86,19 @@ def _lay_out(version: VersionRecord) -> list[_Segment]:
             segments.append(_Segment(position, size, literal, sha256))
             position += size
 
-    for path, file in sorted(version.files.items()):
+    def append_file(path: str, size: int, literal: bytes = b"", sha256: str | None = None) -> None:
         entry = tarfile.TarInfo(f"{version.model}/{path}")
-        entry.size, entry.mode = file.size, 0o644
+        entry.size, entry.mode = size, 0o644
         header = entry.tobuf(tarfile.GNU_FORMAT)
         append(len(header), header)
-        append(file.size, sha256=file.sha256)
-        padding = -file.size % TAR_RECORD
+        append(size, literal, sha256)
+        padding = -size % TAR_RECORD
         append(padding, bytes(padding))
+
+    if version.calibration is not None:
+        text = version.calibration.to_json().encode()
+        append_file(CALIBRATION_FILE, len(text), text)
+    for path, file in sorted(version.files.items()):
+        append_file(path, file.size, sha256=file.sha256)
     append(2 * TAR_RECORD, bytes(2 * TAR_RECORD))
     return segments

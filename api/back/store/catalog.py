@@ -31,6 +31,7 @@ from api.back.store.tables import (
     versions,
 )
 from api.errors import NotFound
+from runtime.calibration import Calibration
 from runtime.contract import Kind
 from runtime.manifest import Manifest
 
@@ -139,7 +140,24 @@ def _version(row: Row[Any], files: dict[str, StoredFile]) -> VersionRecord:
         manifest=manifest,
         error=row.error,
         created=row.created,
+        calibration=Calibration.from_json(row.calibration) if row.calibration else None,
     )
+
+
+async def read_calibrations(connection: AsyncConnection) -> dict[tuple[str, int], Calibration]:
+    """By model and version; a version without one is absent."""
+    query = select(versions.c.model, versions.c.version, versions.c.calibration)
+    rows = await connection.execute(query.where(versions.c.calibration.is_not(None)))
+    return {(row.model, row.version): Calibration.from_json(row.calibration) for row in rows}
+
+
+async def write_calibration(
+    connection: AsyncConnection, name: str, version: int, calibration: Calibration | None
+) -> None:
+    """None removes it."""
+    text = None if calibration is None else calibration.to_json()
+    here = (versions.c.model == name, versions.c.version == version)
+    await connection.execute(update(versions).where(*here).values(calibration=text))
 
 
 async def find_upload(connection: AsyncConnection, name: str, sha256: str) -> VersionRecord | None:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.back.store import catalog, garbage
 from api.back.store.archives import ArchiveDownload
 from api.back.store.blobs import BlobStore
+from api.back.store.calibrations import Calibrations
 from api.back.store.database import Database
 from api.back.store.records import LATEST, ModelRecord, StoredFile, VersionRecord, VersionState
 from api.errors import Conflict, InvalidInput, NotFound, ServerFault, TooLarge
@@ -48,19 +49,21 @@ class ModelStore:
         self._max_archive_bytes = max_archive_bytes
         self._limits = limits
         self._aliases: dict[str, dict[str, int]] = {}  # model -> alias -> version, `latest` among them
+        self.calibrations = Calibrations(database)
 
     async def recover(self) -> None:
         """After a start: let interrupted conversions start again."""
         async with self._database.write() as connection:
             await catalog.restart_conversions(connection)
-            await self._read_all_aliases(connection)
+            await self._refresh(connection)
 
     async def refresh(self) -> None:
-        """See the aliases of other façades that write to the same database."""
+        """See the aliases and calibrations of other façades that write to the same database."""
         async with self._database.read() as connection:
-            await self._read_all_aliases(connection)
+            await self._refresh(connection)
 
-    async def _read_all_aliases(self, connection: AsyncConnection) -> None:
+    async def _refresh(self, connection: AsyncConnection) -> None:
+        await self.calibrations.refresh(connection)
         named = await catalog.read_aliases(connection)
         self._aliases = {name: named.get(name, {}) for name in await catalog.read_names(connection)}
 
@@ -228,6 +231,7 @@ class ModelStore:
                 await catalog.write_state(
                     connection, version, VersionState.READY, manifest=manifest, files=files
                 )
+                await self.calibrations.add_from(folder, version, connection)
                 self._aliases[version.model] = await self._read_aliases(connection, version.model)
                 return (await catalog.read_versions(connection, version.model, version.version))[0]
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from api.caller import Caller, Limits, Scope
 from api.errors import ApiError, FieldError
+from runtime.calibration import Calibration
 from runtime.contract import Kind, Variant
 from runtime.manifest import Manifest
 
@@ -89,6 +90,7 @@ class VersionRecord:
     manifest: Manifest | None  # None until ready
     error: str | None  # why it failed
     created: datetime
+    calibration: Calibration | None = None  # None: its scores are as the model gives them
 
 
 @dataclass(frozen=True, slots=True)

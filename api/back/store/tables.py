@@ -84,6 +84,7 @@ versions = Table(
     Column("manifest", Text),
     Column("error", Text),
     Column("created", Moment, nullable=False),
+    Column("calibration", Text),
     UniqueConstraint("model", "archive_sha256"),
 )
 

@@ -84,7 +84,10 @@ function bars(scores, most = 6) {
 }
 
 function origin(answer, result) {
-  return element("p", `${answer.model} version ${answer.version} in ${answer.precision}, ${result.method}`, { className: "note" });
+  const corrected = answer.calibration ? `, calibrated (temperature ${answer.calibration.temperature})` : "";
+  const abstained = result.abstained ? ", abstained: the highest score is under the threshold" : "";
+  const text = `${answer.model} version ${answer.version} in ${answer.precision}, ${result.method}${corrected}${abstained}`;
+  return element("p", text, { className: "note" });
 }
 
 function utterance(text, slots) {

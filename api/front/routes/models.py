@@ -10,10 +10,12 @@ from starlette.responses import Response
 from api.back.store.archives import MEDIA_TYPE
 from api.back.store.records import ModelRecord
 from api.caller import Scope
+from api.errors import NotFound
 from api.front.calls import caller, json_answer, service
 from api.front.download import download_response
 from api.front.endpoint import Endpoint
 from api.front.schemas.models import (
+    CalibrationSettings,
     DeleteQuery,
     History,
     HistoryEntry,
@@ -23,6 +25,7 @@ from api.front.schemas.models import (
     ModelView,
     VersionView,
 )
+from runtime.calibration import Calibration
 
 TAG = "Models"
 ARCHIVE = "/v1/models/{name}/versions/{version}/archive"
@@ -82,6 +85,27 @@ async def delete_version(request: Request, asked: DeleteQuery) -> Response:
     return Response(status_code=204)
 
 
+async def show_calibration(request: Request, _: Any) -> Response:
+    name, version = request.path_params["name"], version_of(request)
+    record = await service(request).models.version(name, version)
+    if record.calibration is None:
+        raise NotFound(f"model {name!r} version {record.version} has no calibration", "version")
+    return json_answer(CalibrationSettings.of(record.calibration))
+
+
+async def calibrate(request: Request, asked: CalibrationSettings) -> Response:
+    name, version = request.path_params["name"], version_of(request)
+    found = Calibration(**asked.model_dump())
+    record = await service(request).models.calibrate(name, version, found, caller(request))
+    return json_answer(VersionView.of(record))
+
+
+async def delete_calibration(request: Request, _: Any) -> Response:
+    name, version = request.path_params["name"], version_of(request)
+    await service(request).models.calibrate(name, version, None, caller(request))
+    return Response(status_code=204)
+
+
 async def download(request: Request, _: Any) -> Response:
     models = service(request).models
     archive = await models.archive(request.path_params["name"], version_of(request))
@@ -91,6 +115,7 @@ async def download(request: Request, _: Any) -> Response:
 MODEL = "/v1/models/{name}"
 HISTORY = "/v1/models/{name}/history"
 VERSION = "/v1/models/{name}/versions/{version}"
+CALIBRATION = "/v1/models/{name}/versions/{version}/calibration"
 
 ENDPOINTS = (
     Endpoint(
@@ -152,6 +177,34 @@ ENDPOINTS = (
         TAG,
         scope=Scope.MODELS_WRITE,
         query=DeleteQuery,
+        answers={204: None},
+    ),
+    Endpoint(
+        "GET",
+        CALIBRATION,
+        show_calibration,
+        "Show what corrects the scores of a version",
+        TAG,
+        scope=Scope.MODELS_READ,
+        answers={200: CalibrationSettings},
+    ),
+    Endpoint(
+        "PUT",
+        CALIBRATION,
+        calibrate,
+        "Correct the scores of a version from now on, by a temperature and a threshold",
+        TAG,
+        scope=Scope.MODELS_WRITE,
+        body=CalibrationSettings,
+        answers={200: VersionView},
+    ),
+    Endpoint(
+        "DELETE",
+        CALIBRATION,
+        delete_calibration,
+        "Let a version's scores be as the model gives them",
+        TAG,
+        scope=Scope.MODELS_WRITE,
         answers={204: None},
     ),
     Endpoint(

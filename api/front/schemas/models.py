@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -12,15 +13,51 @@ from api.front.schemas.deployments import DeploymentView
 from api.front.schemas.tasks import TaskView
 from api.middle.schemas.base import ModelName, Schema
 from api.middle.schemas.convert import Precision
+from runtime.calibration import (
+    HIGHEST_TEMPERATURE,
+    LOWEST_TEMPERATURE,
+    MAX_FIGURES,
+    MAX_TEXT,
+    Calibration,
+)
 
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 KindName = Literal["lm", "classifier", "nlu"]
+WITHOUT_PRECISION = ("alias", "scale", "calibrate", "delete")  # actions whose outcome is something else
 
 
 class VariantView(BaseModel):
     size: int = Field(description="Bytes.")
     load_seconds: float = Field(description="Until it answered its golden prompts, when it was exported.")
     quality: dict[str, float] | None = Field(description="The quality card: differences from fp32.")
+
+
+class CalibrationSettings(Schema):
+    """What `lmaas calibrate` finds from labelled rows."""
+
+    temperature: float = Field(
+        default=1.0,
+        ge=LOWEST_TEMPERATURE,
+        le=HIGHEST_TEMPERATURE,
+        description="The logits of the labels are divided by it before they become probabilities.",
+    )
+    threshold: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="An answer with no score as high abstains; null: none does.",
+    )
+    criterion: str = Field(
+        default="", max_length=MAX_TEXT, description="By which the threshold was chosen, for people."
+    )
+    rows: int = Field(default=0, ge=0, le=10**9, description="That it was found from.")
+    figures: dict[Annotated[str, Field(max_length=MAX_TEXT)], float] = Field(
+        default_factory=dict, max_length=MAX_FIGURES, description="Measured on those rows, by name."
+    )
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> CalibrationSettings:
+        return cls(**asdict(calibration))
 
 
 class VersionView(BaseModel):
@@ -35,6 +72,9 @@ class VersionView(BaseModel):
     context_length: int | None = Field(description="Tokens.")
     provenance: dict[str, str]
     error: str | None = Field(description="Why the conversion failed.")
+    calibration: CalibrationSettings | None = Field(
+        description="What corrects its scores; null: they are as the model gives them."
+    )
     created: datetime
 
     @classmethod
@@ -56,6 +96,7 @@ class VersionView(BaseModel):
             context_length=manifest.architecture.context_length if manifest else None,
             provenance=manifest.provenance if manifest else {},
             error=record.error,
+            calibration=None if record.calibration is None else CalibrationSettings.of(record.calibration),
             created=record.created,
         )
 
@@ -128,7 +169,17 @@ class HistoryEntry(BaseModel):
         description="Id of the API key; `autoscaler`, `rollback`: the server itself; null: no key."
     )
     name: str | None = Field(description="Of the key.")
-    action: Literal["deploy", "replace", "scale", "end-canary", "rollback", "undeploy", "alias", "delete"]
+    action: Literal[
+        "deploy",
+        "replace",
+        "scale",
+        "end-canary",
+        "rollback",
+        "undeploy",
+        "alias",
+        "calibrate",
+        "delete",
+    ]
     version: int | None = Field(description="Null: an alias was removed, or all versions were deleted.")
     precision: str | None = Field(description="Of a deployment.")
     replicas: int | None = Field(description="That it was scaled to.")
@@ -146,7 +197,7 @@ class HistoryEntry(BaseModel):
             name=record.name,
             action=record.action,  # type: ignore[arg-type]
             version=int(number) if number.isdigit() else None,
-            precision=None if is_alias or is_scale or record.action == "delete" else record.outcome,
+            precision=None if record.action in WITHOUT_PRECISION else record.outcome,
             replicas=int(record.outcome) if is_scale else None,
             alias=what if is_alias else None,
         )

@@ -18,6 +18,7 @@ from api.errors import FieldError, InvalidInput, ServerFault
 from api.middle.job import Job
 from api.middle.metrics import Metrics
 from api.middle.schemas.base import TaskParameters, is_many
+from runtime.calibration import Calibration
 from runtime.contract import MAX_HEAD_BATCH, MAX_HEAD_CHARACTERS, LmTensors
 from runtime.messages import Answer, Candidates, Embedded, Generated, Scored, Timings, Usage
 
@@ -94,6 +95,10 @@ class ModelHandler(Handler[Parameters, Result]):
         self.metrics.count_request(target.model, usage, timings)
         job.count(target.model, usage)
 
+    def calibration(self, target: Target, *, raw: bool) -> Calibration | None:
+        """By which the target's scores are corrected; None for `raw` ones, and where it has none."""
+        return None if raw else self.cluster.calibration(target)
+
     async def ask_head(
         self,
         target: Target,
@@ -102,13 +107,15 @@ class ModelHandler(Handler[Parameters, Result]):
         *,
         job: Job,
         paths: Mapping[str, Callable[[int], str]],
+        calibration: Calibration | None,
     ) -> list[HeadAnswer]:
         """One answer of a trained head for each text, or pair; `paths` as in `error_rows`."""
+        temperature = None if calibration is None or calibration.temperature == 1 else calibration.temperature
 
         async def some(rows: slice) -> list[HeadAnswer]:
             pairs = None if text_pairs is None else text_pairs[rows]
             with error_rows(rows.start, paths):
-                return await self.cluster.classify(target, texts[rows], pairs)
+                return await self.cluster.classify(target, texts[rows], pairs, temperature)
 
         sizes = [len(text) for text in texts]
         if text_pairs is not None:

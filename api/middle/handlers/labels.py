@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from api.back.cluster.records import HeadAnswer, Target
@@ -9,7 +10,7 @@ from api.errors import InvalidInput
 from api.middle.handlers.base import item_field, map_bounded
 from api.middle.handlers.zero_shot import Question, ZeroShotHandler, ranked
 from api.middle.job import Job
-from api.middle.schemas.base import as_list, origin
+from api.middle.schemas.base import AppliedCalibration, as_list, origin
 from api.middle.schemas.labels import (
     INTENT_TEMPLATE,
     ClassifyAnswer,
@@ -18,11 +19,13 @@ from api.middle.schemas.labels import (
     InferAnswer,
     InferParameters,
     InferResult,
+    LabelScore,
     NluAnswer,
     NluParameters,
     NluResult,
     TextPair,
 )
+from runtime.calibration import Calibration
 from runtime.contract import HeadTensors, Kind
 
 ENTAILMENT = "entailment"
@@ -52,6 +55,19 @@ def pair_field(parameters: InferParameters, name: str, number: int) -> str:
     return name if parameters.pairs is None else f"pairs.{number}.{name}"
 
 
+def abstains(calibration: Calibration | None, scores: Sequence[LabelScore]) -> bool:
+    """Whether the highest score, which comes first, is less than the threshold."""
+    if calibration is None or calibration.threshold is None or not scores:
+        return False
+    return scores[0].score < calibration.threshold
+
+
+def applied(calibration: Calibration | None) -> AppliedCalibration | None:
+    if calibration is None:
+        return None
+    return AppliedCalibration(temperature=calibration.temperature, threshold=calibration.threshold)
+
+
 class ClassifyHandler(ZeroShotHandler[ClassifyParameters, ClassifyAnswer]):
     task_type = "classify"
     parameters = ClassifyParameters
@@ -60,20 +76,27 @@ class ClassifyHandler(ZeroShotHandler[ClassifyParameters, ClassifyAnswer]):
     async def run(self, parameters: ClassifyParameters, job: Job) -> ClassifyAnswer:
         target = self._choose(parameters)
         check_labels(target, parameters.labels)
+        calibration = self.calibration(target, raw=parameters.raw_scores)
         if parameters.labels is None:
-            results = await self._by_head(target, parameters, job)
+            results = await self._by_head(target, parameters, calibration, job)
         else:
             results = await self._zero_shot(target, parameters, parameters.labels, job)
-        return ClassifyAnswer(**origin(target), results=results)
+        return ClassifyAnswer(**origin(target), results=results, calibration=applied(calibration))
 
     async def _by_head(
-        self, target: Target, parameters: ClassifyParameters, job: Job
+        self, target: Target, parameters: ClassifyParameters, calibration: Calibration | None, job: Job
     ) -> list[ClassifyResult]:
         paths = {HeadTensors.TEXT: partial(item_field, "input", parameters.input)}
-        return [
-            ClassifyResult(label=head.label, scores=ranked(target.labels, head.scores), method="head")
-            for head in await self.ask_head(target, as_list(parameters.input), paths=paths, job=job)
-        ]
+        texts = as_list(parameters.input)
+        results = []
+        for head in await self.ask_head(target, texts, paths=paths, calibration=calibration, job=job):
+            scores = ranked(target.labels, head.scores)
+            results.append(
+                ClassifyResult(
+                    label=head.label, scores=scores, abstained=abstains(calibration, scores), method="head"
+                )
+            )
+        return results
 
     async def _zero_shot(
         self, target: Target, parameters: ClassifyParameters, labels: list[str], job: Job
@@ -116,13 +139,16 @@ class InferHandler(ZeroShotHandler[InferParameters, InferAnswer]):
             known = ", ".join(target.labels[:20])
             message = f"{target.model} has the labels {known}; infer needs entailment among them"
             raise InvalidInput.of("model", message)
+        calibration = self.calibration(target, raw=parameters.raw_scores)
         if target.kind is Kind.CLASSIFIER:
-            results = await self._by_head(target, parameters, job)
+            results = await self._by_head(target, parameters, calibration, job)
         else:
             results = await self._zero_shot(target, parameters, job)
-        return InferAnswer(**origin(target), results=results)
+        return InferAnswer(**origin(target), results=results, calibration=applied(calibration))
 
-    async def _by_head(self, target: Target, parameters: InferParameters, job: Job) -> list[InferResult]:
+    async def _by_head(
+        self, target: Target, parameters: InferParameters, calibration: Calibration | None, job: Job
+    ) -> list[InferResult]:
         pairs, labels = parameters.texts(), [label.lower() for label in target.labels]
         heads = await self.ask_head(
             target,
@@ -132,12 +158,15 @@ class InferHandler(ZeroShotHandler[InferParameters, InferAnswer]):
                 HeadTensors.TEXT: partial(pair_field, parameters, "premise"),
                 HeadTensors.TEXT_PAIR: partial(pair_field, parameters, "hypothesis"),
             },
+            calibration=calibration,
             job=job,
         )
-        return [
-            InferResult(label=head.label.lower(), scores=ranked(labels, head.scores), method="head")
-            for head in heads
-        ]
+        results = []
+        for head in heads:
+            scores, label = ranked(labels, head.scores), head.label.lower()
+            abstained = abstains(calibration, scores)
+            results.append(InferResult(label=label, scores=scores, abstained=abstained, method="head"))
+        return results
 
     async def _zero_shot(self, target: Target, parameters: InferParameters, job: Job) -> list[InferResult]:
         before, between = INFER_TEMPLATE.split("{premise}")[1].split("{hypothesis}")
@@ -165,19 +194,26 @@ class NluHandler(ZeroShotHandler[NluParameters, NluAnswer]):
             parameters.model, parameters.version, kind, fallback=Kind.LM if parameters.model else None
         )
         check_labels(target, parameters.labels)
+        calibration = self.calibration(target, raw=parameters.raw_scores)
         if parameters.labels is None:
             paths = {HeadTensors.TEXT: partial(item_field, "input", parameters.input)}
-            heads = await self.ask_head(target, as_list(parameters.input), paths=paths, job=job)
-            results = [self._understood(target, head) for head in heads]
+            texts = as_list(parameters.input)
+            heads = await self.ask_head(target, texts, paths=paths, calibration=calibration, job=job)
+            results = [self._understood(target, head, calibration) for head in heads]
         else:
             results = await self._zero_shot(target, parameters, parameters.labels, job)
-        return NluAnswer(**origin(target), results=results)
+        return NluAnswer(**origin(target), results=results, calibration=applied(calibration))
 
     @staticmethod
-    def _understood(target: Target, head: HeadAnswer) -> NluResult:
+    def _understood(target: Target, head: HeadAnswer, calibration: Calibration | None) -> NluResult:
         intents = ranked(target.labels, head.scores)
-        intent = intents[0] if intents else None
-        return NluResult(intent=intent, intents=intents, slots=head.slots or [], method="head")
+        return NluResult(
+            intent=intents[0] if intents else None,
+            abstained=abstains(calibration, intents),
+            intents=intents,
+            slots=head.slots or [],
+            method="head",
+        )
 
     async def _zero_shot(
         self, target: Target, parameters: NluParameters, labels: list[str], job: Job

@@ -170,6 +170,21 @@ class Answer(BaseModel):
     precision: VariantName
 
 
+class AppliedCalibration(BaseModel):
+    """What the scores were corrected by."""
+
+    temperature: float = Field(description="The logits of the labels were divided by it.")
+    threshold: float | None = Field(description="An answer whose highest score is less abstains.")
+
+
+class LabelAnswer(Answer):
+    """An answer with labels."""
+
+    calibration: AppliedCalibration | None = Field(
+        default=None, description="Of the version; null: the scores are as the model gives them."
+    )
+
+
 def origin(target: Target) -> dict[str, Any]:
     """The fields of `Answer` for a deployment."""
     return {"model": target.model, "version": target.version, "precision": target.precision.value}

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from api.middle.schemas.base import (
     MAX_ITEMS,
     Answer,
+    LabelAnswer,
     Labels,
     Method,
     ModelParameters,
@@ -50,6 +51,13 @@ Template = Annotated[
 DistinctLabels = Annotated[Labels, Field(json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)]
 
 
+RawScores = Annotated[
+    bool,
+    Field(description="Scores as the model gives them, without the version's calibration."),
+]
+Abstained = Annotated[bool, Field(description="The highest score is less than the version's threshold.")]
+
+
 class LabelScore(BaseModel):
     label: str
     score: float = Field(description="Probability, 0 to 1; of a regression head, the value itself.")
@@ -82,6 +90,7 @@ class ClassifyParameters(ModelParameters):
         default=TOPIC_TEMPLATE,
         description="Zero-shot: the text whose label is scored; has {text}, then {label}.",
     )
+    raw_scores: RawScores = False
 
     @model_validator(mode="after")
     def _zero_shot_only(self) -> ClassifyParameters:
@@ -94,11 +103,12 @@ class ClassifyParameters(ModelParameters):
 
 class ClassifyResult(BaseModel):
     label: str = Field(description="The likeliest.")
+    abstained: Abstained = False
     scores: list[LabelScore] = Field(description="Highest first.")
     method: Method
 
 
-class ClassifyAnswer(Answer):
+class ClassifyAnswer(LabelAnswer):
     results: list[ClassifyResult] = Field(description="One per input, in order.")
 
 
@@ -140,6 +150,7 @@ class InferParameters(ModelParameters):
         fail_fast=True,
         description="Several at once, instead of premise and hypothesis.",
     )
+    raw_scores: RawScores = False
 
     @model_validator(mode="after")
     def _one_form(self) -> InferParameters:
@@ -160,11 +171,12 @@ class InferParameters(ModelParameters):
 
 class InferResult(BaseModel):
     label: str = Field(description="entailment, neutral or contradiction.")
+    abstained: Abstained = False
     scores: list[LabelScore] = Field(description="Highest first.")
     method: Method
 
 
-class InferAnswer(Answer):
+class InferAnswer(LabelAnswer):
     results: list[InferResult] = Field(description="One per pair, in order.")
 
 
@@ -174,16 +186,18 @@ class NluParameters(ModelParameters):
         default=None,
         description="Zero-shot on a language model: the intents. Leave out for a model with a trained head.",
     )
+    raw_scores: RawScores = False
 
 
 class NluResult(BaseModel):
     intent: LabelScore | None = Field(description="Null where the model tags slots alone.")
+    abstained: Abstained = False
     intents: list[LabelScore] = Field(description="Highest first.")
     slots: list[Slot] = Field(description="Empty with zero-shot.")
     method: Method
 
 
-class NluAnswer(Answer):
+class NluAnswer(LabelAnswer):
     results: list[NluResult] = Field(description="One per input, in order.")
 
 

@@ -95,6 +95,9 @@ GIVEN: Mapping[str, st.SearchStrategy[Any]] = {
     "aliases": st.just(ALIASES),
     "autoscale": st.none() | BOUNDS,  # no schema says that one is not above the other
     "callback_url": st.none(),
+    "figures": st.dictionaries(
+        st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False), max_size=3
+    ),
 }
 
 
@@ -132,7 +135,7 @@ def test_every_body(client: TestClient, method: str, path: str) -> None:
     @EXAMPLES
     @given(values(schema).filter(promised.is_valid))
     def check(body: dict[str, Any]) -> None:
-        answer = client.request(method, path.format(name="mini-lm", id="d-mini-lm"), json=body)
+        answer = client.request(method, path.format(name="mini-lm", version=1, id="d-mini-lm"), json=body)
         assert answer.status_code not in (400, 422, 500), answer.text
 
     check()

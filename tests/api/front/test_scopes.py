@@ -15,7 +15,7 @@ from api.front.routes import ENDPOINTS
 from tests.api.fakes import FakeBack
 
 OPEN = {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/health/serving", "/v1/usage"}
-WRITES = {"POST", "PATCH", "DELETE"}
+WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 
 
 def expected(endpoint: Endpoint) -> Scope | None:

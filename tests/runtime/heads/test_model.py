@@ -96,6 +96,35 @@ def test_classifier_is_that_of_transformers(build: Any, text: str, pair: str | N
     assert found.slots is None
 
 
+@pytest.mark.parametrize("name", ["classifier", "multi_label", "joint"])
+def test_a_temperature_divides_the_logits_of_its_row(build: Any, name: str) -> None:
+    model = load(build(name))
+    plain, hot = model.run([HeadInput(TEXTS[0]), HeadInput(TEXTS[0], temperature=4.0)])
+    assert isinstance(plain, HeadAnswer)
+    assert isinstance(hot, HeadAnswer)
+    logits = np.log(plain.scores)
+    if name == "multi_label":
+        expected = 1 / (1 + np.exp((np.log1p(-plain.scores) - logits) / 4))
+    else:
+        expected = np.exp(logits / 4) / np.exp(logits / 4).sum()
+    np.testing.assert_allclose(hot.scores, expected, rtol=1e-4)
+    assert hot.label == plain.label
+    assert hot.slots == plain.slots
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_temperature_that_is_none(build: Any, temperature: float) -> None:
+    [found] = load(build("classifier")).run([HeadInput("a", temperature=temperature)])
+    assert isinstance(found, RequestFault)
+    assert found.fault.field == "temperature"
+
+
+def test_a_regression_has_no_temperature(build: Any) -> None:
+    [found] = load(build("regression")).run([HeadInput("a", temperature=2.0)])
+    assert isinstance(found, RequestFault)
+    assert "regression" in found.fault.message
+
+
 @pytest.mark.parametrize("name", ["pad is a letter", "pad is eos", "classifier"])
 def test_a_text_that_ends_in_padding_is_read_as_in_transformers(build: Any, name: str) -> None:
     """The text ends in the padding token, or the template does, or there is nothing else to read.

@@ -34,6 +34,18 @@ def test_a_batch_is_answered_row_by_row(server: Server) -> None:
         np.testing.assert_allclose(classify(server, text).as_numpy("scores")[0], row, atol=1e-5)
 
 
+def test_a_temperature_divides_the_logits(server: Server) -> None:
+    text = grpc.InferInput("text", [2, 1], "BYTES")
+    text.set_data_from_numpy(np.array([[b"the cat"], [b"it rains"]], np.object_))
+    temperature = grpc.InferInput("temperature", [2, 1], "FP32")
+    temperature.set_data_from_numpy(np.array([[1.0], [3.0]], np.float32))
+    plain = classify(server, "the cat", "it rains").as_numpy("scores")
+    scores = server.client.infer("head", [text, temperature]).as_numpy("scores")
+    np.testing.assert_allclose(scores[0], plain[0], atol=1e-5)
+    powers = plain[1] ** (1 / 3)
+    np.testing.assert_allclose(scores[1], powers / powers.sum(), atol=1e-5)
+
+
 def test_requests_with_and_without_a_pair_go_together(server: Server) -> None:
     pairs = ["it rains", None] * 8
     expected = {pair: classify(server, "the cat", pair=pair).as_numpy("scores") for pair in pairs[:2]}

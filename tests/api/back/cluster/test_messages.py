@@ -80,6 +80,11 @@ def test_a_request_to_a_head_has_a_row_for_each_text() -> None:
         b"\1\0\0\0b\2\0\0\0cc",
     ]
     assert [each.name for each in head_request("m", 1, ["a"], None).inputs] == ["text"]
+    hot = head_request("m", 1, ["a", "b"], None, temperature=1.5)
+    assert [(each.name, each.datatype, list(each.shape)) for each in hot.inputs[1:]] == [
+        ("temperature", "FP32", [2, 1])
+    ]
+    assert hot.raw_input_contents[1] == struct.pack("<2f", 1.5, 1.5)
 
 
 @pytest.mark.parametrize("width", [0, 3])

@@ -24,6 +24,7 @@ from api.back.store.restore import restore
 from api.back.store.tables import metadata, version_files
 from api.caller import NO_LIMITS, Scope
 from api.errors import ServerFault
+from runtime.calibration import Calibration
 from tests.api.back.store.test_tasks import record
 from tests.api.back.stores import Stores, open_stores
 
@@ -64,6 +65,7 @@ async def fill(stores: Stores, upload: Upload) -> None:
         version, _ = await stores.models.add_upload(name, upload(archive), archive)
         await stores.converter.convert(version)
     await stores.models.update("tiny", description="a test", aliases={"stable": 1})
+    await stores.models.calibrations.write(await stores.models.version("tiny", 1), Calibration(1.5, 0.6))
     await stores.writer.add(record(1))
     (stores.settings.home / "bundled.json").write_text("{}")
 
