@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from client.errors import RefusedError, UnreachableError
+from client.remote_file import RemoteFile
 from client.upload import upload
 
 if TYPE_CHECKING:
@@ -53,6 +55,10 @@ class Client:
     def upload(self, file: Path) -> str:
         """Send a file; returns its digest. What the server has of it already is not sent again."""
         return upload(self._http, file)
+
+    def open(self, path: str) -> io.BufferedReader:
+        """A file that is read in parts: only what is asked for is sent."""
+        return io.BufferedReader(RemoteFile(self._http, path))
 
     def download(self, path: str, target: str) -> int:
         """Write a body to the file `target`; returns its size in bytes."""

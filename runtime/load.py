@@ -30,13 +30,18 @@ def load_engine(
     folder: Path,
     on_stall: Callable[[], None] = lambda: None,
     on_delivered: Callable[[], None] = lambda: None,
+    *,
+    config: EngineConfig | None = None,
 ) -> Engine:
-    """Raises ModelError if the folder cannot be served. The callbacks are those of `Engine`."""
+    """Raises ModelError if the folder cannot be served. The callbacks are those of `Engine`.
+
+    Without a `config` the folder has one as ENGINE_FILE.
+    """
     try:
         manifest = Manifest.load(folder)
     except (OSError, ManifestError) as error:
         raise ModelError(f"{MANIFEST_FILE}: {error}") from None
-    config = EngineConfig.load(folder)
+    config = config or EngineConfig.load(folder)
     _check(manifest, config)
     graph = folder / manifest.variants[config.variant].graph.path
     session = LmSession(graph, config.threads, accelerator_of(config))

@@ -4,6 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from seqeval.metrics import f1_score
+from seqeval.metrics.sequence_labeling import get_entities
+from sklearn.metrics import accuracy_score
+
 Span = tuple[str, int, int]
 
 
@@ -11,7 +15,7 @@ def accuracy(predicted: Sequence[object], expected: Sequence[object]) -> float:
     """Share of equal entries, 0 to 1."""
     if len(predicted) != len(expected) or not expected:
         raise ValueError(f"{len(predicted)} predictions for {len(expected)} labels")
-    return sum(p == e for p, e in zip(predicted, expected, strict=True)) / len(expected)
+    return float(accuracy_score(expected, predicted))
 
 
 def spans(tags: Sequence[str]) -> set[Span]:
@@ -19,29 +23,17 @@ def spans(tags: Sequence[str]) -> set[Span]:
 
     As in conlleval: an I- tag that does not continue a span of the same type starts a new span.
     """
-    found: set[Span] = set()
-    kind, first = "", 0
-    for index, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        if kind and (prefix != "I" or name != kind):
-            found.add((kind, first, index))
-            kind = ""
-        if prefix != "O" and not kind:
-            kind, first = name, index
-    return found
+    return {(kind, first, last + 1) for kind, first, last in get_entities(list(tags))}
 
 
 def span_f1(predicted: Sequence[Sequence[str]], expected: Sequence[Sequence[str]]) -> float:
-    """Micro-averaged F1 over exact spans (conlleval's FB1), 0 to 1."""
-    hits = guesses = golds = 0
-    for guess_tags, gold_tags in zip(predicted, expected, strict=True):
-        if len(guess_tags) != len(gold_tags):
-            raise ValueError(f"{len(guess_tags)} tags predicted for {len(gold_tags)} words")
-        guess, gold = spans(guess_tags), spans(gold_tags)
-        hits += len(guess & gold)
-        guesses += len(guess)
-        golds += len(gold)
-    return 2 * hits / (guesses + golds) if guesses + golds else 1.0
+    """Micro-averaged F1 over exact spans (conlleval's FB1), 0 to 1; 1 without any span."""
+    for guess, gold in zip(predicted, expected, strict=True):
+        if len(guess) != len(gold):
+            raise ValueError(f"{len(guess)} tags predicted for {len(gold)} words")
+    if not any(map(spans, (*predicted, *expected))):
+        return 1.0
+    return float(f1_score(list(map(list, expected)), list(map(list, predicted)), zero_division=0))
 
 
 @dataclass(frozen=True)
@@ -60,6 +52,10 @@ class Perplexity:
     @property
     def per_word(self) -> float:
         return math.exp(self.nats / self.words)
+
+    @property
+    def per_byte(self) -> float:
+        return math.exp(self.nats / self.bytes)
 
     @property
     def bits_per_byte(self) -> float:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from train.batching import Batch
+from train.evaluation.windows import windows
 from train.trainer import Figures, Loop, fit, sum_of
 
 
@@ -123,16 +124,13 @@ def negative_log_likelihood(
     total, count = 0.0, 0
     for document in documents:
         tokens = torch.tensor([separator, *document], device=model.device)
-        done = 1
-        while done < len(tokens):
-            start = 0 if done == 1 else done - window // 2
-            end = min(start + window, len(tokens) - 1)
-            logits = model(tokens[None, start:end]).logits[0].float()
-            losses = F.cross_entropy(logits, tokens[start + 1 : end + 1], reduction="none")
-            fresh = losses[done - start - 1 :]
-            total += fresh.sum().item()
-            count += len(fresh)
-            done = end + 1
+        # The last token of a window is not read, but predicted.
+        for part in windows(len(tokens), window + 1):
+            logits = model(tokens[None, part.start : part.end - 1]).logits[0].float()
+            scored = tokens[part.scored : part.end]
+            losses = F.cross_entropy(logits[part.scored - part.start - 1 :], scored, reduction="sum")
+            total += losses.item()
+            count += len(scored)
     return total, count
 
 

@@ -54,7 +54,7 @@ class TransformersOracle:
         import transformers
 
         self._torch = torch
-        self._model = _load(folder, config)
+        self._model = load_module(folder, config)
         self.title = f"transformers {transformers.__version__} on torch {torch.__version__}"
 
     def logits(self, ids: Sequence[int]) -> list[Floats]:
@@ -75,7 +75,7 @@ class OptimumOracle:
         if task is None:
             raise Unavailable(f"it has no export of {config.head.value}")
         with TemporaryDirectory() as scratch:
-            model = _load(folder, config)
+            model = load_module(folder, config)
             model.config.use_cache = False
             if config.pad_token_id is None:
                 # optimum traces with a batch, which needs a padding token: one that is in no text.
@@ -128,8 +128,8 @@ class NumpyOracle:
         return list(numpy_gpt2.nlu_logits(*inputs))
 
 
-def _load(folder: Path, config: ModelConfig) -> Any:
-    """The torch module in evaluation mode."""
+def load_module(folder: Path, config: ModelConfig) -> Any:
+    """The torch module in evaluation mode. Raises Unavailable."""
     import torch
 
     if config.bidirectional:

@@ -37,6 +37,11 @@ def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises Exception itself for every defect of a file
         raise ModelError(f"{path.name}: not a readable tokenizer ({error})") from None
+    return as_served(tokenizer)
+
+
+def as_served(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The same tokenizer, set up as `open_tokenizer` says."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
