@@ -7,17 +7,33 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import export, inspect, keys, lifecycle, local, operations, perf, store, tasks, train, triton
+from cli import (
+    evaluate,
+    export,
+    inspect,
+    keys,
+    lifecycle,
+    local,
+    operations,
+    perf,
+    store,
+    tasks,
+    train,
+    triton,
+)
 from cli.command import Commands, fail
 from client.http import API_KEY
 
 OURS = frozenset({"api", "cli", "client", "export", "kernels", "perf", "runtime", "train"})
+# Every other command needs `serve`.
 EXTRAS = {
+    "calibrate": "train",
+    "evaluate": "train",
     "export": "export",
     "inspect": "export",
     "perf": "perf",
     "train": "train",
-}  # every other command needs `serve`
+}
 
 
 class Lmaas(Commands):
@@ -71,6 +87,7 @@ app.command(rich_help_panel=SERVE)(triton.health)
 app.command(rich_help_panel=SERVE)(export.export)
 app.command(rich_help_panel=SERVE)(inspect.inspect)
 app.add_typer(train.train, name="train", rich_help_panel=SERVE)
+app.command(rich_help_panel=SERVE)(evaluate.evaluate)
 app.command(rich_help_panel=SERVE)(local.config)
 app.command(rich_help_panel=SERVE)(local.version)
 app.add_typer(keys.keys, name="keys", rich_help_panel=SERVE)
@@ -85,6 +102,7 @@ app.add_typer(lifecycle.models, name="models", rich_help_panel=MANAGE)
 app.command(rich_help_panel=MANAGE)(lifecycle.deploy)
 app.command(rich_help_panel=MANAGE)(lifecycle.undeploy)
 app.command(rich_help_panel=MANAGE)(lifecycle.deployments)
+app.command(rich_help_panel=MANAGE)(evaluate.calibrate)
 app.command("tasks", rich_help_panel=MANAGE)(operations.tasks)
 app.command(rich_help_panel=MANAGE)(operations.servers)
 app.command(rich_help_panel=MANAGE)(operations.capacity)

@@ -9,7 +9,12 @@ import pytest
 from api.environment import settings_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-LINKING = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/operations.md", "docs/containers.md")
+LINKING = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{name}.md" for name in ("operations", "containers", "evaluation")),
+)
 
 
 def test_the_readme_s_settings_are_those_of_the_code() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
-from typing import get_args
+from typing import cast, get_args
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -12,6 +14,8 @@ from api.config import Settings
 from api.errors import StoreUnavailable
 from api.front.download import byte_range
 from api.middle.schemas.base import Answer, VariantName
+from client.errors import RefusedError
+from client.remote_file import RemoteFile
 from runtime.contract import Variant
 from tests.api.fakes import ARCHIVE, FakeArchive, FakeBack
 
@@ -31,6 +35,18 @@ def test_show_change_and_delete_a_model(client: TestClient, back: FakeBack) -> N
     assert client.delete("/v1/models/mini-lm?force=true").status_code == 204
     assert "d-mini-lm" not in back.cluster.live
     assert client.get("/v1/models/mini-lm").status_code == 404
+
+
+def test_the_client_reads_an_archive_in_parts(client: TestClient) -> None:
+    http = cast("httpx.Client", client)  # it has the same methods
+    with io.BufferedReader(RemoteFile(http, ARCHIVE_PATH), buffer_size=7) as remote:
+        assert remote.read() == ARCHIVE
+        remote.seek(-4, io.SEEK_END)
+        assert remote.read(3) == ARCHIVE[-4:-1]
+        remote.seek(2)
+        assert remote.read(5) == ARCHIVE[2:7]
+    with pytest.raises(RefusedError, match="404"):
+        RemoteFile(http, "/v1/models/none/versions/1/archive")
 
 
 @pytest.mark.parametrize(
