@@ -44,6 +44,10 @@ def test_deployments_spread_and_replicas_are_bounded(pair: Appliance) -> None:
 
 def test_one_server_heals_while_the_other_answers(pair: Appliance) -> None:
     """Once the appliance knows that a replica is away, no request goes there."""
+    (record,) = [
+        item for item in pair.http.get("/v1/deployments").json()["data"] if item["model"] == "mini-lm"
+    ]
+    assert pair.http.patch(f"/v1/deployments/{record['id']}", json={"replicas": 2}).is_success
     before = pair.post("/v1/generate", BODY)
     dead = servers(pair)[0]
     os.kill(dead["pid"], signal.SIGKILL)

@@ -32,6 +32,13 @@ async def deploy_all(backend: Backend) -> None:
             group.start_soon(backend.cluster.deploy, model, version, "auto")
 
 
+async def undeploy_all(backend: Backend) -> None:
+    """Side by side: Triton takes a second to unload a model."""
+    async with anyio.create_task_group() as group:
+        for record in backend.cluster.deployments():
+            group.start_soon(backend.cluster.undeploy, record.id)
+
+
 async def complete(backend: Backend, target: Target, *, stream: bool = True, **parameters: Any) -> str:
     """The text of a greedy completion of 8 tokens."""
     chosen = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **parameters}

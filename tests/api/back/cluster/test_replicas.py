@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -57,6 +58,13 @@ def long_stream(backend: Backend) -> AsyncGenerator[Answer, None]:
     )
 
 
+@asynccontextmanager
+async def long_streams(backend: Backend, count: int) -> AsyncIterator[list[AsyncGenerator[Answer, None]]]:
+    """Streams that have not begun; none of them is left open for the next test."""
+    async with AsyncExitStack() as opened:
+        yield [await opened.enter_async_context(aclosing(long_stream(backend))) for _ in range(count)]
+
+
 async def test_replicas_run_on_different_servers(pair: Backend, cluster_settings: BackSettings) -> None:
     record = await tiny(pair)
     assert (record.state, record.replicas, record.servers) == (DeploymentState.READY, 2, BOTH)
@@ -74,14 +82,12 @@ async def test_replicas_run_on_different_servers(pair: Backend, cluster_settings
 async def test_the_server_with_less_to_do_takes_the_next_request(pair: Backend) -> None:
     await tiny(pair)
     assert outstanding(pair) == [0, 0]
-    streams = [long_stream(pair) for _ in range(4)]
-    seen = []
-    for stream in streams:
-        await stream.__anext__()
-        seen.append(sorted(outstanding(pair)))
+    async with long_streams(pair, 4) as streams:
+        seen = []
+        for stream in streams:
+            await stream.__anext__()
+            seen.append(sorted(outstanding(pair)))
     assert seen == [[0, 1], [1, 1], [1, 2], [2, 2]]
-    for stream in streams:
-        await stream.aclose()
     assert outstanding(pair) == [0, 0]
 
 
@@ -114,21 +120,22 @@ async def test_one_server_heals_while_the_other_answers(
     await tiny(pair)
     await until(lambda: pair.cluster.readiness().warnings == [], "both replicas")
     expected = await complete(pair, language_model(pair, 1))
-    stream = long_stream(pair)
-    await stream.__anext__()
-    dead, well = sorted(pair.cluster.servers(), key=lambda server: -server.outstanding)
-    assert (dead.outstanding, well.outstanding) == (1, 0)
-    assert dead.pid is not None
-    os.kill(dead.pid, signal.SIGKILL)
-    # A part of it is here: it is not sent again. On a busy machine it may have been done already.
-    assert await outcome(stream) in (Unavailable, NUM_CHOICES)
-    with pytest.raises(StopAsyncIteration):  # the outcome is the last of it
+    async with long_streams(pair, 1) as (stream,):
         await stream.__anext__()
+        dead, well = sorted(pair.cluster.servers(), key=lambda server: -server.outstanding)
+        assert (dead.outstanding, well.outstanding) == (1, 0)
+        assert dead.pid is not None
+        warning = asyncio.create_task(
+            until(lambda: dead.name in str(pair.cluster.readiness().warnings), "a warning")
+        )
+        os.kill(dead.pid, signal.SIGKILL)
+        # A part of it is here: it is not sent again. On a busy machine it may have been done already.
+        assert await outcome(stream) in (Unavailable, NUM_CHOICES)
+        with pytest.raises(StopAsyncIteration):  # the outcome is the last of it
+            await stream.__anext__()
     for _ in range(10):
         assert await complete(pair, language_model(pair, 1)) == expected
-
-    await until(lambda: pair.cluster.readiness().warnings, "a warning")
-    assert dead.name in " ".join(pair.cluster.readiness().warnings)
+    await warning
 
     def healed() -> bool:
         found = pair.cluster.readiness()
@@ -152,25 +159,35 @@ async def test_what_had_no_answer_yet_is_sent_again(pair: Backend) -> None:
     assert victim is not None
     for stub in psutil.Process(victim).children():
         stub.suspend()  # else it might answer before it is killed
-    waiting = [
-        asyncio.create_task(complete(pair, language_model(pair, 1), stream=False, **asked)) for _ in range(8)
-    ]
-    await until(lambda: outstanding(pair)[1] == 4, "half of the requests there")
-    os.kill(victim, signal.SIGKILL)
+    try:
+        waiting = [
+            asyncio.create_task(complete(pair, language_model(pair, 1), stream=False, **asked))
+            for _ in range(8)
+        ]
+        await until(lambda: outstanding(pair)[1] == 4, "half of the requests there")
+    finally:
+        os.kill(victim, signal.SIGKILL)
     assert {await task for task in waiting} == {expected}
     await until(lambda: pair.cluster.readiness().warnings == [], "healed", HEAL_SECONDS)
 
 
-async def test_a_server_that_drains_takes_what_no_other_can(pair: Backend) -> None:
+@pytest.fixture
+async def undrained(pair: Backend) -> AsyncIterator[Backend]:
+    """Whose servers take replicas again afterwards."""
+    yield pair
+    for name in BOTH:
+        pair.cluster.drain_server(name, False)
+
+
+async def test_a_server_that_drains_takes_what_no_other_can(undrained: Backend) -> None:
+    pair = undrained
     await tiny(pair)
     drained = pair.cluster.drain_server("triton-0", True)
     assert (drained.state, drained.models) == (ServerState.DRAINING, ["tiny/1"])
-    streams = [long_stream(pair) for _ in range(2)]
-    for stream in streams:
-        await stream.__anext__()
-    assert outstanding(pair) == [0, 2]
-    for stream in streams:
-        await stream.aclose()
+    async with long_streams(pair, 2) as streams:
+        for stream in streams:
+            await stream.__anext__()
+        assert outstanding(pair) == [0, 2]
     with pytest.raises(Conflict, match="tiny/2 needs 2 more, 1 of 2 can take it"):
         await tiny(pair, version=2, replicas=2)
     other = await tiny(pair, version=2, replicas=1)

@@ -17,7 +17,7 @@ from api.back.store.records import CanaryPolicy, DeploymentRecord
 from api.errors import ServerFault
 from runtime.contract import Kind
 from runtime.messages import Answer
-from tests.api.back.cluster.requests import client, complete, language_model, until
+from tests.api.back.cluster.requests import client, complete, language_model, undeploy_all, until
 
 pytestmark = pytest.mark.anyio
 SECONDS = 60.0
@@ -32,8 +32,7 @@ POLICY = CanaryPolicy(
 async def stable(backend: Backend) -> AsyncIterator[DeploymentRecord]:
     """tiny/1, and at the end nothing."""
     yield await backend.cluster.deploy("tiny", 1, "fp32")
-    for record in backend.cluster.deployments():
-        await backend.cluster.undeploy(record.id)
+    await undeploy_all(backend)
 
 
 async def tried(backend: Backend, weight: int = 100, **changes: Any) -> str:

@@ -17,7 +17,7 @@ from api.back.settings import BackSettings
 from api.back.store.records import DeploymentRecord, DeploymentState, Rollout
 from api.errors import Conflict, NotFound, ServerFault, Unavailable
 from runtime.contract import Kind, Variant
-from tests.api.back.cluster.requests import complete, language_model, stub_pids, until
+from tests.api.back.cluster.requests import complete, language_model, stub_pids, undeploy_all, until
 
 pytestmark = pytest.mark.anyio
 NUM_STREAMS = 16
@@ -28,8 +28,7 @@ MIB = 1024**2
 async def first(backend: Backend) -> AsyncIterator[DeploymentRecord]:
     """tiny/1, and nothing else."""
     yield await backend.cluster.deploy("tiny", 1, "int8", traffic_weight=40)
-    for record in backend.cluster.deployments():
-        await backend.cluster.undeploy(record.id)
+    await undeploy_all(backend)
 
 
 @asynccontextmanager
@@ -54,8 +53,10 @@ def damaged(settings: BackSettings, sha256: str) -> Iterator[None]:
     blob = settings.blobs / sha256[:2] / sha256
     content = blob.read_bytes()
     blob.write_bytes(content[: len(content) // 2])
-    yield
-    blob.write_bytes(content)
+    try:
+        yield
+    finally:
+        blob.write_bytes(content)
 
 
 async def test_under_load_nothing_fails(
