@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import (
+    compress,
     evaluate,
     export,
     inspect,
@@ -33,6 +34,8 @@ EXTRAS = {
     "inspect": "export",
     "perf": "perf",
     "train": "train",
+    "prune": "train",
+    "distil": "train",
 }
 
 
@@ -87,6 +90,8 @@ app.command(rich_help_panel=SERVE)(triton.health)
 app.command(rich_help_panel=SERVE)(export.export)
 app.command(rich_help_panel=SERVE)(inspect.inspect)
 app.add_typer(train.train, name="train", rich_help_panel=SERVE)
+app.command(rich_help_panel=SERVE)(compress.prune)
+app.command(rich_help_panel=SERVE)(compress.distil)
 app.command(rich_help_panel=SERVE)(evaluate.evaluate)
 app.command(rich_help_panel=SERVE)(local.config)
 app.command(rich_help_panel=SERVE)(local.version)
