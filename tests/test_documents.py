@@ -13,7 +13,7 @@ LINKING = (
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
-    *(f"docs/{name}.md" for name in ("operations", "containers", "evaluation")),
+    *(f"docs/{name}.md" for name in ("operations", "containers", "evaluation", "compression")),
 )
 
 
