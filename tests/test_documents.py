@@ -7,18 +7,23 @@ from pathlib import Path
 import pytest
 
 from api.environment import settings_markdown
+from train.options import options_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 LINKING = (
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
-    *(f"docs/{name}.md" for name in ("operations", "containers", "evaluation", "compression")),
+    *(f"docs/{name}.md" for name in ("operations", "containers", "training", "evaluation", "compression")),
 )
 
 
 def test_the_readme_s_settings_are_those_of_the_code() -> None:
     assert settings_markdown() in (ROOT / "README.md").read_text()
+
+
+def test_the_options_of_training_are_those_of_the_code() -> None:
+    assert options_markdown() in (ROOT / "docs" / "training.md").read_text()
 
 
 def test_architecture_stays_within_two_screens() -> None:
