@@ -64,7 +64,7 @@ def prune(
         str, typer.Option(help="global: over all layers; layer: each layer loses the same share.")
     ] = "global",
     neuron_step: Annotated[int, typer.Option(help="Neurons go in groups of this number.", min=1)] = 16,
-    rows: Annotated[int, typer.Option(help="Rows on which importance is measured.", min=1)] = 2048,
+    rows: Annotated[int, typer.Option(help="Rows on which importance is measured.", min=1)] = 512,
     **given: Any,
 ) -> None:
     """Remove the attention heads and MLP neurons that matter least, train on for an epoch, and measure.
