@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
 from train.batching import length_buckets, pad
+from train.evaluation.slots import word_spans
 from train.head_parts import body_states, make_bag
 
 
@@ -119,12 +120,3 @@ def predict(
                 joint.intents[intents[place]], tuple(joint.slots[tag] for tag in tags)
             )
     return [results[index] for index in range(len(rows))]
-
-
-def word_spans(words: Sequence[str]) -> list[tuple[int, int]]:
-    """Character spans of words joined by single spaces."""
-    spans, place = [], 0
-    for word in words:
-        spans.append((place, place + len(word)))
-        place += len(word) + 1
-    return spans

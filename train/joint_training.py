@@ -15,8 +15,9 @@ from train.batching import Batch, EpochBatches, length_buckets, pad
 from train.checkpoint import save_checkpoint
 from train.data import UtteranceRow
 from train.evaluate import accuracy, span_f1
+from train.evaluation.slots import word_spans
 from train.heads import IGNORED, HeadRun, drop_tokens, next_token_loss
-from train.joint_nlu import JointCheckpoint, JointNlu, layout, predict, word_spans, word_starts
+from train.joint_nlu import JointCheckpoint, JointNlu, layout, predict, word_starts
 from train.trainer import Figures
 
 # SNIPS has no apostrophes: "clinton s" was "clinton's". These endings are written after a word like this.

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from tests.train.tiny import tiny_config
 from train.checkpoint import save_checkpoint
 from train.data import UtteranceRow
-from train.joint_nlu import JointCheckpoint, JointNlu, layout, load_joint, predict, word_spans, word_starts
+from train.evaluation.slots import word_spans
+from train.joint_nlu import JointCheckpoint, JointNlu, layout, load_joint, predict, word_starts
 from train.joint_training import (
     JointRun,
     JointTraining,
