@@ -42,15 +42,22 @@ def foreign_variables() -> dict[str, str]:
     return kept | PROXY
 
 
+_given: set[int] = set()  # ports; a test that asked for one may not listen yet
+
+
 def free_port(count: int = 1) -> int:
-    """The first of `count` ports in a row that are free.
+    """The first of `count` ports in a row that are free, and that were not given to another test.
 
     The system does not choose them by itself, so that no connection of another test takes one.
     """
     for first in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        ports = range(first, first + count)
+        if not _given.isdisjoint(ports):
+            continue
         with ExitStack() as probes, suppress(OSError):
-            for port in range(first, first + count):
+            for port in ports:
                 probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            _given.update(ports)
             return first
     raise AssertionError("no port is free")
 

@@ -16,6 +16,7 @@ from api.back.cluster.triton_process import TritonProcess
 from api.back.settings import BackSettings
 from runtime.contract import Variant
 from runtime.manifest import Manifest
+from tests.e2e.appliance import free_port
 from tests.runtime.engines import version_folder
 from tests.runtime.triton.clients import Server
 
@@ -51,7 +52,8 @@ def server(
     lay_out(home.repository, "head", classifier_artifact)
     installation = Installation.find()
     assemble_backends(settings, installation)
-    ports = Ports.choose(home)
+    first = free_port(3)
+    ports = Ports(http=first, grpc=first + 1, metrics=first + 2)
     loop = asyncio.new_event_loop()
     process = loop.run_until_complete(TritonProcess.start(home, installation, ports))
     try:
