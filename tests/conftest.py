@@ -24,7 +24,7 @@ sys.dont_write_bytecode = False
 # these once.
 SHARED = ("tests/e2e/", "tests/api/back/")
 # What takes longest comes first, so that no process is left with it when the others are done.
-FIRST = (*SHARED, "tests/export/")
+FIRST = (*SHARED, "tests/train/", "tests/export/")
 
 
 def place(nodeid: str) -> int:
