@@ -30,7 +30,8 @@ TINYSTORIES = DataSource(
     "TinyStories, first 6 MB",
     "https://github.com/gusjengis/toy-RNN, https://github.com/Arnoochka/Transformer-Parallelism",
     "CDLA-Sharing-1.0",
-    "training; the second file is lower-cased and was re-cased, overlapping stories removed",
+    "training, every 40th story of the first file for choosing and for the figures; the second file is "
+    "lower-cased and was re-cased, overlapping stories removed",
 )
 FAIRYTALES = DataSource(
     "FairytaleQA stories",

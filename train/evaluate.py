@@ -78,3 +78,13 @@ def repeats(text: str, words: int = 4) -> bool:
     """Whether some sequence of this many words occurs twice in `text`, which is how a loop shows."""
     sequences = word_sequences(text, words)
     return len(set(sequences)) < len(sequences)
+
+
+def repetition(texts: Sequence[str], words: int = 4) -> float:
+    """Share of the sequences of this many words that came before in the same text, 0 to 1.
+
+    It is seq-rep-n of Welleck et al., Neural Text Generation with Unlikelihood Training (2019).
+    """
+    found = [word_sequences(text, words) for text in texts]
+    total = sum(map(len, found))
+    return 1 - sum(len(set(each)) for each in found) / total if total else 0.0

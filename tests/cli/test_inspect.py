@@ -49,14 +49,14 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_language_model() -> None:
     first, facts, text = report(MODELS / "mini-lm")
     assert first == "mini-lm: a checkpoint of a language model (kind lm)"
-    assert facts["architecture"] == "GPT2LMHeadModel, 4 layers, 256 wide, 4 heads"
-    assert facts["parameters"] == "5.4 M"
+    assert facts["architecture"] == "GPT2LMHeadModel, 4 layers, 192 wide, 3 heads"
+    assert facts["parameters"] == "2.7 M"
     assert facts["context"] == "512 tokens"
-    assert facts["tokenizer"] == "tokenizer.json: 8,192 tokens; special: <|endoftext|> (0)"
-    assert facts["weights"] == "52 tensors, 10.8 MB of float16"
-    assert facts["KV cache"] == "8.2 kB for a token, 4.2 MB for 512 of them; in fp16 4.1 kB and 2.1 MB"
-    assert facts["variants"] == "fp32 21.6 MB, fp16 11.1 MB, int8 5.9 MB, int4 4.7 MB (estimated)"
-    assert "model.safetensors (10.8 MB)" in facts["files"]
+    assert facts["tokenizer"] == "tokenizer.json: 4,096 tokens; special: <|endoftext|> (0)"
+    assert facts["weights"] == "52 tensors, 5.3 MB of float16"
+    assert facts["KV cache"] == "6.1 kB for a token, 3.1 MB for 512 of them; in fp16 3.1 kB and 1.6 MB"
+    assert facts["variants"] == "fp32 10.7 MB, fp16 5.5 MB, int8 3.0 MB, int4 2.4 MB (estimated)"
+    assert "model.safetensors (5.3 MB)" in facts["files"]
     assert text.endswith(f"\n\nLMaaS can export it: lmaas export {MODELS / 'mini-lm'} -o ARTIFACT\n")
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from train.evaluate import accuracy, perplexity, repeats, span_f1, spans
+from train.evaluate import accuracy, perplexity, repeats, repetition, span_f1, spans
 
 
 def test_spans_follow_conlleval() -> None:
@@ -46,3 +46,10 @@ def test_a_text_repeats_when_four_words_in_a_row_come_again() -> None:
     assert not repeats("She saw a big dog and a big cat. She saw a red car.")
     assert repeats("one two three four, one two three four,")
     assert not repeats("too short")
+
+
+def test_repetition_is_the_share_of_sequences_that_came_before() -> None:
+    # Five sequences, of which the last one came before; and one text with two different ones.
+    assert repetition(["a b c d a b c d"]) == pytest.approx(1 / 5)
+    assert repetition(["a b c d a b c d", "e f g h i"]) == pytest.approx(1 / 7)
+    assert repetition(["too short"]) == 0.0
