@@ -82,8 +82,9 @@ def test_a_client_that_leaves_frees_its_slots(appliance: Appliance, stream: bool
         return appliance.engine_metric("lmaas_engine_sequences_finished_total", "mini-lm", reason="cancelled")
 
     before = cancelled()
+    # Seconds of work, so that the client leaves before its end.
     body = {
-        "prompt": PROMPT,
+        "prompt": [PROMPT] * 8,
         "max_tokens": 480,
         "temperature": 1,
         "n": 16,
