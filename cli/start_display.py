@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from api.middle.startup import Appliance
     from cli.start_checks import Checked
 
-CURL_BODY = '{"prompt": "Once upon a time", "max_tokens": 40}'
+CURL_BODY = '{"prompt": "Once upon a time", "max_tokens": 40, "temperature": 0.7, "top_p": 0.9}'
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from tests.e2e.appliance import ROOT, Appliance, foreign_variables
 DOCUMENT = (ROOT / "docs" / "examples.md").read_text()
 ADDRESS = "http://127.0.0.1:8080"
 BEGIN = 'set -e\nlmaas() { "$PYTHON" -m lmaas "$@"; }\n'
-TOLERANCE = 0.03  # of a probability: int8 against fp32
+TOLERANCE = 0.05  # of a probability: int8 against fp32
 
 
 def blocks(language: str) -> str:
