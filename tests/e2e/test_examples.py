@@ -27,6 +27,7 @@ def paste(folder: Path, url: str) -> str:
     """Run the document's commands in `folder`, with the `lmaas` of this checkout. Returns what they print."""
     commands = re.sub(r"^\$ ", "", blocks("console"), flags=re.MULTILINE).replace(ADDRESS, url)
     environment = {"LMAAS_URL": url, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
+    environment["no_proxy"] = "127.0.0.1"  # for curl; `lmaas` takes no proxy
     ended = subprocess.run(
         ["bash", "-c", BEGIN + commands],
         cwd=folder,
