@@ -21,7 +21,7 @@ from train.evaluation.places import Options, open_target
 from train.options import Options as TrainOptions
 
 PRECISIONS = (Variant.FP32, Variant.INT8)
-ROUNDS = 3  # a speed is the best of so many; other work on the machine only takes from it
+ROUNDS = 3  # a speed is the best of this many; other work on the machine only takes from it
 RESAMPLES = 1000  # of the intervals
 
 

@@ -108,7 +108,7 @@ class Options:
     ] = 0.0
     gradient_accumulation: Annotated[int, About("Batches in one step.", low=1)] = 1
     early_stopping: Annotated[
-        int, About("End after so many evaluations without a better one; 0: never.", low=0)
+        int, About("End after this many evaluations without a better one; 0: never.", low=0)
     ] = 0
     evaluate_every: Annotated[int | None, About("Steps between evaluations. Default: an epoch.", low=1)] = (
         None

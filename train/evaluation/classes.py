@@ -177,7 +177,7 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 
 def threshold_figures(truth: Integers, scores: Floats, threshold: float | None) -> dict[str, float]:
-    """How well the highest score tells which rows have one of the labels, and what a threshold does.
+    """How well the highest score separates rows in scope from others, and what a threshold does.
 
     An abstention is right where a row is out of scope.
     """

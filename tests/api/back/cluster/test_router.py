@@ -33,7 +33,7 @@ def test_traffic_follows_the_weights_exactly(weights: list[int]) -> None:
 
 
 def test_a_deployment_whose_last_replica_is_unloaded_stays_deployed() -> None:
-    """By the autoscaler, or with its pod: a request that comes then is told to come again, and wakes it."""
+    """By the autoscaler, or with its pod: a request then gets 503 with Retry-After, and wakes it."""
     for replicas, state in ((0, DeploymentState.IDLE), (1, DeploymentState.LOADING)):
         alone = deployed("a", 1)
         alone.record = dataclasses.replace(alone.record, replicas=replicas)
