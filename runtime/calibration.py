@@ -12,10 +12,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.strict_json import parse
+
 CALIBRATION_FILE = "calibration.json"
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
 MAX_TEXT = 200  # characters of the criterion, and of the name of a figure
 MAX_FIGURES = 50
+MAX_ROWS = 10**9
 
 
 class CalibrationError(ValueError):
@@ -38,6 +41,8 @@ class Calibration:
             raise CalibrationError(f"temperature: {self.temperature}, but {allowed}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise CalibrationError(f"threshold: {self.threshold}, but it goes from 0 to 1")
+        if not 0 <= self.rows <= MAX_ROWS:
+            raise CalibrationError(f"rows: {self.rows}, but it goes from 0 to {MAX_ROWS}")
         if len(self.figures) > MAX_FIGURES or not all(map(math.isfinite, self.figures.values())):
             raise CalibrationError(f"figures: at most {MAX_FIGURES} numbers are kept")
         if max(map(len, (self.criterion, *self.figures))) > MAX_TEXT:
@@ -50,7 +55,7 @@ class Calibration:
     def from_json(cls, text: str | bytes) -> Calibration:
         """Raises CalibrationError."""
         try:
-            data = json.loads(text)
+            data = parse(text if isinstance(text, str) else text.decode())
         except (ValueError, RecursionError) as error:
             raise CalibrationError(f"{CALIBRATION_FILE}: not JSON ({error})") from None
         if not isinstance(data, dict):
@@ -59,16 +64,22 @@ class Calibration:
         for name in data:
             if name not in known:
                 raise CalibrationError(f"{CALIBRATION_FILE}: {name[:MAX_TEXT]!r}: unknown field")
+        figures = data.get("figures") or {}
+        if not isinstance(figures, dict):
+            raise CalibrationError("figures: an object from names to numbers is needed")
         return cls(
             _number("temperature", data.get("temperature", 1.0)),
             None if data.get("threshold") is None else _number("threshold", data["threshold"]),
             str(data.get("criterion", "")),
             int(_number("rows", data.get("rows", 0))),
-            {str(name): _number(name, value) for name, value in dict(data.get("figures") or {}).items()},
+            {name: _number(f"figures.{name[:MAX_TEXT]}", value) for name, value in figures.items()},
         )
 
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CalibrationError(f"{name}: a number is needed")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise CalibrationError(f"{name}: a number of more than 300 digits") from None

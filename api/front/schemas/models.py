@@ -17,6 +17,7 @@ from runtime.calibration import (
     HIGHEST_TEMPERATURE,
     LOWEST_TEMPERATURE,
     MAX_FIGURES,
+    MAX_ROWS,
     MAX_TEXT,
     Calibration,
 )
@@ -50,7 +51,7 @@ class CalibrationSettings(Schema):
     criterion: str = Field(
         default="", max_length=MAX_TEXT, description="By which the threshold was chosen, for people."
     )
-    rows: int = Field(default=0, ge=0, le=10**9, description="That it was found from.")
+    rows: int = Field(default=0, ge=0, le=MAX_ROWS, description="That it was found from.")
     figures: dict[Annotated[str, Field(max_length=MAX_TEXT)], float] = Field(
         default_factory=dict, max_length=MAX_FIGURES, description="Measured on those rows, by name."
     )
