@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,9 +18,11 @@ from client.errors import RefusedError, UnreachableError
 from client.http import connect
 from export.archive import unpack_archive
 from export.checkpoint.config import Activation, Head
+from export.checkpoint.folder import NGRAM_TABLE
 from export.errors import ExportError
 from runtime.contract import TOKENIZER_FILE, Kind, Variant
 from runtime.manifest import Manifest
+from train.head_parts import BIDIRECTIONAL
 
 ACTIVATIONS = {
     "FastGelu": Activation.GELU_NEW,
@@ -107,7 +110,6 @@ def _config(
         "n_layer": shape.num_layers,
         "n_head": shape.num_heads,
         "n_embd": shape.hidden_size,
-        "n_inner": int(weights["h.0.mlp.c_fc.weight"].shape[1]),
         "n_positions": shape.context_length,
         "vocab_size": shape.vocab_size,
         "eos_token_id": shape.eos_token_id,
@@ -117,14 +119,34 @@ def _config(
         # The shortest decimal of the float32, which is what was in config.json.
         "layer_norm_epsilon": float(str(np.float32(_attribute(norm, "epsilon")))),
         "tie_word_embeddings": "lm_head.weight" not in weights,
-        "nlu_echo": manifest.nlu_echo,
-        "attention": "bidirectional" if "MultiHeadAttention" in operators else "causal",
         "problem_type": manifest.problem_type,
     }
+    found |= _own_keys(manifest, weights, nodes)
     labels = manifest.slot_labels if head is Head.TOKEN else manifest.labels
     if labels:
         found["id2label"] = {str(index): label for index, label in enumerate(labels)}
         found["label2id"] = {label: index for index, label in enumerate(labels)}
     if head is Head.JOINT:
         found["slot_labels"] = list(manifest.slot_labels)
+    return found
+
+
+def _own_keys(manifest: Manifest, weights: Mapping[str, Any], nodes: Sequence[Any]) -> dict[str, Any]:
+    """This project's own keys of config.json, and the width of the MLPs, which may differ by layer."""
+    shape = manifest.architecture
+    neurons = [int(weights[f"h.{n}.mlp.c_fc.weight"].shape[1]) for n in range(shape.num_layers)]
+    both_sides = any(node.op_type == "MultiHeadAttention" for node in nodes)
+    found: dict[str, Any] = {
+        "n_inner": max(neurons),
+        "nlu_echo": manifest.nlu_echo,
+        "attention": BIDIRECTIONAL if both_sides else "causal",
+    }
+    if len(set(neurons)) > 1:
+        found["layer_neurons"] = neurons
+    if shape.layer_heads:
+        found["layer_heads"] = list(shape.layer_heads)
+    if NGRAM_TABLE in weights:
+        look_ups = [node for node in nodes if node.op_type == "Gather" and node.input[0] == NGRAM_TABLE]
+        found["ngram_buckets"] = len(weights[NGRAM_TABLE])
+        found["ngram_orders"] = [int(node.name.rpartition(".")[2]) for node in look_ups]
     return found

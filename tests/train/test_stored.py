@@ -4,20 +4,43 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import GPT2ForSequenceClassification
 
 from export.checkpoint.folder import Checkpoint, expected_shapes
 from export.errors import ExportError
 from export.pipeline import export_checkpoint
 from runtime.contract import Variant
+from tests.export.checkpoints import save_joint_reader, save_reader
+from tests.train.tiny import tiny_config, tiny_tokenizer
+from train.checkpoint import save_checkpoint
+from train.pruning import cut
 from train.stored import fetch_stored, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", ["mini-nlu", "mini-sentiment"])
+def pruned(folder: Path) -> None:
+    """A classifier whose layers differ in width."""
+    tokenizer = tiny_tokenizer()
+    config = tiny_config(tokenizer)
+    config.n_head, config.pad_token_id, config.num_labels = 4, 0, 2
+    model = GPT2ForSequenceClassification(config)
+    heads, neurons = [torch.tensor([0, 2, 3]), torch.tensor([1])], [torch.arange(40), torch.arange(256)]
+    cut(model.transformer, heads, neurons)
+    save_checkpoint(folder, model, config, tokenizer, architectures=["GPT2ForSequenceClassification"])
+
+
+MADE = {"own parts": save_reader, "own parts, jointly": save_joint_reader, "pruned": pruned}
+
+
+@pytest.mark.parametrize("name", ["mini-nlu", "mini-sentiment", *MADE])
 def test_the_weights_and_the_config_come_back(tmp_path: Path, name: str) -> None:
     source = ROOT / "models" / name
-    export_checkpoint(source, tmp_path / "artifact", name=name, variants=[Variant.FP32])
+    if name in MADE:
+        source = tmp_path / "source"
+        MADE[name](source)
+    export_checkpoint(source, tmp_path / "artifact", name="x", variants=[Variant.FP32])
     folder = write_checkpoint(tmp_path / "artifact", tmp_path / "checkpoint", name)
     before, after = Checkpoint.open(source), Checkpoint.open(folder)
     assert after.config == before.config
