@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from train.cards import Card, DataSource, Figure
 from train.data import Kind, Problem
 from train.estimate import in_words
+from train.head_parts import is_bidirectional
 from train.options import Options, flag
 
 if TYPE_CHECKING:
+    from transformers import GPT2Config
+
     from train.job import Outcome
 
 PIPELINES = {
@@ -29,8 +32,7 @@ def write_card(folder: Path, kind: Kind, options: Options, command: str, outcome
         pipeline_tag=PIPELINES[kind],
         licence="other",
         summary=_summary(kind, options, outcome),
-        shape=f"GPT-2 with {start.config.n_layer} layers, {start.config.n_embd} wide, context "
-        f"{start.config.n_positions}, {start.config.vocab_size:,} tokens.",
+        shape=_shape(start.config),
         data=_data(options, outcome),
         recipe=_recipe(options, outcome),
         command=command,
@@ -41,6 +43,17 @@ def write_card(folder: Path, kind: Kind, options: Options, command: str, outcome
         language=None,
     )
     card.write(folder)
+
+
+def _shape(config: GPT2Config) -> str:
+    parts = [f"{config.n_layer} layers, {config.n_embd} wide, context {config.n_positions}"]
+    parts.append(f"{config.vocab_size:,} tokens")
+    if is_bidirectional(config):
+        parts.append("attention to both sides of a token")
+    if getattr(config, "ngram_buckets", None):
+        longest = max(config.ngram_orders)
+        parts.append(f"a bag of n-grams of up to {longest} tokens in {config.ngram_buckets:,} buckets")
+    return f"GPT-2 with {', '.join(parts)}."
 
 
 def _summary(kind: Kind, options: Options, outcome: Outcome) -> str:

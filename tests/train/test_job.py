@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from export.checkpoint.config import Ngrams
 from export.checkpoint.folder import Checkpoint
 from export.errors import ExportError
 from lmaas import app
@@ -83,6 +84,16 @@ def test_a_classifier(tmp_path: Path) -> None:
     assert steps[-1] == 40
     # What is only needed to continue is gone.
     assert not list((tmp_path / "out-training").glob("checkpoint-*"))
+
+
+def test_a_classifier_with_our_own_parts(tmp_path: Path) -> None:
+    data = write(tmp_path, "reviews.csv", CLASSES)
+    own: dict[str, Any] = {"attention": "bidirectional", "ngram_buckets": 100, "ngram_order": 3}
+    _, out = trained(Kind.CLASSIFIER, tmp_path, data, epochs=2, batch_size=5, **own)
+    config = Checkpoint.open(out).config
+    assert (config.bidirectional, config.ngrams) == (True, Ngrams(100, (1, 2, 3)))
+    card = (out / "README.md").read_text()
+    assert "attention to both sides of a token, a bag of n-grams of up to 3 tokens in 100 buckets." in card
 
 
 def test_a_classifier_of_pairs_from_a_language_model(tmp_path: Path) -> None:
