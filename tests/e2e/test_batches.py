@@ -41,7 +41,7 @@ def ended(appliance: Appliance, batch_id: str) -> Batch:
             batch = asked.batches.retrieve(batch_id)
             return batch if batch.status in ENDED else None
 
-        found: Batch = appliance.wait_for(over, f"the end of {batch_id}", 100)
+        found: Batch = appliance.wait_for(over, f"the end of {batch_id}", 200)
         return found
 
 
@@ -81,16 +81,16 @@ def test_lines_are_answered_as_single_requests_are(appliance: Appliance) -> None
                 assert found[name]["body"].get(part) == single.json().get(part)
 
 
-def long_lines(count: int) -> dict[str, dict[str, Any]]:
+def long_lines(count: int, max_tokens: int) -> dict[str, dict[str, Any]]:
     return {
-        f"line-{number}": {"prompt": f"Number {number} was", "max_tokens": 100, "ignore_eos": True}
+        f"line-{number}": {"prompt": f"Number {number} was", "max_tokens": max_tokens, "ignore_eos": True}
         for number in range(count)
     }
 
 
 def test_a_batch_goes_on_after_a_kill_and_gives_way_to_requests(converted_home: Path, tmp_path: Path) -> None:
     home = home_with(converted_home, tmp_path / "home", "mini-lm")
-    bodies = long_lines(100)
+    bodies = long_lines(120, 480)  # seconds of work, also on a fast machine: the kill comes amid it
     with running(home, num_slots="4", batch_slots="4") as killed, client(killed) as asked:
         batch = submit(asked, "/v1/completions", bodies)
         before = killed.wait_for(lambda: completed(asked, batch), "the first answers")
@@ -99,7 +99,7 @@ def test_a_batch_goes_on_after_a_kill_and_gives_way_to_requests(converted_home: 
     assert before < len(bodies)
     with running(home, num_slots="4", batch_slots="4") as again, client(again) as asked:
         assert completed(asked, batch) >= before
-        other = submit(asked, "/v1/completions", long_lines(1000))
+        other = submit(asked, "/v1/completions", long_lines(1000, 100))
         again.wait_for(lambda: completed(asked, other), "the first answers", 100)
         request = {"prompt": "Once", "max_tokens": 40, "ignore_eos": True}
         with ThreadPoolExecutor(4) as pool:
