@@ -109,7 +109,7 @@ def target_loss(logits: Tensor, targets: Tensor, problem: Problem, smoothing: fl
         return F.mse_loss(logits.float(), targets)
     if problem is Problem.MULTI:
         return F.binary_cross_entropy_with_logits(
-            logits.float(), torch.lerp(targets, targets * 0 + 0.5, smoothing)
+            logits.float(), torch.lerp(targets, torch.full_like(targets, 0.5), smoothing)
         )
     return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 

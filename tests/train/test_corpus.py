@@ -47,7 +47,7 @@ def test_held_out_stories_are_not_in_the_training_text(data: Path) -> None:
 def test_a_story_that_shares_a_passage_is_not_held_out() -> None:
     passage = (
         "the old fox sat under the bridge and counted the boats that came by in the night, one by one, "
-        "and when the sun rose over the hills he went home to his den and told his wife of all he had seen"
+        "and when the sun rose over the hills he went home to his den and spoke of all he had seen"
     )
     others = ["A tale. " + passage.capitalize() + " until morning."]
     assert without_shared_passages([f"{passage}, and slept.", f"another tale: {passage[::-1]}"], others) == [
