@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -177,13 +178,30 @@ def _require_folder(engine: AsyncEngine) -> None:
         raise ServerFault(f"the database {file} cannot be opened: its folder does not exist")
 
 
+def _use_wal(connection: Any, cursor: Any) -> None:
+    """Let readers go on beside the writer.
+
+    Of two connections that turn a new file to this at the same moment, SQLite refuses one at once: its
+    busy_timeout does not count here.
+    """
+    give_up = time.monotonic() + BUSY_MILLISECONDS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "is locked" not in str(error) or time.monotonic() > give_up:
+                raise
+        connection.run_async(lambda _: asyncio.sleep(0.01))
+
+
 def _prepare_sqlite(engine: AsyncEngine) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver would begin late; `begin` below does it in time
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")  # first: the others may have to wait
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _use_wal(connection, cursor)
         cursor.execute("PRAGMA synchronous=FULL")  # an accepted task outlives a power cut
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()

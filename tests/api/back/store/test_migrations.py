@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
+import anyio
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -63,7 +63,9 @@ async def test_several_that_start_at_once_migrate_once(database_url: str) -> Non
         async with Database.open(database_url):
             pass
 
-    await asyncio.gather(*(start() for _ in range(4)))
+    async with anyio.create_task_group() as starts:
+        for _ in range(8):
+            starts.start_soon(start)
 
 
 @pytest.mark.parametrize(("revision", "age"), [("9999", "a newer LMaaS"), ("0002", "an older LMaaS")])
