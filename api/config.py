@@ -176,7 +176,7 @@ class Settings(BaseSettings):
         description="A connection is closed where a body comes, or an answer is read, at less than 1 KiB/s"
         " for this time.",
     )
-    max_body_bytes: ByteSize = Field(default=ByteSize(MIB), ge=1024, description="Largest JSON body.")
+    max_body_bytes: ByteSize = Field(default=ByteSize(2 * MIB), ge=1024, description="Largest JSON body.")
     max_archive_bytes: ByteSize = Field(
         default=ByteSize(4 * GIB), ge=1024, description="Largest uploaded archive."
     )

@@ -19,6 +19,7 @@ from runtime.parameters import (
 )
 
 MAX_ITEMS = 256  # items of one list request
+MAX_PROMPTS = 2048  # prompts of one request, as OpenAI allows; the handlers ask models for a few at a time
 CHARACTERS_PER_TOKEN = 4  # of English, about
 VERSION_NUMBER = re.compile("[1-9][0-9]{0,8}")  # in text; any other text is an alias
 Method = Literal["head", "zero-shot"]
@@ -94,9 +95,9 @@ Prompt = str | list[int]
 # As in OpenAI's completions and embeddings: text or token ids, or a list of either.
 OneOrManyPrompts = Annotated[
     Annotated[Item, Tag("one text")]
-    | Annotated[list[Item], Field(min_length=1, max_length=MAX_ITEMS), Tag("texts")]
+    | Annotated[list[Item], Field(min_length=1, max_length=MAX_PROMPTS), Tag("texts")]
     | Annotated[TokenIds, Tag("tokens")]
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_ITEMS), Tag("token lists")],
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS), Tag("token lists")],
     Discriminator(_prompt_form),
 ]
 TextOrTokens = Annotated[

@@ -21,7 +21,7 @@ from api.middle.schemas.base import (
 from runtime.messages import Candidate, Choice, Timings, Usage
 from runtime.parameters import DEFAULT_MAX_TOKENS, GENERATION_PARAMETERS, NUM_CANDIDATES, PARAMETERS
 
-MAX_CHOICES = 256  # prompts times n
+MAX_CHOICES = 2048  # prompts times n
 
 
 # In the OpenAPI document: 0 is possible with echo alone.

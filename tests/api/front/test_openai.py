@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from base64 import b64decode
+from collections.abc import AsyncIterator
+from typing import Any
 
 import openai
 import pytest
 from starlette.testclient import TestClient
 
+from api.config import Settings
+from runtime.messages import Answer, Embedded, Usage
 from tests.api.asgi import events
+from tests.api.fakes import FakeBack
 
 COMPLETIONS = "/v1/completions"
 
@@ -70,6 +76,30 @@ def test_embeddings(client: TestClient, given: object, count: int) -> None:
     assert [item["index"] for item in answer["data"]] == list(range(count))
     assert answer["data"][0]["embedding"] == [0.6, 0.8]
     assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 0
+
+
+@pytest.mark.parametrize("item", ["a b", [1, 2]])
+def test_a_list_of_2048_is_answered_in_order_a_few_requests_at_a_time(
+    client: TestClient, back: FakeBack, settings: Settings, item: object
+) -> None:
+    """As the libraries of retrieval send them: they count on OpenAI's limit."""
+    most = under_way = 0
+
+    async def counted(text: str, *_: Any) -> AsyncIterator[Answer]:
+        nonlocal most, under_way
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        yield Embedded([float(len(text)), 0.0], Usage.of(1))
+
+    back.cluster.reply = counted
+    inputs = [item, "abc" if isinstance(item, str) else [1, 2, 3]] * 1024
+    answer = client.post("/v1/embeddings", json={"input": inputs}).json()
+    vectors = [row["embedding"][0] for row in answer["data"]]
+    assert [row["index"] for row in answer["data"]] == list(range(2048))
+    assert vectors == vectors[:2] * 1024
+    assert 1 < most <= settings.fan_out
 
 
 def test_embeddings_in_base64(client: TestClient) -> None:

@@ -260,10 +260,10 @@ def test_a_chunked_body_is_limited_too(app: Starlette, run: Run) -> None:
     async def test() -> None:
         async with running(app):
             headers = {"content-type": "application/json"}
-            chunks = [b'{"prompt": "'] + [b"a" * 100_000] * 12
+            chunks = [b'{"prompt": "'] + [b"a" * 100_000] * 24
             call = Call(app, "POST", "/v1/generate", headers=headers, chunks=chunks)
             await call.done()
             assert call.status == 413
-            assert b"1048576" in call.body
+            assert b"2097152" in call.body
 
     run(test)
