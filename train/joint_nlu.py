@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
+from runtime.heads.slots import TagRules
 from train.batching import length_buckets, pad
 from train.evaluation.slots import word_spans
 from train.head_parts import body_states, make_bag
@@ -98,7 +99,11 @@ class Prediction:
 def predict(
     joint: JointCheckpoint, utterances: Sequence[Sequence[str]], batch: int = 128
 ) -> list[Prediction]:
-    """Intents and word-level tags of utterances given as words, which are joined by single spaces."""
+    """Intents and word-level tags of utterances given as words, which are joined by single spaces.
+
+    Tags are decoded as in the engine.
+    """
+    rules = TagRules(joint.slots)
     rows, firsts = [], []
     for words in utterances:
         encoding = joint.tokenizer.encode(" ".join(words), add_special_tokens=False)
@@ -115,7 +120,8 @@ def predict(
         hidden = joint.model.hidden(ids, lengths)
         intents = joint.model.intent_logits(hidden, ids, lengths).argmax(dim=-1).tolist()
         for place, index in enumerate(chosen):
-            tags = joint.model.slot_head(hidden[place, firsts[index]]).argmax(dim=-1).tolist()
+            tagged = joint.model.slot_head(hidden[place, firsts[index]]).float().log_softmax(dim=-1)
+            tags = rules.best_path(tagged.cpu().numpy())
             results[index] = Prediction(
                 joint.intents[intents[place]], tuple(joint.slots[tag] for tag in tags)
             )

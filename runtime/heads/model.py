@@ -16,7 +16,7 @@ from runtime.cuda.accelerator import Accelerator
 from runtime.errors import ModelError, RequestFault
 from runtime.golden_rules import score_problem
 from runtime.heads.reader import HeadInput, Reader, Row
-from runtime.heads.slots import merge_tags, split_words
+from runtime.heads.slots import TagRules, merge_tags, split_words
 from runtime.manifest import MANIFEST_FILE, Manifest, ManifestError
 from runtime.messages import Slot
 from runtime.sampling import log_softmax
@@ -94,6 +94,8 @@ class HeadModel:
         self._outputs = [HeadGraph.LOGITS]
         if manifest.kind is Kind.NLU:
             self._outputs.append(HeadGraph.SLOT_LOGITS)
+        # A head of slots alone may have learned tags of another scheme, in which I-x can begin a slot.
+        self._rules = TagRules(manifest.slot_labels if manifest.labels else ())
 
     @classmethod
     def load(
@@ -167,9 +169,11 @@ class HeadModel:
 
     def _slots(self, row: Row, slot_logits: Floats) -> list[Slot]:
         words = split_words(row.text, row.encoding)
-        tagged = softmax(slot_logits[[row.tagged_from + word.token for word in words]])
-        tags = [self.manifest.slot_labels[index] for index in tagged.argmax(axis=1)]
-        return merge_tags(row.text, words, tags, tagged.max(axis=1).tolist())
+        tagged = log_softmax(slot_logits[[row.tagged_from + word.token for word in words]])
+        path = self._rules.best_path(tagged)
+        tags = [self.manifest.slot_labels[index] for index in path]
+        scores = np.exp(tagged[np.arange(len(path)), path])
+        return merge_tags(row.text, words, tags, scores.tolist())
 
     def _check_golden(self, variant: Variant) -> None:
         """Raise ModelError if the model does not give the manifest's golden answers."""

@@ -6,7 +6,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 
 from runtime.messages import Slot
 
@@ -54,6 +56,48 @@ def _with_marks(text: str, word: Word, limit: int) -> Word:
     while end < limit and unicodedata.category(text[end]).startswith("M"):
         end += 1
     return replace(word, end=end)
+
+
+class TagRules:
+    """The rule of BIO tags for one list of labels: I-x comes after B-x or I-x only.
+
+    A label I-x without a label B-x is free.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        places = {label: place for place, label in enumerate(labels)}
+        inside = [label for label in labels if label.startswith("I-") and f"B-{label[2:]}" in places]
+        self._inside = np.array([places[label] for label in inside], np.int64)
+        self._begin = np.array([places[f"B-{label[2:]}"] for label in inside], np.int64)
+
+    def best_path(self, log_probabilities: NDArray[np.float32]) -> list[int]:
+        """The tags with the highest sum of log probabilities `[words, labels]` that obey the rule.
+
+        It is Viterbi's algorithm: what came before a label is the best of all, or of two for I-x.
+        """
+        highest = log_probabilities.argmax(axis=1)
+        if self._obeys(highest):
+            return [int(tag) for tag in highest]
+        scores = log_probabilities[0].copy()
+        scores[self._inside] = -np.inf
+        came_from = []
+        for word in log_probabilities[1:]:
+            before = np.full(len(scores), scores.argmax())
+            continues = scores[self._inside] >= scores[self._begin]
+            before[self._inside] = np.where(continues, self._inside, self._begin)
+            came_from.append(before)
+            scores = scores[before] + word
+        path = [int(scores.argmax())]
+        for before in reversed(came_from):
+            path.append(int(before[path[-1]]))
+        return path[::-1]
+
+    def _obeys(self, tags: NDArray[np.int64]) -> bool:
+        """Whether each I-x of `tags` continues its slot."""
+        before = np.concatenate(([-1], tags[:-1]))
+        inside, place = (tags[:, None] == self._inside).nonzero()
+        allowed = (before[inside] == self._inside[place]) | (before[inside] == self._begin[place])
+        return bool(allowed.all())
 
 
 def merge_tags(

@@ -16,6 +16,7 @@ from runtime.contract import FaultCode, Variant
 from runtime.errors import ModelError, RequestFault
 from runtime.heads import HeadAnswer, HeadInput, HeadModel
 from runtime.heads.model import MOST_RUN_TOKENS, RUN_TOKENS, batches
+from runtime.heads.slots import OUTSIDE, TagRules, split_words
 from runtime.messages import Slot
 from tests.runtime.heads import checkpoints
 from tests.runtime.heads.checkpoints import CONTEXT, INTENTS, SLOTS, Tiny
@@ -174,14 +175,18 @@ def test_a_regression_answers_its_value(build: Any) -> None:
 
 @torch.no_grad()
 def joint_reference(tiny: Tiny, text: str, echo: bool) -> tuple[np.ndarray[Any, Any], list[str], Any]:
-    """Intent probabilities, the tag of each token of the text, and its encoding."""
+    """Intent probabilities, the tag at the first token of each word of the text, and its encoding."""
     encoding = encode(tiny, text)
     ids = [*encoding.ids, 0, *encoding.ids] if echo else encoding.ids
     module: Any = tiny.model
     hidden = module.transformer(torch.tensor([ids]))[0][0]
-    slots = module.slot_head(hidden[-len(encoding.ids) :]).argmax(dim=-1).tolist()
+    slots = module.slot_head(hidden[-len(encoding.ids) :]).log_softmax(dim=-1).numpy()
+    firsts = [word.token for word in split_words(text, encoding)]
+    tags = [OUTSIDE] * len(encoding.ids)
+    for token, tag in zip(firsts, TagRules(SLOTS).best_path(slots[firsts]), strict=True):
+        tags[token] = SLOTS[tag]
     intents = torch.softmax(module.intent_head(hidden[-1]), dim=-1).numpy()
-    return intents, [SLOTS[index] for index in slots], encoding
+    return intents, tags, encoding
 
 
 @pytest.mark.parametrize("text", TEXTS[:5])

@@ -1,15 +1,16 @@
 """Words and spans in the caller's own text."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
-from runtime.heads.slots import Word, merge_tags, split_words
+from runtime.heads.slots import TagRules, Word, merge_tags, split_words
 from tests.runtime.heads.checkpoints import train_tokenizer
 
 
@@ -111,3 +112,29 @@ def test_spans(tags: str, expected: list[tuple[str, str, int, int]]) -> None:
 def test_score_is_the_mean_of_the_words() -> None:
     slots = merge_tags(TEXT, WORDS, ["B-x", "I-x", "I-x", "O", "B-y", "I-x"], [0.5, 0.6, 1.0, 0.1, 0.25, 0.3])
     assert [slot.score for slot in slots] == pytest.approx([0.7, 0.25, 0.3])
+
+
+TAGS = ("O", "B-x", "I-x", "I-y", "B-y", "I-z")
+
+
+def obeys(path: tuple[int, ...]) -> bool:
+    """I-x and I-y continue their own slots; I-z has no B-z, so it is free."""
+    before = ("O", *(TAGS[tag] for tag in path))
+    return all(
+        not tag.startswith("I-") or tag == "I-z" or previous[2:] == tag[2:]
+        for previous, tag in pairwise(before)
+    )
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 4))
+def test_the_best_path_is_the_best_of_all_that_obey_the_rule(seed: int, words: int) -> None:
+    scores = np.random.default_rng(seed).normal(size=(words, len(TAGS))).astype(np.float32)
+    found = TagRules(TAGS).best_path(scores)
+    paths = filter(obeys, product(range(len(TAGS)), repeat=words))
+    best = max(paths, key=lambda path: sum(scores[word, tag] for word, tag in enumerate(path)))
+    assert tuple(found) == best
+
+
+def test_without_labels_every_tag_is_free() -> None:
+    assert TagRules(("O", "I-x")).best_path(np.log([[0.1, 0.9], [0.6, 0.4]], dtype=np.float32)) == [1, 0]
+    assert TagRules(()).best_path(np.log([[0.1, 0.2, 0.7]], dtype=np.float32)) == [2]
