@@ -152,6 +152,7 @@ class HeadTensors:
     TEXT = "text"  # BYTES [1]
     TEXT_PAIR = "text_pair"  # BYTES [1], optional
     TEMPERATURE = "temperature"  # FP32 [1], optional: the label logits are divided by it; not of a regression
+    SPECIAL_TOKENS = "special_tokens"  # BOOL [1], optional: false reads them in a text as plain characters
     SCORES = "scores"  # FP32 [labels]
     LABEL = "label"  # BYTES [1]
     SLOTS = "slots"  # BYTES [1], JSON array of {name, value, start, end, score}; kind `nlu` only
@@ -196,6 +197,7 @@ def model_config(kind: Kind) -> dict[str, Any]:
             _tensor(HeadTensors.TEXT, "STRING", optional=False),
             _tensor(HeadTensors.TEXT_PAIR, "STRING", optional=True),
             _tensor(HeadTensors.TEMPERATURE, "FP32", optional=True),
+            _tensor(HeadTensors.SPECIAL_TOKENS, "BOOL", optional=True),
         ],
         # All versions of a model share this, and they may differ in their labels.
         "output": [

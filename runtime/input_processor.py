@@ -28,8 +28,7 @@ class InputProcessor:
         if kv_capacity < architecture.context_length:
             self._limit = kv_capacity
             self._limit_reason = f"max_kv_tokens of this server allows {kv_capacity}"
-        longest_token = max(len(tokenizer.token_bytes(token)) for token in range(architecture.vocab_size))
-        self._max_characters = (architecture.context_length + 1) * max(1, longest_token)
+        self._max_characters = (architecture.context_length + 1) * max(1, tokenizer.longest_token)
         self._eos_token_id = architecture.eos_token_id
         self._vocab_size = architecture.vocab_size
 
@@ -41,7 +40,7 @@ class InputProcessor:
             prompt = self._checked(request.token_ids)
             request = dataclasses.replace(request, text=self._tokenizer.decode(prompt))
         elif request.text or request.operation is Operation.EMBED:
-            prompt = self._prompt(request.text)
+            prompt = self._prompt(request, request.text)
         else:
             prompt = self._start()
         if not prompt:
@@ -99,10 +98,10 @@ class InputProcessor:
         """As EleutherAI's lm-evaluation-harness encodes a pair (`TemplateLM._encode_pair`)."""
         context = request.text.rstrip()
         moved = request.text[len(context) :]
-        prompt = self._prompt(context) or self._start()
+        prompt = self._prompt(request, context) or self._start()
         state = RequestState(request, sink, prompt)
         for index, continuation in enumerate(request.continuations):
-            tokens = self._encode(context + moved + continuation, "continuations")
+            tokens = self._encode(request, context + moved + continuation, "continuations")
             if not context or len(tokens) < 2:
                 tokens = [*self._start(), *tokens]
             if len(tokens) - 1 > self._limit:
@@ -134,22 +133,22 @@ class InputProcessor:
                 raise RequestFault.invalid(f"{LmTensors.PROMPT_TOKEN_IDS}.{place}", message)
         return list(token_ids)
 
-    def _prompt(self, text: str) -> list[int]:
-        prompt = self._encode(text, LmTensors.TEXT_INPUT)
+    def _prompt(self, request: Request, text: str) -> list[int]:
+        prompt = self._encode(request, text, LmTensors.TEXT_INPUT)
         if len(prompt) > self._limit:
             raise RequestFault.invalid(
                 LmTensors.TEXT_INPUT, f"{len(prompt)} tokens, but {self._limit_reason}"
             )
         return prompt
 
-    def _encode(self, text: str, field: str) -> list[int]:
+    def _encode(self, request: Request, text: str, field: str) -> list[int]:
         # Cannot fit, however it is tokenized: refuse without the time that the tokenizer would take.
         if len(text) > self._max_characters:
             raise RequestFault.invalid(
                 field, f"{len(text)} characters are too many tokens: {self._limit_reason}"
             )
         try:
-            return self._tokenizer.encode(text)
+            return self._tokenizer.encode(text, special_tokens=request.parameters.special_tokens)
         except UnicodeEncodeError as error:
             raise RequestFault.invalid(
                 field, f"not Unicode text: a lone surrogate at {error.start}"

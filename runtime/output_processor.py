@@ -70,9 +70,15 @@ class GenerateOutput:
         return self._parameters.echo and self._parameters.logprobs is not None
 
     def _offsets_of_prompt(self) -> list[int]:
-        """In the caller's text; the tokenizer may have put a space before it."""
-        tokens, text = self._state.prompt, self._state.request.text
-        offsets = TextOffsets(self._tokenizer, len(text) - len(self._tokenizer.decode(tokens)))
+        """In the caller's text; the tokenizer may have put a space before it.
+
+        The text of a prompt of token ids leaves control tokens out, any other one spells them out.
+        """
+        tokens, request = self._state.prompt, self._state.request
+        spelled = request.token_ids is None
+        bytes_of = self._tokenizer.spelled if spelled else self._tokenizer.token_bytes
+        read = b"".join(map(bytes_of, tokens)).decode("utf-8", "replace")
+        offsets = TextOffsets(self._tokenizer, len(request.text) - len(read), spelled=spelled)
         return [max(0, offsets.next(token)) for token in tokens]
 
     def add(self, event: Event) -> None:

@@ -109,6 +109,11 @@ class SamplingParameters:
     )
     caller: str = _declared("", "The name under which requests share the engine with those of others.")
     ignore_eos: bool = _declared(False, "Go on after the end-of-text token.")
+    special_tokens: bool = _declared(
+        True,
+        "Read a special token that is spelled out in a text, such as <|endoftext|>, as that token, as "
+        "transformers does. false: as plain characters, for text that is not trusted.",
+    )
 
     @property
     def is_greedy(self) -> bool:
@@ -138,8 +143,10 @@ def _value_type(hint: Any) -> type:
 PARAMETERS: Mapping[str, Parameter] = _table()
 # What a request of any operation may carry: the engine's queue reads it.
 QUEUE_PARAMETERS = ("deadline_ms", "priority", "caller")
+# What a request of any operation may carry.
+SHARED_PARAMETERS = (*QUEUE_PARAMETERS, "special_tokens")
 # What decides over the text of a request of operation `generate`.
-GENERATION_PARAMETERS = tuple(name for name in PARAMETERS if name not in QUEUE_PARAMETERS)
+GENERATION_PARAMETERS = tuple(name for name in PARAMETERS if name not in SHARED_PARAMETERS)
 # `top_k` of operation `next`.
 NUM_CANDIDATES = Parameter(int, 10, "How many candidates.", Limits(1, 1000))
 

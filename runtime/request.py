@@ -9,14 +9,14 @@ from typing import Any
 
 from runtime.contract import LmTensors, Operation
 from runtime.errors import RequestFault
-from runtime.parameters import NUM_CANDIDATES, QUEUE_PARAMETERS
+from runtime.parameters import NUM_CANDIDATES, SHARED_PARAMETERS
 from runtime.sampling import SamplingParameters, parse_sampling_parameters
 
-# Operations that generate no tokens take their own parameters and those of the queue, and refuse the others.
+# Operations that generate no tokens take their own parameters and the shared ones, and refuse the others.
 _OWN_PARAMETERS = {
-    Operation.SCORE: ("continuations", *QUEUE_PARAMETERS),
-    Operation.NEXT: ("top_k", *QUEUE_PARAMETERS),
-    Operation.EMBED: QUEUE_PARAMETERS,
+    Operation.SCORE: ("continuations", *SHARED_PARAMETERS),
+    Operation.NEXT: ("top_k", *SHARED_PARAMETERS),
+    Operation.EMBED: SHARED_PARAMETERS,
 }
 
 
@@ -65,7 +65,7 @@ def parse_request(
                 "sampling_parameters",
                 f"{str(name)[:80]!r} means nothing to operation {operation.value}; known are {known}",
             )
-    common = {name: value for name, value in data.items() if name in QUEUE_PARAMETERS}
+    common = {name: value for name, value in data.items() if name in SHARED_PARAMETERS}
     return Request(
         request_id,
         text,

@@ -120,6 +120,10 @@ class Job:
     def priority(self) -> int:
         return self.parameters.priority if isinstance(self.parameters, ModelParameters) else 0
 
+    @property
+    def special_tokens(self) -> bool:
+        return self.parameters.special_tokens if isinstance(self.parameters, ModelParameters) else True
+
     def begin(self) -> None:
         """Its handler is started, for the first time or again."""
         self._queue_span.end()

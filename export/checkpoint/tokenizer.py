@@ -129,8 +129,6 @@ def _checked(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
     # Truncation or padding that a trainer stored would silently change prompts.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # A server does not parse control tokens in a text.
-    tokenizer.encode_special_tokens = True
     with _complaints(TOKENIZER_FILE, "does not read any text: "):
         ids = tokenizer.encode(_PROBE).ids + tokenizer.encode(_PROBE, _PROBE).ids
     # A template can contain ids that no token has.

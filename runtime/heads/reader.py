@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import tokenizers
@@ -11,6 +11,7 @@ import tokenizers
 from runtime.contract import Kind
 from runtime.errors import ModelError, RequestFault
 from runtime.manifest import MANIFEST_FILE, Manifest, head_row
+from runtime.text import Encoders
 
 TEXT, TEXT_PAIR, TEMPERATURE = "text", "text_pair", "temperature"
 REGRESSION = "regression"
@@ -21,6 +22,7 @@ class HeadInput:
     text: str
     text_pair: str | None = None
     temperature: float = 1.0  # by which the logits of the labels are divided; those of slots are not
+    special_tokens: bool = True  # read those that the text spells out; false: as plain characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +43,12 @@ class Reader:
     """
 
     def __init__(self, manifest: Manifest, tokenizer: tokenizers.Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        self._encoders = Encoders(tokenizer)
         self._kind = manifest.kind
         self._architecture = manifest.architecture
         self._nlu_echo = manifest.nlu_echo
         self._is_nlu = manifest.kind is Kind.NLU
         self._is_regression = manifest.problem_type == REGRESSION
-        # Only slots need to know where in the text each token is, and that costs a quarter of the time.
-        self._encode = tokenizer.encode_batch if self._is_nlu else tokenizer.encode_batch_fast
         if manifest.nlu_echo and manifest.architecture.eos_token_id is None:
             raise ModelError(f"{MANIFEST_FILE}: nlu_echo needs an eos_token_id")
         context = manifest.architecture.context_length
@@ -58,10 +58,21 @@ class Reader:
         """Row by row; a fault names `text` or `text_pair` where it is empty, too long or no text at all."""
         faults = [self._fault(item) for item in items]
         good = [item for item, fault in zip(items, faults, strict=True) if fault is None]
-        texts = [item.text if item.text_pair is None else (item.text, item.text_pair) for item in good]
-        encodings = self._encode(texts, add_special_tokens=not self._is_nlu)
-        rows = map(self._row, good, encodings)
+        encoded = {flag: self._encode(good, flag) for flag in {item.special_tokens for item in good}}
+        rows = (self._row(item, next(encoded[item.special_tokens])) for item in good)
         return [next(rows) if fault is None else fault for fault in faults]
+
+    def _encode(self, items: Sequence[HeadInput], special_tokens: bool) -> Iterator[tokenizers.Encoding]:
+        """Of the items with this flag, in their order."""
+        texts = [
+            item.text if item.text_pair is None else (item.text, item.text_pair)
+            for item in items
+            if item.special_tokens is special_tokens
+        ]
+        tokenizer = self._encoders.of(special_tokens=special_tokens)
+        # Only slots need to know where in the text each token is, and that costs a quarter of the time.
+        encode = tokenizer.encode_batch if self._is_nlu else tokenizer.encode_batch_fast
+        return iter(encode(texts, add_special_tokens=not self._is_nlu))
 
     def _row(self, item: HeadInput, encoding: tokenizers.Encoding) -> Row | RequestFault:
         parts, ids = set(encoding.sequence_ids), encoding.ids
@@ -104,7 +115,8 @@ class Reader:
         limit = f"this model reads at most {self._limit}"
         if item.text_pair is None:
             return RequestFault.invalid(TEXT, f"{count} tokens, but {limit}")
-        alone = len(self._tokenizer.encode(item.text, add_special_tokens=not self._is_nlu).ids)
+        tokenizer = self._encoders.of(special_tokens=item.special_tokens)
+        alone = len(tokenizer.encode(item.text, add_special_tokens=not self._is_nlu).ids)
         if alone > self._limit:
             return RequestFault.invalid(TEXT, f"{alone} tokens, but {limit}")
         return RequestFault.invalid(TEXT_PAIR, f"{count} tokens together with text ({alone}), but {limit}")

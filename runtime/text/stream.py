@@ -74,17 +74,17 @@ class TextOffsets:
     """Counts the characters of a text, as `TextStream` makes it, token by token.
 
     Tokens that are pieces of one character begin where the character begins. A token without text begins
-    where the next token begins.
+    where the next token begins. `spelled`: the text spells control tokens out, as a prompt does.
     """
 
-    def __init__(self, tokenizer: Tokenizer, begin: int = 0) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, begin: int = 0, *, spelled: bool = False) -> None:
+        self._bytes_of = tokenizer.spelled if spelled else tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._complete = begin  # characters
 
     def next(self, token_id: int) -> int:
         """Where the next token of the text begins."""
-        content = self._tokenizer.token_bytes(token_id)
+        content = self._bytes_of(token_id)
         if not content:
             return self._complete
         # The first byte belongs to the last character that began, whether it completes that one or not.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,7 @@ def byte_characters() -> dict[str, int]:
 
 
 def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """Read a tokenizer.json; texts are neither truncated nor padded. Raises ModelError.
-
-    A literal `<|endoftext|>` in a caller's text is encoded as its characters. Control tokens come only from
-    the engine and from the tokenizer's template, so that no input can end its document or forge a separator.
-    """
+    """Read a tokenizer.json; texts are neither truncated nor padded. Raises ModelError."""
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises Exception itself for every defect of a file
@@ -44,8 +41,27 @@ def as_served(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """The same tokenizer, set up as `open_tokenizer` says."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+class Encoders:
+    """One tokenizer that reads special tokens in a text, and its copy that reads them as plain characters.
+
+    Two, because the library has this as a setting of the tokenizer, for all threads.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._trusting = tokenizer
+
+    def of(self, *, special_tokens: bool) -> tokenizers.Tokenizer:
+        return self._trusting if special_tokens else self._plain
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """Made for the first request that needs it: it takes 0.1 s and 20 MB with GPT-2's vocabulary."""
+        copy = tokenizers.Tokenizer.from_str(self._trusting.to_str())
+        copy.encode_special_tokens = True
+        return copy
 
 
 class Tokenizer:
@@ -56,6 +72,7 @@ class Tokenizer:
 
     def __init__(self, path: Path, eos_token_id: int | None) -> None:
         self._tokenizer = open_tokenizer(path)
+        self._encoders = Encoders(self._tokenizer)
         self.eos_token_id = eos_token_id
         description = json.loads(self._tokenizer.to_str())
         if not is_byte_level(description["decoder"]):
@@ -82,13 +99,21 @@ class Tokenizer:
             contents[token["id"]] = token["content"].encode()
         return contents
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; no control token is added, and none is recognized in the text.
+    @property
+    def longest_token(self) -> int:
+        """Bytes of the longest token, as a text spells it out."""
+        return max(map(len, self._contents), default=0)
 
-        Raises UnicodeEncodeError if `text` has a lone surrogate and so is not Unicode text.
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`; no control token is added.
+
+        Those that the text spells out are recognized, unless `special_tokens` is false: then no text can end
+        its document or forge a separator. Raises UnicodeEncodeError if `text` has a lone surrogate and so is
+        not Unicode text.
         """
         text.encode()
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        tokenizer = self._encoders.of(special_tokens=special_tokens)
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -97,9 +122,11 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that the token adds to a text: none for a control token and for an id without a token."""
-        if token_id in self._control or not 0 <= token_id < len(self._contents):
-            return b""
-        return self._contents[token_id]
+        return b"" if token_id in self._control else self.spelled(token_id)
+
+    def spelled(self, token_id: int) -> bytes:
+        """The bytes of the token in a text that spells control tokens out."""
+        return self._contents[token_id] if 0 <= token_id < len(self._contents) else b""
 
     def token_text(self, token_id: int) -> str:
         """The token for a reader; stable, and different for tokens of different bytes.

@@ -73,7 +73,9 @@ def _read(request: Any) -> Rows:
         pairs = [None] * len(texts) if pair is None else _values(pair)
         given = pb_utils.get_input_tensor_by_name(request, HeadTensors.TEMPERATURE)
         temperatures = [1.0] * len(texts) if given is None else _values(given)
-        return [_read_row(*row) for row in zip(texts, pairs, temperatures, strict=True)]
+        given = pb_utils.get_input_tensor_by_name(request, HeadTensors.SPECIAL_TOKENS)
+        special = [True] * len(texts) if given is None else _values(given)
+        return [_read_row(*row) for row in zip(texts, pairs, temperatures, special, strict=True)]
     except RequestFault as fault:
         return [fault]
     except Exception:
@@ -87,12 +89,13 @@ def _values(tensor: Any) -> list[Any]:
     return values
 
 
-def _read_row(text: Any, pair: Any, temperature: float) -> HeadInput | RequestFault:
+def _read_row(text: Any, pair: Any, temperature: float, special_tokens: bool) -> HeadInput | RequestFault:
     try:
         return HeadInput(
             decoded(text, HeadTensors.TEXT),
             None if pair is None else decoded(pair, HeadTensors.TEXT_PAIR),
             temperature,
+            special_tokens,
         )
     except RequestFault as fault:
         return fault

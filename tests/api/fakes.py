@@ -515,6 +515,7 @@ class FakeCluster(ClusterManager):
         self.reply: Callable[[str, Mapping[str, Any], Operation], AsyncIterator[Answer]] = scripted
         self.classified: list[list[str]] = []  # the texts of each request
         self.temperatures: list[float | None] = []  # that came with them
+        self.special_tokens: list[bool] = []  # that came with them
         self.classify_error: Exception | None = None
         self.ready = True
         self.away: list[str] = []  # replicas, while others answer
@@ -652,8 +653,11 @@ class FakeCluster(ClusterManager):
         texts: Sequence[str],
         text_pairs: Sequence[str] | None = None,
         temperature: float | None = None,
+        *,
+        special_tokens: bool = True,
     ) -> list[HeadAnswer]:
         self.classified.append(list(texts))
+        self.special_tokens.append(special_tokens)
         self.temperatures.append(temperature)
         if self.classify_error is not None:
             raise self.classify_error

@@ -214,6 +214,32 @@ def test_token_ids_are_answered_as_their_text_is(
         assert rounded({**found, "timings": None}) == rounded({**expected, "timings": None})
 
 
+def test_special_tokens_of_a_prompt(engine: Engine) -> None:
+    text, end = "the<|endoftext|>cat", "<|endoftext|>"
+    details = ask(engine, text, echo=True, logprobs=0, **GREEDY)
+    records = details["choices"][0]["logprobs"]
+    assert [record["text"] for record in records[:3]] == ["the", end, "cat"]
+    assert [record["text_offset"] for record in records[:4]] == [0, 3, 16, 19]
+    plain = ask(engine, text, special_tokens=False, echo=True, logprobs=0, **GREEDY)
+    assert plain["choices"][0]["text"].startswith(text)
+    assert end not in [record["text"] for record in plain["choices"][0]["logprobs"][:5]]
+    others: dict[Operation, dict[str, Any]] = {
+        Operation.NEXT: {"top_k": 1},
+        Operation.EMBED: {},
+        Operation.SCORE: {"continuations": ["a"]},
+    }
+    for operation, more in others.items():
+        read = ask(engine, text, operation, **more)
+        characters = ask(engine, text, operation, special_tokens=False, **more)
+        assert read["usage"]["prompt_tokens"] < characters["usage"]["prompt_tokens"]
+
+
+def test_a_prompt_of_special_tokens_may_be_long(engine: Engine) -> None:
+    """Its characters are more than the longest other token has for each place of the context."""
+    details = ask(engine, "<|endoftext|>" * 90, max_tokens=1)
+    assert details["usage"]["prompt_tokens"] == 90
+
+
 def rounded(value: Any) -> Any:
     """Rows of the cache that another prompt left may differ in the last bits."""
     if isinstance(value, dict):
@@ -296,7 +322,7 @@ def test_a_space_that_the_tokenizer_puts_in_front_is_no_character_of_the_text(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = engine.tokenizer.encode
-    monkeypatch.setattr(engine.tokenizer, "encode", lambda text: encode(f" {text}"))
+    monkeypatch.setattr(engine.tokenizer, "encode", lambda text, **more: encode(f" {text}", **more))
     details = ask(engine, "cat sat", echo=True, logprobs=0, max_tokens=0)
     records = details["choices"][0]["logprobs"]
     assert "".join(record["text"] for record in records) == " cat sat"

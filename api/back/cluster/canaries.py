@@ -159,12 +159,14 @@ def _copied(client: TritonClient, version: ModelVersion, request: Submit) -> Asy
     )
 
 
-def heads_again(texts: Sequence[str], text_pairs: Sequence[str] | None) -> Send:
+def heads_again(texts: Sequence[str], text_pairs: Sequence[str] | None, special_tokens: bool) -> Send:
     """Sends a copy of a request to a model with a trained head."""
 
     async def send(client: TritonClient, version: ModelVersion) -> tuple[Essence | None, float]:
         begin = time.monotonic()
-        found: list[HeadAnswer] = await client.classify(version, texts, text_pairs)
+        found: list[HeadAnswer] = await client.classify(
+            version, texts, text_pairs, special_tokens=special_tokens
+        )
         return labels(found), time.monotonic() - begin
 
     return send

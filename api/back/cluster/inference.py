@@ -131,22 +131,26 @@ class Inference:
         texts: Sequence[str],
         text_pairs: Sequence[str] | None = None,
         temperature: float | None = None,
+        *,
+        special_tokens: bool = True,
     ) -> list[HeadAnswer]:
         """Up to MAX_HEAD_BATCH texts, or pairs, through a classifier or nlu model.
 
-        The logits of the labels are divided by `temperature`. Raises as `generate` does; the field of an
+        The logits of the labels are divided by `temperature`. `special_tokens` is the engine's parameter of
+        that name. Raises as `generate` does; the field of an
         InvalidInput names the row as HeadTensors says.
         """
         deployment = self._deployment(target)
         observation = self._canaries.observe(deployment)
         if observation is None:
-            return await self._classified(deployment, texts, text_pairs, temperature)
+            return await self._classified(deployment, texts, text_pairs, temperature, special_tokens)
         try:
-            answers = await self._classified(deployment, texts, text_pairs, temperature)
+            answers = await self._classified(deployment, texts, text_pairs, temperature, special_tokens)
         except FAULTS:
             observation.failed()
             raise
-        observation.succeeded(observation.elapsed, heads_again(texts, text_pairs), lambda: labels(answers))
+        again = heads_again(texts, text_pairs, special_tokens)
+        observation.succeeded(observation.elapsed, again, lambda: labels(answers))
         return answers
 
     async def _classified(
@@ -155,13 +159,16 @@ class Inference:
         texts: Sequence[str],
         text_pairs: Sequence[str] | None,
         temperature: float | None,
+        special_tokens: bool,
     ) -> list[HeadAnswer]:
         tries = Tries(deployment, self._retry_seconds)
         while True:
             try:
                 replica = tries.replica()
                 with replica.serving() as client:
-                    answers = await client.classify(replica.version, texts, text_pairs, temperature)
+                    answers = await client.classify(
+                        replica.version, texts, text_pairs, temperature, special_tokens
+                    )
                     replica.answered()
                     return answers
             except Unavailable as error:  # noqa: PERF203 - trying again is the point

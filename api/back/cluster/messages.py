@@ -46,6 +46,7 @@ def head_request(
     text_pairs: Sequence[str] | None,
     log_id: str = "",
     temperature: float | None = None,
+    special_tokens: bool = True,
 ) -> Any:
     """A request to a batched model: each input has the shape [texts, 1]. Its log lines name `log_id`."""
     request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version), id=log_id)
@@ -55,6 +56,9 @@ def head_request(
     if temperature is not None:
         request.inputs.add(name=HeadTensors.TEMPERATURE, datatype="FP32", shape=[len(texts), 1])
         request.raw_input_contents.append(struct.pack("<f", temperature) * len(texts))
+    if not special_tokens:
+        request.inputs.add(name=HeadTensors.SPECIAL_TOKENS, datatype="BOOL", shape=[len(texts), 1])
+        request.raw_input_contents.append(bytes(len(texts)))
     return request
 
 

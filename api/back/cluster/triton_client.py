@@ -189,11 +189,12 @@ class TritonClient:
         texts: Sequence[str],
         text_pairs: Sequence[str] | None,
         temperature: float | None = None,
+        special_tokens: bool = True,
     ) -> list[HeadAnswer]:
         """One request, with one answer for each text. Cancelling the awaiting task cancels it."""
         log_id = LogContext.current().request_id or ""
         with self._count(model_version) as in_flight, self._span("classify", model_version):
-            request = head_request(*model_version, texts, text_pairs, log_id, temperature)
+            request = head_request(*model_version, texts, text_pairs, log_id, temperature, special_tokens)
             in_flight.call = self._stub.ModelInfer(request)
             try:
                 return read_heads(await in_flight.call)

@@ -69,6 +69,7 @@ class CompletionRequest(TakesNeutral):
     repetition_penalty: float | None = _beyond("repetition_penalty")
     ignore_eos: bool | None = _beyond("ignore_eos")
     priority: int | None = _beyond("priority")
+    special_tokens: bool | None = _beyond("special_tokens")
 
     def parameters(self) -> dict[str, Any]:
         """The same request as parameters of task `generate`; null means the default, as with OpenAI."""
@@ -112,10 +113,12 @@ class EmbeddingsRequest(TakesNeutral):
     input: OneOrManyPrompts[Text] = Field(description="Text or token ids, or a list of either.")
     encoding_format: Literal["float", "base64"] | None = "float"
     user: str | None = Field(default=None, description="Accepted, and without effect.")
+    special_tokens: bool | None = _beyond("special_tokens")
 
     def parameters(self) -> EmbedParameters:
         """The same request as parameters of task `embed`."""
-        return EmbedParameters(model=self.model, input=self.input)
+        special_tokens = self.special_tokens is not False
+        return EmbedParameters(model=self.model, input=self.input, special_tokens=special_tokens)
 
 
 class Embedding(BaseModel):

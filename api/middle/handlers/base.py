@@ -77,7 +77,7 @@ class ModelHandler(Handler[Parameters, Result]):
         field: str,
     ) -> Message:
         """One request with one answer, of type `answer`. `field` is where the caller gave `prompt`."""
-        sent = for_the_queue(parameters, job)
+        sent = with_shared(parameters, job)
         replies = self.cluster.generate(
             target, prompt=prompt, parameters=sent, operation=answer.operation, stream=False
         )
@@ -115,7 +115,9 @@ class ModelHandler(Handler[Parameters, Result]):
         async def some(rows: slice) -> list[HeadAnswer]:
             pairs = None if text_pairs is None else text_pairs[rows]
             with error_rows(rows.start, paths):
-                return await self.cluster.classify(target, texts[rows], pairs, temperature)
+                return await self.cluster.classify(
+                    target, texts[rows], pairs, temperature, special_tokens=job.special_tokens
+                )
 
         sizes = [len(text) for text in texts]
         if text_pairs is not None:
@@ -150,13 +152,15 @@ def head_chunks(sizes: Sequence[int]) -> list[slice]:
     return found
 
 
-def for_the_queue(parameters: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """The parameters of a request, with what the engine's queue reads: caller, priority, remaining time."""
+def with_shared(parameters: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """The parameters of a request, with those that every operation has (SHARED_PARAMETERS)."""
     sent = {**parameters, "caller": job.caller}
     if job.priority:
         sent["priority"] = job.priority
     if (remaining := job.remaining_ms()) is not None:
         sent["deadline_ms"] = remaining
+    if not job.special_tokens:
+        sent["special_tokens"] = False
     return sent
 
 

@@ -13,9 +13,9 @@ from api.middle.handlers.base import (
     ModelHandler,
     error_field,
     expected,
-    for_the_queue,
     item_field,
     map_bounded,
+    with_shared,
 )
 from api.middle.job import Job
 from api.middle.schemas.base import Prompt, as_prompts, origin
@@ -50,7 +50,7 @@ class GenerateHandler(ModelHandler[GenerateParameters, GenerateAnswer]):
         async def one(item: tuple[int, Prompt]) -> Generated:
             number, prompt = item
             pieces: list[Generated] = []
-            sent = for_the_queue(parameters.sampling(), job)
+            sent = with_shared(parameters.sampling(), job)
             replies = self.cluster.generate(
                 target, prompt=prompt, parameters=sent, operation=Operation.GENERATE, stream=parameters.stream
             )

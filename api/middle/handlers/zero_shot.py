@@ -42,7 +42,7 @@ class ZeroShotHandler(ModelHandler[Parameters, Result]):
 
     def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)  # type: ignore[arg-type]
-        self._priors: OrderedDict[tuple[str, str, tuple[str, ...]], list[float]] = OrderedDict()
+        self._priors: OrderedDict[tuple[str, str, tuple[str, ...], bool], list[float]] = OrderedDict()
 
     async def score_labels(
         self,
@@ -65,7 +65,7 @@ class ZeroShotHandler(ModelHandler[Parameters, Result]):
     async def _prior(
         self, target: Target, prompt: str, continuations: tuple[str, ...], job: Job
     ) -> list[float]:
-        key = (target.deployment_id, prompt, continuations)
+        key = (target.deployment_id, prompt, continuations, job.special_tokens)
         if key not in self._priors:
             fields = ("template", "labels")
             self._priors[key] = await self._logprobs(target, prompt, continuations, job, fields)

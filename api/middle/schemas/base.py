@@ -143,6 +143,7 @@ class ModelParameters(TaskParameters):
     """What every task type takes that asks a model."""
 
     priority: int = parameter_field(PARAMETERS["priority"])
+    special_tokens: bool = parameter_field(PARAMETERS["special_tokens"])
 
     @property
     def cost(self) -> int:

@@ -47,6 +47,30 @@ def test_generate(client: TestClient, back: FakeBack) -> None:
     [
         ("generate", {"prompt": ["a", "b"]}),
         ("completions", {"prompt": "a"}),
+        ("embeddings", {"input": "a"}),
+        ("next", {"prompt": "a"}),
+        ("score", {"prompt": "a", "continuations": ["b"]}),
+        ("classify", {"input": "a", "labels": ["x", "y"]}),
+        ("classify", {"input": "a"}),
+        ("infer", {"premise": "a", "hypothesis": "b"}),
+        ("nlu", {"input": "a"}),
+    ],
+)
+def test_text_that_is_not_trusted(
+    client: TestClient, back: FakeBack, path: str, body: dict[str, Any]
+) -> None:
+    for special_tokens in (True, False):
+        asked = {**body, "special_tokens": special_tokens}
+        assert client.post(f"/v1/{path}", json=asked).status_code == 200
+        reached = [sent.get("special_tokens", True) for _, sent, _ in back.cluster.requests]
+        assert (reached + back.cluster.special_tokens)[-1] is special_tokens
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("generate", {"prompt": ["a", "b"]}),
+        ("completions", {"prompt": "a"}),
         ("next", {"prompt": "a"}),
         ("score", {"prompt": "a", "continuations": ["b"]}),
         ("classify", {"input": "a", "labels": ["x", "y"]}),

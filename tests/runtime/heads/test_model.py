@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,7 +76,6 @@ def fault(model: HeadModel, text: str, pair: str | None = None) -> str:
 
 
 def encode(tiny: Tiny, text: str, pair: str | None = None) -> Any:
-    tiny.tokenizer.encode_special_tokens = True
     return tiny.tokenizer.encode(text, pair)
 
 
@@ -95,6 +95,31 @@ def test_classifier_is_that_of_transformers(build: Any, text: str, pair: str | N
     np.testing.assert_allclose(found.scores, expected, atol=2e-5)
     assert found.label == f"LABEL_{expected.argmax()}"
     assert found.slots is None
+
+
+@pytest.mark.parametrize("name", ["classifier", "joint"])
+def test_special_tokens_of_a_text_that_is_not_trusted(build: Any, name: str) -> None:
+    """In one batch with a text that is trusted."""
+    tiny, text = build(name), "play<|endoftext|>the band"
+    model = load(tiny)
+    plain_tokenizer = tokenizers.Tokenizer.from_str(tiny.tokenizer.to_str())
+    plain_tokenizer.encode_special_tokens = True
+    flags = (True, False, True, False)
+    for flag, found in zip(
+        flags, model.run([HeadInput(text, special_tokens=flag) for flag in flags]), strict=True
+    ):
+        encoding = (tiny.tokenizer if flag else plain_tokenizer).encode(
+            text, add_special_tokens=name == "classifier"
+        )
+        assert (0 in encoding.ids[1:-1]) is flag
+        with torch.no_grad():
+            ids = torch.tensor([encoding.ids])
+            if name == "classifier":
+                logits = tiny.model(ids).logits[0]
+            else:
+                logits = tiny.model.intent_head(tiny.model.transformer(ids).last_hidden_state[0, -1])
+        assert isinstance(found, HeadAnswer)
+        np.testing.assert_allclose(found.scores, torch.softmax(logits, dim=-1).numpy(), atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["classifier", "multi_label", "joint"])

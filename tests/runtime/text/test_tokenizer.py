@@ -50,8 +50,9 @@ def test_published_vectors_of_gpt2(gpt2: Tokenizer) -> None:
     assert [gpt2.decode(ids) for _, ids in rows] == [text for text, _ in rows]
 
 
-def test_end_of_text_of_gpt2_is_only_a_control_token(gpt2: Tokenizer) -> None:
-    assert gpt2.encode(END_OF_TEXT) == [27, 91, 437, 1659, 5239, 91, 29]
+def test_end_of_text_of_gpt2(gpt2: Tokenizer) -> None:
+    assert gpt2.encode(END_OF_TEXT) == [50256]
+    assert gpt2.encode(END_OF_TEXT, special_tokens=False) == [27, 91, 437, 1659, 5239, 91, 29]
     assert gpt2.decode([31373, 50256]) == "hello"
     assert gpt2.token_text(50256) == END_OF_TEXT
 
@@ -73,11 +74,19 @@ def test_decodes_any_ids_as_the_library_does(
     assert tokenizer.decode(ids) == library_tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def test_control_tokens_in_a_text_are_its_characters(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode(f"a{END_OF_TEXT}b")
-    assert 0 not in ids
-    assert tokenizer.decode(ids) == f"a{END_OF_TEXT}b"
-    assert tokenizer.token_bytes(0) == b""
+def test_special_tokens_of_a_text_are_read_unless_it_is_not_trusted(
+    tokenizer: Tokenizer, library_tokenizer: tokenizers.Tokenizer
+) -> None:
+    text = f"a{END_OF_TEXT}b"
+    ids = tokenizer.encode(text)
+    assert ids == library_tokenizer.encode(text).ids
+    assert ids[1] == 0
+    assert tokenizer.decode(ids) == "ab"
+    assert b"".join(map(tokenizer.spelled, ids)) == text.encode()
+    plain = tokenizer.encode(text, special_tokens=False)
+    assert 0 not in plain
+    assert tokenizer.decode(plain) == text
+    assert tokenizer.encode(text) == ids
 
 
 def test_token_text_is_readable_and_distinct(tokenizer: Tokenizer) -> None:

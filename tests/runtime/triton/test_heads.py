@@ -11,6 +11,7 @@ import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
+from api.back.cluster.messages import head_request, read_heads
 from tests.runtime.triton.clients import Server, text_input
 
 
@@ -44,6 +45,20 @@ def test_a_temperature_divides_the_logits(server: Server) -> None:
     np.testing.assert_allclose(scores[0], plain[0], atol=1e-5)
     powers = plain[1] ** (1 / 3)
     np.testing.assert_allclose(scores[1], powers / powers.sum(), atol=1e-5)
+
+
+def test_special_tokens_of_a_text_that_is_not_trusted(server: Server) -> None:
+    """The façade's own request, row by row."""
+    text = "the cat<|endoftext|>sat"
+    trusted, spelled = (
+        server.client._client_stub.ModelInfer(head_request("head", 1, [text] * 2, None, special_tokens=flag))
+        for flag in (True, False)
+    )
+    np.testing.assert_allclose(
+        read_heads(trusted)[1].scores, classify(server, text).as_numpy("scores")[0], atol=1e-5
+    )
+    assert read_heads(spelled)[0] == read_heads(spelled)[1]
+    assert max(abs(np.subtract(read_heads(spelled)[0].scores, read_heads(trusted)[0].scores))) > 1e-3
 
 
 def test_requests_with_and_without_a_pair_go_together(server: Server) -> None:

@@ -11,7 +11,7 @@ from api.front.schemas.openai import CompletionRequest
 from api.middle.schemas.generate import GenerateParameters, NextParameters
 from runtime.contract import Operation
 from runtime.errors import RequestFault
-from runtime.parameters import GENERATION_PARAMETERS, NUM_CANDIDATES, PARAMETERS, QUEUE_PARAMETERS
+from runtime.parameters import GENERATION_PARAMETERS, NUM_CANDIDATES, PARAMETERS, SHARED_PARAMETERS
 from runtime.request import parse_request
 from runtime.sampling import SamplingParameters, parse_sampling_parameters
 
@@ -95,7 +95,7 @@ def test_the_engine_gets_every_parameter_that_a_task_sets() -> None:
         "repetition_penalty": 1.5, "presence_penalty": 1.0, "frequency_penalty": -1.0, "stop": ["x"],
         "logprobs": 1, "echo": True, "ignore_eos": True,
     }  # fmt: skip
-    assert set(given) == set(GENERATION_PARAMETERS) == set(PARAMETERS) - set(QUEUE_PARAMETERS)
+    assert set(given) == set(GENERATION_PARAMETERS) == set(PARAMETERS) - set(SHARED_PARAMETERS)
     assert GenerateParameters(prompt="a", **given).sampling() == given
 
 
