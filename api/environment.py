@@ -1,4 +1,4 @@
-"""The settings as `LMAAS_*` variables: read and checked at once, and shown by `lmaas config` and README."""
+"""The settings as `LMAAS_*` variables: read and checked at once, and shown."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def settings_rows(settings: Settings) -> list[tuple[str, str, str, str]]:
 
 
 def settings_markdown() -> str:
-    """The settings as a Markdown table, for the README."""
+    """The settings as a Markdown table, for docs/settings.md."""
     lines = ["| variable | default | what |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = f"`{_default(name)}`" if _default(name) else ""

@@ -90,7 +90,7 @@ def camel(name: str) -> str:
 
 
 def settings_schema() -> dict[str, Any]:
-    """Of the settings that a user of the chart may set, in camelCase. The README of LMaaS describes them."""
+    """Of the settings that a user of the chart may set, in camelCase. docs/settings.md describes them."""
     known = Settings.model_json_schema()["properties"]
     shown = sorted(set(known) - OWN - SECRETS)
     return {
