@@ -9,10 +9,10 @@ STATE := $(or $(LMAAS_HOME),var)
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 REQUIREMENTS := pyproject.toml constraints.txt setup.py $(wildcard kernels/native/*)
-SOURCES := lmaas.py sbom.py setup.py api bench cli client export helm kernels perf runtime train tests
+SOURCES := lmaas.py sbom.py setup.py api bench cli client docs export helm kernels perf runtime train tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos images-test format clean purge environment writable unused
+.PHONY: help run test check docs chaos images-test format clean purge environment writable unused
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ check: .venv/test.installed ## Format, lint, types, import rules
 	.venv/bin/ruff check $(SOURCES)
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+docs: .venv/docs.installed | environment ## Build the documents as a site in build/docs/site, and check its links
+	.venv/bin/python -m docs.site
 
 chaos: .venv/test.installed ## Inflict faults on running appliances under load, and count what they lose (10 minutes)
 	.venv/bin/python -m bench chaos
@@ -81,9 +84,13 @@ environment: | .venv/bin/python
 	$(PIP) install --constraint constraints.txt --editable '.[serve]'
 	@touch $@
 
+.venv/docs.installed: $(REQUIREMENTS) | environment writable
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@ .venv/serve.installed
+
 # torch first, and by its exact version. A plain index has the build with CUDA, some gigabytes; PyTorch publishes
 # builds for CPUs on an index of its own, which its page "Get started" names: make test TORCH_INDEX=...
 .venv/test.installed: $(REQUIREMENTS) | environment writable
 	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
-	@touch $@ .venv/serve.installed
+	@touch $@ .venv/serve.installed .venv/docs.installed

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.environment import settings_markdown
+from docs.site import linked_files, links
 from train.options import options_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,8 +21,6 @@ DOCUMENTS = sorted(
         *(ROOT / name / "README.md" for name in ("helm", "monitoring", "triton_repo")),
     ]
 )
-CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def test_the_settings_are_those_of_the_code() -> None:
@@ -45,12 +44,6 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@cache
-def links(document: Path) -> list[str]:
-    found = LINK.findall(CODE.sub("", document.read_text()))
-    return [link for link in found if not link.startswith(("http:", "https:"))]
-
-
 def leads_somewhere(document: Path, link: str) -> bool:
     name, _, anchor = link.partition("#")
     target = document.parent / name if name else document
@@ -70,14 +63,7 @@ def test_a_link_to_a_missing_page_or_heading_is_found() -> None:
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
-    reached, waiting = set(), [ROOT / "README.md"]
-    while waiting:
-        document = waiting.pop()
-        if document not in reached and document.suffix == ".md" and document.is_file():
-            reached.add(document)
-            targets = (link.partition("#")[0] for link in links(document))
-            waiting += [(document.parent / target).resolve() for target in targets if target]
-    assert [path.name for path in (ROOT / "docs").glob("*.md") if path not in reached] == []
+    assert set((ROOT / "docs").glob("*.md")) - linked_files() == set()
 
 
 def test_the_bundled_checkpoints_stay_small() -> None:

@@ -17,7 +17,7 @@ from runtime.engine import EngineStats
 logger = logging.getLogger(__name__)
 
 # name -> (field of EngineStats, description)
-_GAUGES = {
+GAUGES = {
     "lmaas_engine_running": ("running", "Sequences that own a slot"),
     "lmaas_engine_waiting": ("waiting", "Requests that wait for a slot"),
     "lmaas_engine_slots": ("slots", "Sequences that can run at once"),
@@ -28,7 +28,7 @@ _GAUGES = {
     "lmaas_engine_kv_cache_usage_ratio": ("kv_cache_usage", "Share of these rows that is promised, 0 to 1"),
     "lmaas_engine_stalled": ("stalled", "1 where a step did not return, just before the process ends"),
 }
-_COUNTERS = {
+COUNTERS = {
     "lmaas_engine_generated_tokens_total": ("generated_tokens", "Tokens generated"),
     "lmaas_engine_prompt_tokens_total": ("prompt_tokens", "Prompt tokens run through the graph"),
     "lmaas_engine_reused_tokens_total": ("reused_tokens", "Prompt tokens found in the KV cache"),
@@ -41,7 +41,8 @@ _COUNTERS = {
     "lmaas_engine_prefill_seconds_total": ("prefill_seconds", "Time from start to first token"),
     "lmaas_engine_decode_seconds_total": ("decode_seconds", "Time from first token to last"),
 }
-_FINISHED = "lmaas_engine_sequences_finished_total"
+FINISHED = ("lmaas_engine_sequences_finished_total", "Sequences that ended, by reason")
+HEAD_RUNS = ("lmaas_head_runs_total", "Runs of the graph of a trained head")
 
 
 class _Metrics(ABC):
@@ -76,7 +77,7 @@ class HeadMetrics(_Metrics):
             self._runs.increment(1)
 
     def _declare(self, labels: dict[str, str]) -> None:
-        family = self._family("lmaas_head_runs_total", "Runs of the graph of a trained head", "COUNTER")
+        family = self._family(*HEAD_RUNS, "COUNTER")
         self._runs = family.Metric(labels=labels)
 
 
@@ -89,23 +90,23 @@ class EngineMetrics(_Metrics):
 
     def report(self, stats: EngineStats) -> None:
         for name, metric in self._gauges.items():
-            value = float(getattr(stats, _GAUGES[name][0]))
+            value = float(getattr(stats, GAUGES[name][0]))
             if self._reported.get(name) != value:
                 metric.set(value)
                 self._reported[name] = value
         for name, metric in self._counters.items():
-            reason = FinishReason(name.removeprefix(_FINISHED)) if name.startswith(_FINISHED) else None
-            value = float(stats.finished[reason] if reason else getattr(stats, _COUNTERS[name][0]))
+            reason = FinishReason(name.removeprefix(FINISHED[0])) if name.startswith(FINISHED[0]) else None
+            value = float(stats.finished[reason] if reason else getattr(stats, COUNTERS[name][0]))
             if growth := value - self._reported.get(name, 0.0):
                 metric.increment(growth)
                 self._reported[name] = value
 
     def _declare(self, labels: dict[str, str]) -> None:
-        for name, (_, description) in _GAUGES.items():
+        for name, (_, description) in GAUGES.items():
             self._gauges[name] = self._family(name, description, "GAUGE").Metric(labels=labels)
-        for name, (_, description) in _COUNTERS.items():
+        for name, (_, description) in COUNTERS.items():
             self._counters[name] = self._family(name, description, "COUNTER").Metric(labels=labels)
-        finished = self._family(_FINISHED, "Sequences that ended, by reason", "COUNTER")
+        finished = self._family(*FINISHED, "COUNTER")
         for reason in FinishReason:
             metric = finished.Metric(labels={**labels, "reason": reason.value})
-            self._counters[_FINISHED + reason.value] = metric
+            self._counters[FINISHED[0] + reason.value] = metric
