@@ -239,6 +239,11 @@ class Settings(BaseSettings):
     audit_retention_days: Count = Field(
         default=365, description="How long the audit log is kept, in days; at most 100,000 entries."
     )
+    clamp_max_tokens: bool = Field(
+        default=False,
+        description="Cut a `max_tokens` that is beyond the model's context to what it has left, in place of "
+        "an error: for clients that always ask for the same number.",
+    )
     fan_out: Count = Field(
         default=16, description="Requests to model servers that run at once for one list of inputs."
     )

@@ -5,6 +5,7 @@ A class may be renamed, a slug may not.
 
 ApiError
 ├── InvalidInput        a field of the request is wrong
+│   └── ContextExceeded it asks for more tokens than the model's context holds
 ├── Unauthorized        an API key is needed, and none that is valid was sent
 ├── Forbidden           the caller lacks the scope
 ├── NotFound            a model, version, deployment, task or route that is not there
@@ -58,6 +59,10 @@ class InvalidInput(ApiError):
     @classmethod
     def of(cls, field: str, message: str) -> InvalidInput:
         return cls([FieldError(field, message)])
+
+
+class ContextExceeded(InvalidInput):
+    slug = "context-exceeded"
 
 
 class Unauthorized(ApiError):
@@ -143,6 +148,8 @@ def from_fault(fault: Fault) -> ApiError:
     match fault.code:
         case FaultCode.INVALID_ARGUMENT:
             return InvalidInput.of(fault.field or "request", fault.message)
+        case FaultCode.CONTEXT_LENGTH:
+            return ContextExceeded.of(fault.field or "request", fault.message)
         case FaultCode.QUEUE_FULL:
             return Overloaded(fault.message, fault.retry_after or 1.0, reason="engine-queue")
         case FaultCode.UNAVAILABLE:

@@ -77,6 +77,7 @@ class FaultCode(str, Enum):
     """Why a request failed, as it travels from the engine through Triton to the façade."""
 
     INVALID_ARGUMENT = "invalid_argument"
+    CONTEXT_LENGTH = "context_length"  # an argument asks for more tokens than the context holds
     QUEUE_FULL = "queue_full"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     CANCELLED = "cancelled"

@@ -23,6 +23,11 @@ class RequestFault(Exception):
         return cls(Fault(FaultCode.INVALID_ARGUMENT, message, field))
 
     @classmethod
+    def too_long(cls, field: str, message: str) -> RequestFault:
+        """The caller's `field` asks for more tokens than the context holds."""
+        return cls(Fault(FaultCode.CONTEXT_LENGTH, message, field))
+
+    @classmethod
     def of(cls, code: FaultCode, message: str, retry_after: float | None = None) -> RequestFault:
         """No single field is wrong; `retry_after` is in seconds."""
         return cls(Fault(code, message, retry_after=retry_after))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Mapping
 
 from runtime.contract import FaultCode, LmTensors, Operation
 from runtime.drain_rate import DrainRate
@@ -11,7 +12,7 @@ from runtime.errors import IntegrityError, RequestFault
 from runtime.manifest import Architecture
 from runtime.request import Request
 from runtime.request_state import RequestState, Sequence, Sink
-from runtime.sampling import DEFAULT_MAX_TOKENS, SequenceSampler
+from runtime.sampling import DEFAULT_MAX_TOKENS, SamplingParameters, SequenceSampler
 from runtime.text import Tokenizer
 
 ROOM_SHARE = 10  # a refused caller comes back when about this fraction (1 / 10) of the queue is free again
@@ -24,7 +25,8 @@ class InputProcessor:
         """`kv_capacity` is what the KV cache holds for all sequences together, in tokens."""
         self._tokenizer = tokenizer
         self._limit = architecture.context_length
-        self._limit_reason = f"the context holds {architecture.context_length}"
+        # OpenAI's words: libraries find them in a message.
+        self._limit_reason = f"this model's maximum context length is {architecture.context_length} tokens"
         if kv_capacity < architecture.context_length:
             self._limit = kv_capacity
             self._limit_reason = f"max_kv_tokens of this server allows {kv_capacity}"
@@ -55,8 +57,13 @@ class InputProcessor:
         return state
 
     def _generate(self, request: Request, sink: Sink, prompt: list[int]) -> RequestState:
-        max_tokens = self._max_tokens(request.parameters.max_tokens, len(prompt))
+        max_tokens = self._max_tokens(request.parameters, len(prompt))
         parameters = dataclasses.replace(request.parameters, max_tokens=max_tokens)
+        self._check_bias(parameters.logit_bias)
+        if request.stream and parameters.num_sequences > parameters.n:
+            raise RequestFault.invalid(
+                "best_of", f"{parameters.best_of} of n ({parameters.n}): a stream cannot choose; leave it out"
+            )
         state = RequestState(dataclasses.replace(request, parameters=parameters), sink, prompt)
         prompt_scored = parameters.echo and parameters.logprobs is not None
         # Nothing is generated: the answer is the echo alone, with log-probabilities if they are asked for.
@@ -64,6 +71,8 @@ class InputProcessor:
             if prompt_scored and len(prompt) > 1:
                 state.sequences = [Sequence(state, 0, Operation.SCORE, prompt, first_wanted=0)]
             return state
+        ends = () if self._eos_token_id is None else (self._eos_token_id,)
+        ranked = parameters.num_sequences > parameters.n
         state.sequences = [
             Sequence(
                 state,
@@ -72,27 +81,35 @@ class InputProcessor:
                 list(prompt),
                 first_wanted=0 if prompt_scored and index == 0 else len(prompt) - 1,
                 max_new_tokens=max_tokens,
-                sampler=SequenceSampler(parameters, prompt, index, with_logprob=request.with_logprob),
+                sampler=SequenceSampler(
+                    parameters, prompt, index, with_logprob=request.with_logprob or ranked, ends=ends
+                ),
                 stop_at_eos=not parameters.ignore_eos,
             )
-            for index in range(parameters.n)
+            for index in range(parameters.num_sequences)
         ]
         return state
 
-    def _max_tokens(self, asked: int | None, num_prompt: int) -> int:
-        room = self._limit - num_prompt
-        if asked is None:
-            if room == 0:
-                raise RequestFault.invalid(
-                    LmTensors.TEXT_INPUT, f"{num_prompt} tokens, and none can follow: {self._limit_reason}"
+    def _max_tokens(self, parameters: SamplingParameters, num_prompt: int) -> int:
+        room, asked = self._limit - num_prompt, parameters.max_tokens
+        if asked is not None and (asked <= room or not parameters.clamp_max_tokens):
+            if asked > room:
+                raise RequestFault.too_long(
+                    "max_tokens",
+                    f"{num_prompt} prompt tokens + {asked} = {num_prompt + asked}, but {self._limit_reason}",
                 )
-            return min(DEFAULT_MAX_TOKENS, room)
-        if asked > room:
-            raise RequestFault.invalid(
-                "max_tokens",
-                f"{num_prompt} prompt tokens + {asked} = {num_prompt + asked}, but {self._limit_reason}",
+            return asked
+        if room == 0:
+            raise RequestFault.too_long(
+                LmTensors.TEXT_INPUT, f"{num_prompt} tokens, and none can follow: {self._limit_reason}"
             )
-        return asked
+        return min(DEFAULT_MAX_TOKENS if asked is None else asked, room)
+
+    def _check_bias(self, bias: Mapping[int, float] | None) -> None:
+        for token_id in bias or ():
+            if token_id >= self._vocab_size:
+                message = f"{token_id} is no token of this model; its ids go from 0 to {self._vocab_size - 1}"
+                raise RequestFault.invalid("logit_bias", message)
 
     def _score(self, request: Request, sink: Sink) -> RequestState:
         """As EleutherAI's lm-evaluation-harness encodes a pair (`TemplateLM._encode_pair`)."""
@@ -105,7 +122,7 @@ class InputProcessor:
             if not context or len(tokens) < 2:
                 tokens = [*self._start(), *tokens]
             if len(tokens) - 1 > self._limit:
-                raise RequestFault.invalid(
+                raise RequestFault.too_long(
                     "continuations",
                     f"number {index} and the prompt have {len(tokens)} tokens, but {self._limit_reason}",
                 )
@@ -126,7 +143,7 @@ class InputProcessor:
             raise RequestFault.invalid(LmTensors.PROMPT_TOKEN_IDS, "empty; at least one token id is needed")
         if len(token_ids) > self._limit:
             message = f"{len(token_ids)} tokens, but {self._limit_reason}"
-            raise RequestFault.invalid(LmTensors.PROMPT_TOKEN_IDS, message)
+            raise RequestFault.too_long(LmTensors.PROMPT_TOKEN_IDS, message)
         for place, token_id in enumerate(token_ids):
             if not 0 <= token_id < self._vocab_size:
                 message = f"{token_id} is no token of this model; its ids go from 0 to {self._vocab_size - 1}"
@@ -136,7 +153,7 @@ class InputProcessor:
     def _prompt(self, request: Request, text: str) -> list[int]:
         prompt = self._encode(request, text, LmTensors.TEXT_INPUT)
         if len(prompt) > self._limit:
-            raise RequestFault.invalid(
+            raise RequestFault.too_long(
                 LmTensors.TEXT_INPUT, f"{len(prompt)} tokens, but {self._limit_reason}"
             )
         return prompt
@@ -144,7 +161,7 @@ class InputProcessor:
     def _encode(self, request: Request, text: str, field: str) -> list[int]:
         # Cannot fit, however it is tokenized: refuse without the time that the tokenizer would take.
         if len(text) > self._max_characters:
-            raise RequestFault.invalid(
+            raise RequestFault.too_long(
                 field, f"{len(text)} characters are too many tokens: {self._limit_reason}"
             )
         try:

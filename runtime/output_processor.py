@@ -62,7 +62,7 @@ class GenerateOutput:
         begin = len(state.request.text) if self._parameters.echo else 0
         self._choices = [
             _GrowingChoice(index, TextStream(tokenizer, self._parameters.stop), TextOffsets(tokenizer, begin))
-            for index in range(self._parameters.n)
+            for index in range(self._parameters.num_sequences)
         ]
 
     @property
@@ -102,7 +102,8 @@ class GenerateOutput:
             offset = choice.offsets.next(event.sampled.token_id)
             choice.records.append(record_of(event.sampled, self._tokenizer, offset))
         if event.reason is not FinishReason.STOP:  # the end-of-text token has no text
-            choice.text += choice.stream.push(event.sampled.token_id)
+            stops = choice.num_tokens > self._parameters.min_tokens
+            choice.text += choice.stream.push(event.sampled.token_id, stops=stops)
         if event.reason is not None:
             choice.text += choice.stream.finish()
             choice.finish_reason = FinishReason.STOP if choice.stream.stopped else event.reason
@@ -118,7 +119,7 @@ class GenerateOutput:
         final = self.complete
         if not final and not self._state.request.stream:
             return None
-        ready = [self._unsent_part(choice) for choice in self._choices if choice.has_unsent]
+        ready = [self._unsent_part(choice) for choice in self._answered() if choice.has_unsent]
         if not ready:
             return None
         completion_tokens = sum(choice.num_tokens for choice in self._choices)
@@ -126,6 +127,16 @@ class GenerateOutput:
         usage = Usage.of(prompt_tokens, completion_tokens) if final else None
         timings = self._state.timings if final else None
         return Generated(prompt_tokens, ready, usage, timings, self._state.request.text), final
+
+    def _answered(self) -> list[_GrowingChoice]:
+        """The choices that the answer has: of more than `n`, the likeliest, once all are complete."""
+        count = self._parameters.n
+        if len(self._choices) == count:
+            return self._choices
+        likeliest = sorted(self._choices, key=lambda choice: -choice.mean_logprob)[:count]
+        for index, choice in enumerate(likeliest):
+            choice.index = index
+        return likeliest
 
     def _unsent_part(self, choice: _GrowingChoice) -> Choice:
         text, records = choice.text, choice.records if self._parameters.logprobs is not None else None
@@ -160,6 +171,10 @@ class _GrowingChoice:
     def has_unsent(self) -> bool:
         """Tokens whose bytes are not a whole character yet wait for the rest of it."""
         return bool(self.text) or (self.finish_reason is not None and not self.reported)
+
+    @property
+    def mean_logprob(self) -> float:
+        return self.cumulative_logprob / max(1, self.num_tokens)
 
     def add(self, sampled: Sampled) -> None:
         self.num_tokens += 1

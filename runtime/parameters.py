@@ -19,6 +19,8 @@ DEFAULT_MAX_TOKENS = 64  # of a choice that sets no `max_tokens`, where the cont
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256  # characters
 MAX_CALLER_LENGTH = 128  # characters
+MAX_BIASED_TOKENS = 1024
+MAX_BIAS = 100  # as OpenAI limits it, to both sides
 MOST_URGENT, LEAST_URGENT = -100, 100  # priorities: the lower is served sooner, as in vLLM
 TOP_K_OFF = -1  # as vLLM writes it; the engine's own value is 0
 
@@ -47,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    type: type  # of its values: float, int, bool, str, or tuple for several strings
+    type: type  # of its values: float, int, bool, str, tuple for several strings, Mapping by token id
     default: Any  # null in a request means the default
     help: str
     limits: Limits | None = None  # of a number
@@ -75,22 +77,45 @@ class SamplingParameters:
         "0 only with echo.",
         Limits(0, MAX_INT32),
     )
+    clamp_max_tokens: bool = _declared(
+        False, "Cut max_tokens to what the context has left, in place of refusing a larger one."
+    )
+    min_tokens: int = _declared(
+        0, "No end-of-text token and no stop string ends a choice of fewer tokens.", Limits(0, MAX_INT32)
+    )
     temperature: float = _declared(1.0, "0 takes the likeliest token each time.", Limits(0, 100))
     top_k: int = _declared(
         0, f"Keep the k likeliest tokens; 0 and {TOP_K_OFF} keep all.", Limits(TOP_K_OFF, MAX_INT32)
     )
     top_p: float = _declared(
-        1.0, "Keep the likeliest tokens that together reach this probability.", Limits(0, 1, above_low=True)
+        1.0,
+        "Keep the likeliest tokens that together reach this probability; 0 keeps the likeliest one.",
+        Limits(0, 1),
     )
     min_p: float = _declared(0.0, "Drop tokens below this share of the likeliest one.", Limits(0, 1))
     repetition_penalty: float = _declared(1.0, "Above 1 makes tokens seen before rarer.", Limits(0.01, 100))
     presence_penalty: float = _declared(0.0, "Taken once off tokens generated before.", Limits(-2, 2))
     frequency_penalty: float = _declared(0.0, "Taken off a token per time it was generated.", Limits(-2, 2))
+    logit_bias: Mapping[int, float] | None = _declared(
+        None,
+        f"Added to the logits of token ids, from -{MAX_BIAS} to {MAX_BIAS}; at most {MAX_BIASED_TOKENS}.",
+    )
     stop: tuple[str, ...] = _declared(
         (), f"Text that ends a choice and is not part of it; at most {MAX_STOP_STRINGS}."
     )
-    seed: int | None = _declared(None, "Same seed, same answer.", Limits(0, MAX_INT64))
+    seed: int | None = _declared(
+        None,
+        "Same seed, same answer. Each prompt of a list is answered as if it were asked alone, so that equal "
+        "prompts get equal answers; the choices of one prompt differ.",
+        Limits(0, MAX_INT64),
+    )
     n: int = _declared(1, "Choices per prompt.", Limits(1, 16))
+    best_of: int | None = _declared(
+        None,
+        "Generate so many choices, and answer with the n of them whose tokens are likeliest on average; "
+        "default: n. A stream has no more than n.",
+        Limits(1, 20),
+    )
     logprobs: int | None = _declared(
         None, "Log-probability of each token, and this number of alternatives to it.", Limits(0, 20)
     )
@@ -118,6 +143,11 @@ class SamplingParameters:
     @property
     def is_greedy(self) -> bool:
         return self.temperature < GREEDY_TEMPERATURE
+
+    @property
+    def num_sequences(self) -> int:
+        """Choices that are generated for a prompt; the answer has `n` of them."""
+        return self.n if self.best_of is None else self.best_of
 
     @property
     def has_penalties(self) -> bool:
@@ -150,14 +180,18 @@ GENERATION_PARAMETERS = tuple(name for name in PARAMETERS if name not in SHARED_
 # `top_k` of operation `next`.
 NUM_CANDIDATES = Parameter(int, 10, "How many candidates.", Limits(1, 1000))
 
-# Parameters of OpenAI and vLLM that have no meaning here, each with the value that changes nothing: that one
-# is accepted, as is null. `best_of` may be what `n` is.
+# Parameters of OpenAI, vLLM and their clients that change no answer here, whatever their value is.
+IGNORED_PARAMETERS = frozenset(
+    {
+        "user", "safety_identifier", "store", "metadata", "service_tier", "prompt_cache_key",
+        "prompt_cache_retention", "request_id", "cache_salt", "add_special_tokens",
+    }
+)  # fmt: skip
+# Parameters that would change an answer in a way that is not possible here, each with the value that changes
+# nothing: that one is accepted, as is null.
 NEUTRAL_PARAMETERS: Mapping[str, Any] = {
-    "best_of": 1,
     "suffix": "",
-    "logit_bias": {},
     "dimensions": None,
-    "min_tokens": 0,
     "stop_token_ids": [],
     "bad_words": [],
     "allowed_token_ids": None,
@@ -169,18 +203,33 @@ NEUTRAL_PARAMETERS: Mapping[str, Any] = {
     "early_stopping": False,
     "prompt_logprobs": None,
     "truncate_prompt_tokens": None,
+    "detokenize": True,
+    "return_token_ids": False,
+    "return_tokens_as_token_ids": False,
+    "logits_processors": None,
+    "kv_transfer_params": None,
+    "vllm_xargs": None,
+    "prompt_embeds": None,
+    "response_format": {"type": "text"},
+    "structured_outputs": None,
+    "guided_json": None,
+    "guided_regex": None,
+    "guided_choice": None,
+    "guided_grammar": None,
+    "guided_decoding_backend": None,
+    "modalities": ["text"],
 }
 
 
-def why_not_neutral(name: str, value: Any, n: Any = None) -> str | None:
+def why_not_neutral(name: str, value: Any) -> str | None:
     """What to answer to a value that would change something; None where it changes nothing.
 
-    `name` is one of NEUTRAL_PARAMETERS, `n` the request's parameter of that name.
+    `name` is one of NEUTRAL_PARAMETERS.
     """
-    neutral = NEUTRAL_PARAMETERS[name] if name != "best_of" or n is None else n
+    neutral = NEUTRAL_PARAMETERS[name]
     if value is None or _same(value, neutral):
         return None
-    wanted = f"n ({neutral})" if name == "best_of" else json.dumps(neutral)
+    wanted = json.dumps(neutral)
     return f"{shown(value)} is not supported; the only possible value is {wanted}, or leave it out"
 
 

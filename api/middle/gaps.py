@@ -118,4 +118,4 @@ class Gaps:
 
 def num_sequences(job: Job) -> int:
     """The slots that it takes: its handler sends one request at a time."""
-    return job.parameters.n if isinstance(job.parameters, GenerateParameters) else 1
+    return job.parameters.num_sequences if isinstance(job.parameters, GenerateParameters) else 1

@@ -48,7 +48,11 @@ class Service:
         metrics.registry.register(ClusterCollector(backend.cluster))
         gaps = Gaps(settings.num_slots, settings.batch_slots, metrics)
         cluster = backend.cluster
-        model_handlers = [make(cluster, metrics, settings.fan_out, gaps.taken) for make in MODEL_TASKS]
+        clamps = settings.clamp_max_tokens
+        model_handlers = [
+            make(cluster, metrics, settings.fan_out, gaps.taken, clamp_max_tokens=clamps)
+            for make in MODEL_TASKS
+        ]
         accounts = Accounts(backend.usage, backend.audit)
         handlers = [*model_handlers, ConvertHandler(backend, settings.precision, accounts)]
         tasks = TaskManager(
@@ -134,7 +138,16 @@ def _batches(
     allowances: Allowances,
 ) -> Batches:
     # One request at a time for each line, so that `gaps` knows what a line takes.
-    handlers = [make(backend.cluster, metrics, 1, lambda _: nullcontext()) for make in MODEL_TASKS]
+    handlers = [
+        make(
+            backend.cluster,
+            metrics,
+            1,
+            lambda _: nullcontext(),
+            clamp_max_tokens=settings.clamp_max_tokens,
+        )
+        for make in MODEL_TASKS
+    ]
     parts = BatchParts(
         store=backend.batches,
         files=files,

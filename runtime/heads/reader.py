@@ -114,9 +114,9 @@ class Reader:
     def _too_long(self, item: HeadInput, count: int) -> RequestFault:
         limit = f"this model reads at most {self._limit}"
         if item.text_pair is None:
-            return RequestFault.invalid(TEXT, f"{count} tokens, but {limit}")
+            return RequestFault.too_long(TEXT, f"{count} tokens, but {limit}")
         tokenizer = self._encoders.of(special_tokens=item.special_tokens)
         alone = len(tokenizer.encode(item.text, add_special_tokens=not self._is_nlu).ids)
         if alone > self._limit:
-            return RequestFault.invalid(TEXT, f"{alone} tokens, but {limit}")
-        return RequestFault.invalid(TEXT_PAIR, f"{count} tokens together with text ({alone}), but {limit}")
+            return RequestFault.too_long(TEXT, f"{alone} tokens, but {limit}")
+        return RequestFault.too_long(TEXT_PAIR, f"{count} tokens together with text ({alone}), but {limit}")

@@ -13,6 +13,9 @@ from typing import Any
 from runtime.contract import shown
 from runtime.errors import RequestFault
 from runtime.parameters import (
+    IGNORED_PARAMETERS,
+    MAX_BIAS,
+    MAX_BIASED_TOKENS,
     MAX_CALLER_LENGTH,
     MAX_STOP_LENGTH,
     MAX_STOP_STRINGS,
@@ -37,14 +40,18 @@ def parse_sampling_parameters(data: Mapping[str, Any]) -> SamplingParameters:
         if key in PARAMETERS:
             if value is not None:
                 values[key] = _READERS[PARAMETERS[key].type](key, value)
-        elif key not in NEUTRAL_PARAMETERS:
+        elif key not in NEUTRAL_PARAMETERS and key not in IGNORED_PARAMETERS:
             raise _unknown(key)
     if values.get("top_k") == TOP_K_OFF:
         values["top_k"] = 0
     parameters = SamplingParameters(**values)
     for key in data.keys() & NEUTRAL_PARAMETERS.keys():
-        if refusal := why_not_neutral(key, data[key], parameters.n):
+        if refusal := why_not_neutral(key, data[key]):
             raise RequestFault.invalid(key, refusal)
+    if parameters.num_sequences < parameters.n:
+        raise RequestFault.invalid(
+            "best_of", f"{parameters.best_of} is less than n ({parameters.n}), of which it is a choice"
+        )
     if parameters.max_tokens == 0 and not parameters.echo:
         raise RequestFault.invalid("max_tokens", "0 is allowed only with echo; ask for 1 or more")
     return parameters
@@ -101,14 +108,34 @@ def _stop(key: str, value: Any) -> tuple[str, ...]:
     for string in strings:
         if not isinstance(string, str):
             raise RequestFault.invalid(key, f"a string or a list of strings is needed, not {shown(string)}")
-        if not string:
-            raise RequestFault.invalid(key, "an empty string would end every text at once; leave it out")
         if len(string) > MAX_STOP_LENGTH:
             message = f"a string of {len(string)} characters, but at most {MAX_STOP_LENGTH} are allowed"
             raise RequestFault.invalid(key, message)
         if any("\ud800" <= character <= "\udfff" for character in string):
             raise RequestFault.invalid(key, f"{shown(string)} holds a lone surrogate, which is not text")
-    return tuple(dict.fromkeys(strings))
+    return tuple(dict.fromkeys(filter(None, strings)))  # an empty one asks for nothing
+
+
+def _bias(key: str, value: Any) -> dict[int, float]:
+    if not isinstance(value, dict):
+        raise RequestFault.invalid(key, f"an object of token ids is needed, not {shown(value)}")
+    if len(value) > MAX_BIASED_TOKENS:
+        message = f"{len(value)} tokens, but at most {MAX_BIASED_TOKENS} are allowed"
+        raise RequestFault.invalid(key, message)
+    return {_token_id(key, name): _one_bias(key, bias) for name, bias in value.items()}
+
+
+def _token_id(key: str, name: Any) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", str(name), re.ASCII):
+        raise RequestFault.invalid(key, f"a token id is needed as name, not {shown(name)}")
+    return int(name)
+
+
+def _one_bias(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_BIAS:
+        message = f"a number from -{MAX_BIAS} to {MAX_BIAS} is needed, not {shown(value)}"
+        raise RequestFault.invalid(key, message)
+    return float(value)
 
 
 def _caller(key: str, value: Any) -> str:
@@ -126,6 +153,7 @@ _READERS: Mapping[type, Callable[[str, Any], Any]] = {
     int: _integer,
     bool: _switch,
     tuple: _stop,
+    Mapping: _bias,
     str: _caller,
 }
 

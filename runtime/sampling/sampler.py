@@ -1,15 +1,15 @@
 """Choosing the next token of each sequence from its logits.
 
-The order is that of transformers and vLLM: repetition penalty (over prompt and generated tokens, Keskar et
-al. 2019, https://arxiv.org/abs/1909.05858), presence and frequency penalties (over generated tokens, as
-OpenAI defines them), temperature, top-k, top-p, min-p. Reported log-probabilities are the log-softmax of the
-raw logits, before all of these, as in vLLM's default.
+The order is that of transformers and vLLM: biases, repetition penalty (over prompt and generated tokens,
+Keskar et al. 2019, https://arxiv.org/abs/1909.05858), presence and frequency penalties (over generated
+tokens, as OpenAI defines them), temperature, top-k, top-p, min-p. Reported log-probabilities are the
+log-softmax of the raw logits, before all of these, as in vLLM's default.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from runtime.parameters import SamplingParameters
 from runtime.sampling.distribution import Floats, Ids, draw, filtered, largest
 
 NOT_FINITE = "the model's logits are not finite numbers"
+NEVER = np.float32(-1e9)  # added to a logit: the token is drawn only where there is no other one
 
 
 class Sampled(NamedTuple):
@@ -50,11 +51,17 @@ class SequenceSampler:
         index: int,
         *,
         with_logprob: bool = True,
+        ends: Collection[int] = (),
     ) -> None:
-        """`with_logprob` says whether the log-probabilities of chosen tokens are wanted: they cost most."""
+        """`with_logprob` says whether the log-probabilities of chosen tokens are wanted: they cost most.
+
+        `ends` are the tokens that `min_tokens` keeps from ending the sequence.
+        """
         self.parameters = parameters
         self._with_logprob = with_logprob or parameters.logprobs is not None
-        self._takes_best = parameters.is_greedy and not parameters.has_penalties
+        self._bias = Bias(parameters.logit_bias) if parameters.logit_bias else None
+        self._early_ends = Bias(dict.fromkeys(ends, float(NEVER))) if ends and parameters.min_tokens else None
+        self._num_sampled = 0
         seed = parameters.seed
         bits = (
             np.random.Philox() if seed is None else np.random.Philox(key=np.array([seed, index], np.uint64))
@@ -65,14 +72,23 @@ class SequenceSampler:
     @property
     def takes_best(self) -> bool:
         """The choice is the first of the largest logits."""
-        return self._takes_best
+        return self.parameters.is_greedy and not self._changes_logits
+
+    @property
+    def _changes_logits(self) -> bool:
+        return self._penalties is not None or self._bias is not None or self._ends_too_early
+
+    @property
+    def _ends_too_early(self) -> bool:
+        """The sequence may not end with the next token."""
+        return self._early_ends is not None and self._num_sampled < self.parameters.min_tokens
 
     def can_sample_in_graph(self, max_top_k: int) -> bool:
         """Whether a graph with temperature, min-p and top-k up to this can choose as `sample` does."""
         parameters = self.parameters
-        if parameters.logprobs or self._penalties is not None:
+        if parameters.logprobs or self._changes_logits:
             return False
-        return self._takes_best or (parameters.top_k <= max_top_k and parameters.top_p == 1.0)
+        return self.takes_best or (parameters.top_k <= max_top_k and parameters.top_p == 1.0)
 
     def uniform(self) -> float:
         """The number that decides the next draw."""
@@ -82,6 +98,7 @@ class SequenceSampler:
         """The token that the graph chose. Raises RequestFault like `sample`."""
         if not math.isfinite(logit) or not math.isfinite(log_sum):
             raise RequestFault.of(FaultCode.INTERNAL, NOT_FINITE)
+        self._num_sampled += 1
         return Sampled(token_id, logit - log_sum, [])
 
     def sample(self, logits: Floats, best: int | None = None, log_sum: float | None = None) -> Sampled:
@@ -96,13 +113,14 @@ class SequenceSampler:
         if not math.isfinite(peak):  # the largest is NaN if any is
             raise RequestFault.of(FaultCode.INTERNAL, NOT_FINITE)
         needs_sum = self._with_logprob and log_sum is None
-        token_id = best
-        if needs_sum or not self._takes_best:
+        token_id, takes_best = best, self.takes_best
+        if needs_sum or not takes_best:
             shifted = logits - np.float32(peak)
             if needs_sum:
                 log_sum = peak + math.log(float(np.exp(shifted).sum()))
-            if not self._takes_best:
+            if not takes_best:
                 token_id = self._choose(logits, shifted, best)
+        self._num_sampled += 1
         if self._penalties is not None:
             self._penalties.count(token_id)
         if log_sum is None:
@@ -116,8 +134,8 @@ class SequenceSampler:
     def _choose(self, logits: Floats, shifted: Floats, best: int) -> int:
         """`shifted` is `logits` less their largest value, which is at `best`."""
         parameters = self.parameters
-        if self._penalties is not None:
-            logits = self._penalties.apply(logits)
+        if self._changes_logits:
+            logits = self._changed(logits)
             best = int(logits.argmax())
             shifted = logits - logits[best]
         if parameters.is_greedy:
@@ -128,6 +146,28 @@ class SequenceSampler:
         ids, weights = filtered(scores, parameters.top_k, parameters.top_p, parameters.min_p)
         position = draw(weights, self.uniform())
         return position if ids is None else int(ids[position])
+
+    def _changed(self, logits: Floats) -> Floats:
+        """A copy with biases and penalties."""
+        logits = logits.copy()
+        if self._bias is not None:
+            self._bias.add_to(logits)
+        if self._early_ends is not None and self._ends_too_early:
+            self._early_ends.add_to(logits)
+        if self._penalties is not None:
+            self._penalties.apply_to(logits)
+        return logits
+
+
+class Bias:
+    """What is added to the logits of some tokens."""
+
+    def __init__(self, values: Mapping[int, float]) -> None:
+        self._ids: Ids = np.fromiter(values, np.int64, len(values))
+        self._values = np.fromiter(values.values(), np.float32, len(values))
+
+    def add_to(self, logits: Floats) -> None:
+        logits[self._ids] += self._values
 
 
 class Penalties:
@@ -145,9 +185,7 @@ class Penalties:
         self._seen.add(token_id)
         self._generated[token_id] = self._generated.get(token_id, 0) + 1
 
-    def apply(self, logits: Floats) -> Floats:
-        """A penalised copy of `logits`."""
-        logits = logits.copy()
+    def apply_to(self, logits: Floats) -> None:
         if self._repetition != 1.0 and self._seen:
             ids: Ids = np.fromiter(self._seen, np.int64, len(self._seen))
             seen = logits[ids]
@@ -156,7 +194,6 @@ class Penalties:
             ids = np.fromiter(self._generated, np.int64, len(self._generated))
             counts = np.fromiter(self._generated.values(), np.float32, len(self._generated))
             logits[ids] -= np.float32(self._presence) + np.float32(self._frequency) * counts
-        return logits
 
 
 def sample_batch(

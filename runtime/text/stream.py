@@ -27,11 +27,15 @@ class TextStream:
         self._held = ""  # decoded, not yet returned
         self._cut: int | None = None  # where in `_held` the earliest complete stop string begins
 
-    def push(self, token_id: int) -> str:
-        """Text that became certain with this token; empty after a stop string."""
+    def push(self, token_id: int, *, stops: bool = True) -> str:
+        """Text that became certain with this token; empty after a stop string.
+
+        With `stops` off, for the first tokens of a sequence, no stop string begins in their text.
+        """
         if self.stopped:
             return ""
-        return self._scan(self._decoder.decode(self._tokenizer.token_bytes(token_id)))
+        text = self._decoder.decode(self._tokenizer.token_bytes(token_id))
+        return self._scan(text) if stops else text
 
     def finish(self) -> str:
         """The text that was held back, at the end of the sequence.

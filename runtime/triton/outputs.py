@@ -16,6 +16,7 @@ from runtime.triton.inputs import RequestedOutputs
 
 _CODES = {
     FaultCode.INVALID_ARGUMENT: "INVALID_ARG",
+    FaultCode.CONTEXT_LENGTH: "INVALID_ARG",
     FaultCode.QUEUE_FULL: "UNAVAILABLE",
     FaultCode.DEADLINE_EXCEEDED: "CANCELLED",
     FaultCode.CANCELLED: "CANCELLED",

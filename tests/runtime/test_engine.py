@@ -181,11 +181,25 @@ def test_without_max_tokens_the_room_in_the_context_is_the_limit(engine: Engine)
 @pytest.mark.parametrize(
     ("text", "parameters", "field", "said"),
     [
-        ("a" * 97, {}, "text_input", "97 tokens, but the context holds 96"),
-        ("a" * 96, {}, "text_input", "96 tokens, and none can follow: the context holds 96"),
-        ("a" * 90, {"max_tokens": 7}, "max_tokens", "90 prompt tokens + 7 = 97, but the context holds 96"),
-        ("a" * 1_000_000, {}, "text_input", "1000000 characters are too many tokens: the context holds 96"),
-        ("\ud800", {}, "text_input", "surrogate"),
+        ("a" * 97, {}, "text_input", "97 tokens, but this model's maximum context length is 96 tokens"),
+        (
+            "a" * 96,
+            {},
+            "text_input",
+            "96 tokens, and none can follow: this model's maximum context length is 96 tokens",
+        ),
+        (
+            "a" * 90,
+            {"max_tokens": 7},
+            "max_tokens",
+            "90 prompt tokens + 7 = 97, but this model's maximum context length is 96 tokens",
+        ),
+        (
+            "a" * 1_000_000,
+            {},
+            "text_input",
+            "1000000 characters are too many tokens: this model's maximum context length is 96 tokens",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_its_numbers(
@@ -193,7 +207,65 @@ def test_what_cannot_be_run_is_refused_with_its_numbers(
 ) -> None:
     with pytest.raises(RequestFault, match=said.replace("+", r"\+")) as raised:
         submit(engine, text, parameters)
+    assert (raised.value.fault.code, raised.value.fault.field) == (FaultCode.CONTEXT_LENGTH, field)
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters", "field", "said"),
+    [
+        ("\ud800", {}, "text_input", "surrogate"),
+        ("a", {"logit_bias": {"9999999": 1}}, "logit_bias", "9999999 is no token of this model"),
+    ],
+)
+def test_what_means_nothing_is_refused(
+    engine: Engine, text: str, parameters: dict[str, Any], field: str, said: str
+) -> None:
+    with pytest.raises(RequestFault, match=said) as raised:
+        submit(engine, text, parameters)
     assert (raised.value.fault.code, raised.value.fault.field) == (FaultCode.INVALID_ARGUMENT, field)
+
+
+def test_max_tokens_can_be_cut_to_the_room_that_is_left(engine: Engine) -> None:
+    asked = {"max_tokens": 2048, "clamp_max_tokens": True, "ignore_eos": True}
+    details = ask(engine, "a" * 90, **asked)
+    assert (details["usage"]["completion_tokens"], details["choices"][0]["finish_reason"]) == (6, "length")
+    with pytest.raises(RequestFault, match="96 tokens, and none can follow") as raised:
+        submit(engine, "a" * 96, asked)
+    assert raised.value.fault.code is FaultCode.CONTEXT_LENGTH
+
+
+def test_min_tokens_keeps_end_of_text_and_stop_strings_from_ending(engine: Engine) -> None:
+    eos = engine.tokenizer.eos_token_id
+    wanted = {"temperature": 0, "max_tokens": 8, "logit_bias": {str(eos): 100}}
+    assert token_ids(engine, "the cat", **wanted) == [eos]
+    ids = token_ids(engine, "the cat", **wanted, min_tokens=3)
+    assert (len(ids), ids[-1]) == (4, eos)
+    # Every token of this model's answer has text, and each text is a stop string.
+    plain = submit(engine, "the cat", GREEDY).wait().text()
+    stops = sorted(set(plain))[:16]
+    cut = ask(engine, "the cat", **GREEDY, stop=stops)
+    late = ask(engine, "the cat", **GREEDY, stop=stops, min_tokens=5)
+    assert len(cut["choices"][0]["token_ids"]) < 5 <= len(late["choices"][0]["token_ids"])
+    assert late["choices"][0]["finish_reason"] == "stop"
+
+
+def test_the_best_of_several_are_those_of_the_highest_mean_logprob(engine: Engine) -> None:
+    asked = {"seed": 4, "temperature": 1.5, "max_tokens": 6, "logprobs": 0}
+    every = ask(engine, "the cat", **asked, n=6)["choices"]
+
+    def mean(choice: dict[str, Any]) -> float:
+        return float(np.mean([token["logprob"] for token in choice["logprobs"]]))
+
+    best = ask(engine, "the cat", **asked, n=2, best_of=6)
+    likeliest = sorted(every, key=mean, reverse=True)[:2]
+    assert [choice["text"] for choice in best["choices"]] == [choice["text"] for choice in likeliest]
+    assert [choice["index"] for choice in best["choices"]] == [0, 1]
+    assert best["usage"]["completion_tokens"] == sum(len(choice["token_ids"]) for choice in every)
+    quiet = {name: value for name, value in asked.items() if name != "logprobs"}
+    without = ask(engine, "the cat", **quiet, n=2, best_of=6)["choices"]
+    assert [choice["text"] for choice in without] == [choice["text"] for choice in likeliest]
+    with pytest.raises(RequestFault, match="a stream cannot choose"):
+        submit(engine, "the cat", {"best_of": 2}, stream=True)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +356,6 @@ def test_no_text_is_the_start_of_one(engine: Engine, lm_checkpoint: Path) -> Non
             "10000 is no token of this model; its ids",
         ),
         ([-1], Operation.NEXT, "prompt_token_ids.0", "-1 is no token of this model; its ids go from 0 to"),
-        ([5] * 97, Operation.EMBED, "prompt_token_ids", "97 tokens, but the context holds 96"),
         ([5], Operation.SCORE, "prompt_token_ids", "operation score reads text_input alone"),
     ],
 )
@@ -333,9 +404,14 @@ def test_a_space_that_the_tokenizer_puts_in_front_is_no_character_of_the_text(
 def test_a_score_beyond_the_context_is_refused(engine: Engine) -> None:
     with pytest.raises(RequestFault, match="number 1 and the prompt have 98 tokens"):
         ask(engine, "a" * 50, Operation.SCORE, continuations=["a", "a" * 48])
-    with pytest.raises(RequestFault, match="97 tokens, but the context holds 96") as raised:
+    with pytest.raises(
+        RequestFault, match="97 tokens, but this model's maximum context length is 96 tokens"
+    ) as raised:
         ask(engine, "a" * 97, Operation.SCORE, continuations=["a"])
     assert raised.value.fault.field == "text_input"
+    with pytest.raises(RequestFault, match="97 tokens, but this model's maximum") as raised:
+        submit(engine, "", {}, operation=Operation.EMBED, token_ids=[5] * 97)
+    assert raised.value.fault.encode().startswith("context_length [prompt_token_ids]: ")
 
 
 def test_a_full_queue_refuses_and_recovers(open_engine: OpenEngine) -> None:
@@ -380,7 +456,7 @@ def test_one_request_that_can_never_fit_is_refused(open_engine: OpenEngine) -> N
         RequestFault, match=r"\[max_tokens\]: 1 prompt tokens \+ 60 = 61, but max_kv_tokens"
     ) as big:
         submit(engine, "a", {"max_tokens": 60})
-    assert big.value.fault.code is FaultCode.INVALID_ARGUMENT
+    assert big.value.fault.code is FaultCode.CONTEXT_LENGTH
     with pytest.raises(RequestFault, match=r"\[continuations\]: number 0 and the prompt have 62 tokens"):
         submit(engine, "a" * 31, {"continuations": ["a" * 31]}, operation=Operation.SCORE)
     details = ask(engine, "a" * 50, ignore_eos=True)

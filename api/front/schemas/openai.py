@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.middle.schemas.base import (
+    LogitBias,
     ModelName,
     OneOrManyPrompts,
     Schema,
@@ -46,24 +47,26 @@ class CompletionRequest(TakesNeutral):
         "is the model's end-of-text token.",
     )
     max_tokens: int | None = _shared(
-        "max_tokens", default=16, description="Most tokens per choice. 0 only with echo."
+        "max_tokens",
+        default=16,
+        description="Most tokens per choice; default: 16, or what the context has left. 0 only with echo.",
     )
     temperature: float | None = _shared("temperature", le=2)
     top_p: float | None = _shared("top_p")
     n: int | None = _shared("n")
+    best_of: int | None = _shared("best_of")
     stream: bool | None = False
     stream_options: StreamOptions | None = Field(
         default=None, description="Without stream it has no effect: the answer carries usage anyway."
     )
     logprobs: int | None = _shared("logprobs")
     echo: bool | None = _shared("echo")
-    stop: Annotated[Stop | None, BeforeValidator(lambda value: None if value == "" else value)] = _shared(
-        "stop", default=None
-    )
+    stop: Stop | None = _shared("stop", default=None)
     presence_penalty: float | None = _shared("presence_penalty")
+    logit_bias: LogitBias | None = _shared("logit_bias")
     frequency_penalty: float | None = _shared("frequency_penalty")
     seed: int | None = _shared("seed", ge=-MAX_INT64 - 1)
-    user: str | None = Field(default=None, description="Accepted, and without effect.")
+    min_tokens: int | None = _beyond("min_tokens")
     top_k: int | None = _beyond("top_k")
     min_p: float | None = _beyond("min_p")
     repetition_penalty: float | None = _beyond("repetition_penalty")
@@ -81,6 +84,10 @@ class CompletionRequest(TakesNeutral):
         }
         if self.seed is not None:
             given["seed"] = self.seed % 2**63
+        if (
+            self.max_tokens is None or "max_tokens" not in self.model_fields_set
+        ):  # it is our default that may not fit
+            given["clamp_max_tokens"] = True
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -112,7 +119,6 @@ class EmbeddingsRequest(TakesNeutral):
     model: ModelName | None = Field(default=None, description="Default: the oldest language model deployed.")
     input: OneOrManyPrompts[Text] = Field(description="Text or token ids, or a list of either.")
     encoding_format: Literal["float", "base64"] | None = "float"
-    user: str | None = Field(default=None, description="Accepted, and without effect.")
     special_tokens: bool | None = _beyond("special_tokens")
 
     def parameters(self) -> EmbedParameters:

@@ -58,10 +58,20 @@ class ModelHandler(Handler[Parameters, Result]):
     """A handler that asks model servers; `fan_out` bounds how many items of one task run at once.
 
     `taken` is entered for the time of each request to a language model, with the number of its sequences.
+    `clamp_max_tokens` is the setting of that name; a task may ask for the same.
     """
 
-    def __init__(self, cluster: ClusterManager, metrics: Metrics, fan_out: int, taken: Taken) -> None:
+    def __init__(
+        self,
+        cluster: ClusterManager,
+        metrics: Metrics,
+        fan_out: int,
+        taken: Taken,
+        *,
+        clamp_max_tokens: bool = False,
+    ) -> None:
         self.cluster = cluster
+        self.clamp_max_tokens = clamp_max_tokens
         self.metrics = metrics
         self.fan_out = fan_out
         self.taken = taken
@@ -178,7 +188,7 @@ def error_field(field: str, names: Collection[str] = PROMPTS) -> Iterator[None]:
     try:
         yield
     except InvalidInput as error:
-        raise InvalidInput([FieldError(path(item.field), item.message) for item in error.errors]) from None
+        raise type(error)([FieldError(path(item.field), item.message) for item in error.errors]) from None
 
 
 @contextmanager
@@ -196,7 +206,7 @@ def error_rows(first: int, paths: Mapping[str, Callable[[int], str]]) -> Iterato
     try:
         yield
     except InvalidInput as error:
-        raise InvalidInput([FieldError(path(item.field), item.message) for item in error.errors]) from None
+        raise type(error)([FieldError(path(item.field), item.message) for item in error.errors]) from None
 
 
 def item_field(name: str, whole: object, number: int) -> str:

@@ -51,12 +51,14 @@ class GenerateHandler(ModelHandler[GenerateParameters, GenerateAnswer]):
             number, prompt = item
             pieces: list[Generated] = []
             sent = with_shared(parameters.sampling(), job)
+            if self.clamp_max_tokens:
+                sent["clamp_max_tokens"] = True
             replies = self.cluster.generate(
                 target, prompt=prompt, parameters=sent, operation=Operation.GENERATE, stream=parameters.stream
             )
             field = item_field("prompt", parameters.prompt, number)
             counted = self._counted_if_cut_short(target, job)
-            with self.taken(parameters.n), error_field(field), counted as lengths:
+            with self.taken(parameters.num_sequences), error_field(field), counted as lengths:
                 async with aclosing(replies):
                     async for reply in replies:
                         piece = renumbered(expected(reply, Generated), number * parameters.n)

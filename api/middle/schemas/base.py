@@ -10,6 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from api.back.cluster.records import Target
 from runtime.contract import MAX_PROMPT_TOKENS
 from runtime.parameters import (
+    IGNORED_PARAMETERS,
+    MAX_BIAS,
+    MAX_BIASED_TOKENS,
     MAX_STOP_LENGTH,
     MAX_STOP_STRINGS,
     NEUTRAL_PARAMETERS,
@@ -21,6 +24,7 @@ from runtime.parameters import (
 MAX_ITEMS = 256  # items of one list request
 MAX_PROMPTS = 2048  # prompts of one request, as OpenAI allows; the handlers ask models for a few at a time
 CHARACTERS_PER_TOKEN = 4  # of English, about
+WITHOUT_EFFECT = NEUTRAL_PARAMETERS.keys() | IGNORED_PARAMETERS
 VERSION_NUMBER = re.compile("[1-9][0-9]{0,8}")  # in text; any other text is an alias
 Method = Literal["head", "zero-shot"]
 
@@ -32,7 +36,10 @@ class Schema(BaseModel):
 
 
 class TakesNeutral(Schema):
-    """Accepts a parameter that has no meaning here where its value changes nothing (NEUTRAL_PARAMETERS)."""
+    """Accepts a parameter that has no meaning here where its value changes nothing.
+
+    IGNORED_PARAMETERS never change anything, NEUTRAL_PARAMETERS have a value that does not.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -40,9 +47,9 @@ class TakesNeutral(Schema):
         if not isinstance(data, dict):
             return data
         for name in [name for name in data if name in NEUTRAL_PARAMETERS]:
-            if refusal := why_not_neutral(name, data[name], data.get("n")):
+            if refusal := why_not_neutral(name, data[name]):
                 raise ValueError(f"{name}: {refusal}")
-        return {name: value for name, value in data.items() if name not in NEUTRAL_PARAMETERS}
+        return {name: value for name, value in data.items() if name not in WITHOUT_EFFECT}
 
 
 def _one_or_many(value: Any) -> str:
@@ -58,11 +65,21 @@ OneOrMany = Annotated[
     Discriminator(_one_or_many),
 ]
 Texts = OneOrMany[Text]
-StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]  # an empty one asks for nothing
 Stop = Annotated[
     Annotated[StopString, Tag("one")]
     | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS), Tag("many")],
     Discriminator(_one_or_many),
+]
+
+
+# By token ids, as text: JSON has no other names.
+LogitBias = Annotated[
+    dict[
+        Annotated[str, Field(pattern="^[0-9]{1,9}$")],
+        Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)],
+    ],
+    Field(max_length=MAX_BIASED_TOKENS),
 ]
 
 

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from api.middle.schemas.base import (
     Answer,
+    LogitBias,
     ModelParameters,
     OneOrMany,
     OneOrManyPrompts,
@@ -40,6 +41,8 @@ class GenerateParameters(TakesNeutral, ModelParameters):
         description="Text or token ids to continue, or a list of either; empty text: the start of a text."
     )
     max_tokens: int | None = parameter_field(PARAMETERS["max_tokens"])
+    clamp_max_tokens: bool = parameter_field(PARAMETERS["clamp_max_tokens"])
+    min_tokens: int = parameter_field(PARAMETERS["min_tokens"])
     temperature: float = parameter_field(PARAMETERS["temperature"])
     top_k: int = parameter_field(PARAMETERS["top_k"])
     top_p: float = parameter_field(PARAMETERS["top_p"])
@@ -47,9 +50,11 @@ class GenerateParameters(TakesNeutral, ModelParameters):
     repetition_penalty: float = parameter_field(PARAMETERS["repetition_penalty"])
     presence_penalty: float = parameter_field(PARAMETERS["presence_penalty"])
     frequency_penalty: float = parameter_field(PARAMETERS["frequency_penalty"])
+    logit_bias: LogitBias | None = parameter_field(PARAMETERS["logit_bias"])
     stop: Stop | None = parameter_field(PARAMETERS["stop"], default=None)
     seed: int | None = parameter_field(PARAMETERS["seed"])
     n: int = parameter_field(PARAMETERS["n"])
+    best_of: int | None = parameter_field(PARAMETERS["best_of"])
     logprobs: int | None = parameter_field(PARAMETERS["logprobs"])
     echo: bool = parameter_field(PARAMETERS["echo"])
     ignore_eos: bool = parameter_field(PARAMETERS["ignore_eos"])
@@ -59,7 +64,11 @@ class GenerateParameters(TakesNeutral, ModelParameters):
     def _together(self) -> GenerateParameters:
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("max_tokens: 0 is possible only with echo; give at least 1")
-        choices = self.n * len(as_prompts(self.prompt))
+        if self.num_sequences < self.n:
+            raise ValueError(f"best_of: must be at least n ({self.n}), not {self.best_of}")
+        if self.stream and self.num_sequences > self.n:
+            raise ValueError(f"best_of: a stream has n ({self.n}) choices and no others; leave it out")
+        choices = self.num_sequences * len(as_prompts(self.prompt))
         if choices > MAX_CHOICES:
             raise ValueError(f"n: {choices} choices over all prompts; at most {MAX_CHOICES} are possible")
         return self
@@ -70,9 +79,14 @@ class GenerateParameters(TakesNeutral, ModelParameters):
         return {name: value for name, value in given.items() if value is not None}
 
     @property
+    def num_sequences(self) -> int:
+        """Choices that are generated for each prompt; the answer has `n` of them."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
     def cost(self) -> int:
         tokens = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
-        return self.n * (super().cost + len(as_prompts(self.prompt)) * tokens)
+        return self.num_sequences * (super().cost + len(as_prompts(self.prompt)) * tokens)
 
 
 class GenerateQuery(GenerateParameters):

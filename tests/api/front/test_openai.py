@@ -12,10 +12,15 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
+from api.app import create_app
 from api.config import Settings
+from api.errors import from_fault
+from runtime.contract import Fault, FaultCode
 from runtime.messages import Answer, Embedded, Usage
 from tests.api.asgi import events
+from tests.api.conftest import serving_client
 from tests.api.fakes import FakeBack
+from tests.api.replies import refusing
 
 COMPLETIONS = "/v1/completions"
 
@@ -68,6 +73,41 @@ def test_the_default_is_openai_s_16_tokens(client: TestClient, given: dict[str, 
     client.post(COMPLETIONS, json={"prompt": "a", **given})
     task = client.get("/v1/tasks").json()["data"][0]
     assert task["parameters"]["max_tokens"] == 16
+
+
+@pytest.mark.parametrize(
+    ("given", "clamped"), [({}, True), ({"max_tokens": None}, True), ({"max_tokens": 16}, None)]
+)
+def test_only_a_default_is_cut_to_what_the_context_has_left(
+    client: TestClient, back: FakeBack, given: dict[str, Any], clamped: bool | None
+) -> None:
+    client.post(COMPLETIONS, json={"prompt": "a", **given})
+    _, sent, _ = back.cluster.requests[-1]
+    assert (sent["max_tokens"], sent.get("clamp_max_tokens") or None) == (16, clamped)
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/generate"])
+def test_a_setting_cuts_what_is_asked(settings: Settings, back: FakeBack, path: str) -> None:
+    clamping = settings.model_copy(update={"clamp_max_tokens": True})
+    with serving_client(create_app(clamping, open_backend=back.open)) as client:
+        assert client.post(path, json={"prompt": "a", "max_tokens": 2048}).status_code == 200
+    _, sent, _ = back.cluster.requests[-1]
+    assert (sent["max_tokens"], sent["clamp_max_tokens"]) == (2048, True)
+
+
+@pytest.mark.parametrize("field", ["text_input", "max_tokens"])
+def test_openai_s_client_is_told_that_the_context_is_exceeded(
+    client: TestClient, back: FakeBack, field: str
+) -> None:
+    fault = Fault(
+        FaultCode.CONTEXT_LENGTH, "600 tokens, but this model's maximum context length is 512", field
+    )
+    back.cluster.reply = refusing(from_fault(fault))
+    asker = openai.OpenAI(api_key="none", base_url=f"{client.base_url}/v1", http_client=client, max_retries=0)
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 512") as raised:
+        asker.completions.create(model="mini-lm", prompt="a")
+    assert raised.value.code == "context_length_exceeded"
+    assert raised.value.param == {"text_input": "prompt"}.get(field, field)
 
 
 @pytest.mark.parametrize(("given", "count"), [("one text", 1), (["a", "b", "c"], 3)])

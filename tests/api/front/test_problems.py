@@ -19,7 +19,9 @@ from tests.api.fakes import FakeBack
 
 
 def made(kind: type[ApiError]) -> ApiError:
-    return InvalidInput.of("text", "too long") if kind is InvalidInput else kind("a sentence")
+    if issubclass(kind, InvalidInput):
+        return kind.of("text", "too long")
+    return kind("a sentence")
 
 
 def family(module: Any) -> list[type[ApiError]]:

@@ -53,6 +53,9 @@ def test_a_bucket_is_the_next_power_of_two_that_there_are_slots_for(
         SAMPLED | {"top_p": 0.7},
         GREEDY | {"repetition_penalty": 1.3},
         GREEDY | {"logprobs": 2},
+        GREEDY | {"logit_bias": {"200": 3.5, "12": -100}},
+        SAMPLED | {"logit_bias": {"5": 4}, "best_of": 3},
+        SAMPLED | {"min_tokens": 4, "ignore_eos": False, "logit_bias": {"0": 5}},
     ],
 )
 def test_answers_are_those_of_the_cpu(stand: Engine, engine: Engine, parameters: dict[str, Any]) -> None:

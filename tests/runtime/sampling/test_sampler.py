@@ -147,7 +147,8 @@ def test_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
         penalties.count(token)
     processor = RepetitionPenaltyLogitsProcessor(penalty)
     expected = processor(torch.tensor([prompt + generated]), torch.from_numpy(logits.copy())[None])[0]
-    np.testing.assert_allclose(penalties.apply(logits), expected.numpy(), rtol=1e-6)
+    penalties.apply_to(logits)
+    np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-6)
 
 
 def test_presence_and_frequency_count_generated_tokens_alone() -> None:
@@ -158,7 +159,8 @@ def test_presence_and_frequency_count_generated_tokens_alone() -> None:
         penalties.count(token)
     counts = np.bincount(generated, minlength=20)
     expected = logits + 0.25 * counts - 0.5 * (counts > 0)
-    np.testing.assert_allclose(penalties.apply(logits), expected, rtol=1e-6)
+    penalties.apply_to(logits)
+    np.testing.assert_allclose(logits, expected, rtol=1e-6)
 
 
 def test_greedy_with_penalties_moves_on() -> None:
@@ -228,3 +230,36 @@ def test_what_a_graph_found_already_changes_no_token() -> None:
         assert told.token_id == own.token_id
         assert told.logprob == pytest.approx(own.logprob, abs=1e-5)
         assert [token for token, _ in told.top] == [token for token, _ in own.top]
+
+
+def test_a_bias_is_added_before_the_choice_and_changes_no_reported_logprob() -> None:
+    logits = random_logits(50)
+    best = int(logits.argmax())
+    assert tokens(sampler(temperature=0.0, logit_bias={best: -100.0}), logits, 1) != [best]
+    wanted = sampler(temperature=0.0, logit_bias={7: 100.0, best: 1.0}, logprobs=1).sample(logits)
+    assert wanted.token_id == 7
+    assert wanted.logprob == pytest.approx(float(log_softmax(logits)[7]), abs=1e-5)
+    assert wanted.top[0][0] == best
+
+
+def test_a_biased_draw_follows_the_biased_logits() -> None:
+    logits, biased = random_logits(50), random_logits(50)
+    biased[[3, 9]] += np.array([2.5, -4], np.float32)
+    found = tokens(sampler(seed=3, logit_bias={3: 2.5, 9: -4.0}), logits, 40)
+    assert found == tokens(sampler(seed=3), biased, 40) != tokens(sampler(seed=3), logits, 40)
+
+
+@pytest.mark.parametrize("parameters", [{"temperature": 0.0}, {"seed": 5}])
+def test_no_end_before_min_tokens_and_none_is_forbidden_after_them(parameters: dict[str, Any]) -> None:
+    logits = np.array([9, 0, 1, 2], np.float32)
+    one = SequenceSampler(SamplingParameters(min_tokens=6, **parameters), [], 0, ends=[0])
+    assert not one.can_sample_in_graph(64)
+    found = tokens(one, logits, 6)
+    assert 0 not in found
+    assert one.can_sample_in_graph(64)
+    assert 0 in tokens(one, logits, 6)
+
+
+def test_top_p_of_nothing_is_the_likeliest_token() -> None:
+    logits = random_logits(5000)
+    assert set(tokens(sampler(top_p=0.0, temperature=2.0), logits, 5)) == {int(logits.argmax())}

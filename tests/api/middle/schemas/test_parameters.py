@@ -93,7 +93,8 @@ def test_the_engine_gets_every_parameter_that_a_task_sets() -> None:
     given: dict[str, Any] = {
         "max_tokens": 2, "temperature": 0.5, "top_k": 3, "top_p": 0.25, "min_p": 0.125, "n": 2, "seed": 7,
         "repetition_penalty": 1.5, "presence_penalty": 1.0, "frequency_penalty": -1.0, "stop": ["x"],
-        "logprobs": 1, "echo": True, "ignore_eos": True,
+        "logprobs": 1, "echo": True, "ignore_eos": True, "min_tokens": 1, "clamp_max_tokens": True,
+        "best_of": 3, "logit_bias": {"5": 1.5},
     }  # fmt: skip
     assert set(given) == set(GENERATION_PARAMETERS) == set(PARAMETERS) - set(SHARED_PARAMETERS)
     assert GenerateParameters(prompt="a", **given).sampling() == given
