@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from api import bounds
@@ -135,6 +136,8 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if crowded:
             self.cycle.keep_alive = False
+        if self.scope["http_version"] == "1.0":
+            _send_unframed(self.cycle)
         self._phase = Phase.BODY
         self._size.complete()
         self._reading = Pace(self.loop.time(), self._received)
@@ -282,3 +285,17 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
         if self._raw.can_write_eof():  # TLS has no end of one direction: the length says where an answer ends
             self._raw.write_eof()
+
+
+def _send_unframed(cycle: RequestResponseCycle) -> None:
+    """HTTP/1.0 has no chunks: the answer ends where its connection does (RFC 9112, section 6.3)."""
+    send = cycle.send
+
+    async def send_unframed(message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            cycle.chunked_encoding = False
+        elif message["type"] == "http.response.body":
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    cycle.send = send_unframed  # type: ignore[method-assign]

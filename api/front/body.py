@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -11,13 +12,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from api.errors import InvalidInput, TooLarge
 from api.front.calls import CallerLeft
-from api.front.problems import BadRequest, WrongMediaType
+from api.front.problems import BadRequest, WrongEncoding, WrongMediaType
 from api.front.validation import shown
 from api.middle.schemas.base import TaskParameters
 from runtime import strict_json
 from runtime.parameters import PARAMETERS
 
 DEADLINE_HEADER = "X-Deadline-Ms"
+GZIP = ("gzip", "x-gzip")  # names of it in Content-Encoding (RFC 9110, section 8.4.1.3)
 MAX_DEPTH = 32  # arrays and objects within each other
 MAX_CONTAINERS = 4096  # arrays and objects in all; each costs as much as a hundred bytes of text
 MAX_MEMBERS = 1000  # of one object; a message about an unknown one takes some microseconds to make
@@ -54,9 +56,32 @@ def _check_json(request: Request) -> None:
     charset = parameters.lower().partition("charset=")[2].strip().strip('"')
     if charset not in ("", "utf-8", "utf8"):
         raise WrongMediaType(f"the charset is {charset!r}; JSON is UTF-8")
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        raise WrongMediaType(f"Content-Encoding is {encoding!r}; send the body as it is")
+    encoding = _encoding(request)
+    if encoding not in ("identity", *GZIP):
+        raise WrongEncoding(f"Content-Encoding is {shown(encoding)}; send gzip, or the body as it is")
+
+
+def _encoding(request: Request) -> str:
+    return request.headers.get("content-encoding", "identity").strip().lower()
+
+
+def unpacked(body: bytes, limit: int) -> bytes:
+    """A body in gzip as it was, of at most `limit` bytes. Raises TooLarge, BadRequest."""
+    unpacker, pieces, size = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16), [], 0
+    try:
+        while body:
+            pieces.append(unpacker.decompress(body, limit + 1 - size))
+            size += len(pieces[-1])
+            if size > limit:
+                raise TooLarge(f"the body has more than {limit} bytes out of gzip, the most that is accepted")
+            body = unpacker.unconsumed_tail
+            if unpacker.eof and (body := unpacker.unused_data):  # RFC 1952: members may follow each other
+                unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    except zlib.error:
+        raise BadRequest("the body is not in gzip, as its Content-Encoding says") from None
+    if not unpacker.eof:
+        raise BadRequest("the body ends amid its gzip")
+    return b"".join(pieces)
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -70,7 +95,8 @@ async def _read(request: Request, limit: int) -> bytes:
         if size > limit:
             raise TooLarge(f"the body has more than {limit} bytes, the most that is accepted")
         chunks.append(chunk)
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    return unpacked(body, limit) if _encoding(request) in GZIP else body
 
 
 def read_query(request: Request) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from api.caller import Scope
-from api.errors import ApiError, Overloaded, RetryLater, ServerFault, Unavailable
+from api.errors import ApiError, NotFound, Overloaded, RetryLater, ServerFault, Unavailable
 from api.front.body import is_multipart, read_json, read_query
 from api.front.calls import CallerLeft, allowance_headers, identify, record_change
 from api.front.middleware import QUIET
-from api.front.problems import WrongMethod, problem_response
+from api.front.problems import LONGEST_NAME, WrongMethod, cut, problem_response
 from api.front.site import Site
 from api.front.validation import validate
 
@@ -116,6 +116,8 @@ class PathApp:
             if endpoint.scope is not None:
                 request.state.caller.require(endpoint.scope)
             request.state.allowed = True
+            if any(len(name) > LONGEST_NAME for name in request.path_params.values()):
+                raise NotFound(f"nothing is named {cut(request.url.path)}")
             if MODEL in request.path_params:
                 request.state.caller.require_model(request.path_params[MODEL])
             return await endpoint.respond(request)

@@ -17,10 +17,22 @@ from api.errors import ApiError, FieldError, NotFound, RetryLater, Unauthorized
 
 OPENAI_ROUTES = (
     "/v1/completions",
+    "/v1/chat/completions",
     "/v1/embeddings",
     "/v1/files",
     "/v1/batches",
 )  # what is 422 elsewhere is 400 there, as with OpenAI
+OPENAI_SERVED = (*OPENAI_ROUTES, "/v1/models")
+# First steps of the paths of OpenAI's API that nothing answers here.
+OPENAI_UNSERVED = tuple(
+    f"/v1/{name}"
+    for name in (
+        "responses", "conversations", "assistants", "threads", "vector_stores", "moderations", "audio",
+        "images", "videos", "realtime", "fine_tuning", "evals", "containers", "organization", "chat",
+        "engines", "edits", "completions/", "embeddings/", "chatkit", "graders", "skills",
+    )
+)  # fmt: skip
+LONGEST_NAME = 200  # characters
 MODEL_FIELDS = ("model", "version")
 MEDIA_TYPE = "application/problem+json"
 
@@ -129,6 +141,10 @@ class WrongMediaType(ApiError):
     slug = "wrong-media-type"
 
 
+class WrongEncoding(WrongMediaType):
+    """The body is packed in a way that is not read."""
+
+
 class WrongRange(ApiError):
     slug = "wrong-range"
 
@@ -195,7 +211,7 @@ def problem_json(error: ApiError, request: Request) -> tuple[int, dict[str, Any]
 def problem_body(error: ApiError, path: str, request_id: str | None) -> tuple[int, dict[str, Any]]:
     """Status and body for an error of a request to `path`."""
     problem = problem_of(error.slug, error.detail, error.errors)
-    problem.instance = path
+    problem.instance = cut(path)
     problem.request_id = request_id
     if problem.status == 422 and problem.instance in OPENAI_ROUTES:
         problem.status = 400
@@ -222,6 +238,8 @@ def problem_response(
 
 def headers_of(error: ApiError) -> dict[str, str]:
     """The fields of the head that belong to an error."""
+    if isinstance(error, WrongEncoding):
+        return {"Accept-Encoding": "gzip"}  # RFC 9110, section 15.5.16
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": 'Bearer realm="lmaas"'}  # RFC 6750, section 3
     return retry_headers(error)
@@ -240,10 +258,18 @@ def on_no_route(request: Request, error: Exception) -> Response:
 
 
 def _no_route(request: Request) -> str:
+    path = cut(request.url.path)
+    if path.startswith(OPENAI_UNSERVED):
+        return f"no route {path}: of OpenAI's API this server has {', '.join(OPENAI_SERVED)}"
     paths = [getattr(route, "path", "") for route in request.app.routes]
-    close = difflib.get_close_matches(request.url.path, paths, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(path, paths, n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else "/docs lists the routes"
-    return f"no route {request.url.path}; {hint}"
+    return f"no route {path}; {hint}"
+
+
+def cut(text: str) -> str:
+    """As much of what the caller named as an answer repeats."""
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
 
 
 def render_json(value: Any) -> str:

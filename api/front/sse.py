@@ -1,5 +1,8 @@
 """Server-sent events from a job: events that are ready together go in one write; pings end a silence.
 
+A ping is two empty lines, which are no event. A comment would do as well, but many clients split a stream at
+empty lines themselves, and take what is between them for data.
+
 WHATWG HTML, section 9.2 "Server-sent events", gives the format.
 """
 
@@ -18,7 +21,7 @@ from api.front.calls import CallerLeft, watching
 from api.front.problems import render_json
 from api.middle.job import Event, Job
 
-PING = b": ping\n\n"
+PING = b"\n\n"
 WRITE_BYTES = 256 * 1024  # of events that were ready together; more goes into the next write
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 

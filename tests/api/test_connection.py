@@ -8,6 +8,7 @@ import pytest
 
 from api.bounds import MAX_FIELDS
 from api.connection import MAX_PIPELINED
+from tests.api.asgi import events
 from tests.api.conftest import Serve
 from tests.api.fakes import FakeBack
 from tests.api.sockets import BODY, CHUNKED, HEALTH, POST, WHOLE, Served
@@ -67,5 +68,23 @@ def test_an_answer_before_the_end_of_the_body_is_not_lost(serve: Serve, closing:
                 assert await client.ended() == b""
             else:
                 assert await client.ask(WHOLE) == 200
+
+    serve(test)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_of_http_1_0_has_no_chunks_and_ends_with_its_connection(serve: Serve, stream: bool) -> None:
+    body = json.dumps({"prompt": "a", "stream": stream}).encode()
+    head = b"POST /v1/generate HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+    async def test(served: Served) -> None:
+        client = await served.client()
+        await client.send(head % len(body) + body)
+        answer, _, content = (await client.ended()).partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in answer.lower()
+        if stream:
+            assert [len(data["choices"]) for _, data in events(content)] == [1, 1, 1, 0]
+        else:
+            assert json.loads(content)["choices"][0]["text"] == " a b c"
 
     serve(test)

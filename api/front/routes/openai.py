@@ -64,10 +64,15 @@ def openai_logprobs(tokens: Sequence[TokenLogprob] | None) -> dict[str, Any] | N
 
 
 def _top(token: TokenLogprob) -> dict[str, float] | None:
-    """The likeliest last: of two tokens with the same text, the likelier one counts."""
+    """All of them: a token whose text another one has already goes by its id, as vLLM names tokens."""
     if token.logprob is None:
         return None
-    return {**{item.text: item.logprob for item in reversed(token.top)}, token.text: token.logprob}
+    found, ids = {token.text: token.logprob}, {token.token_id}
+    for item in token.top:
+        if item.token_id not in ids:
+            ids.add(item.token_id)
+            found[f"token_id:{item.token_id}" if item.text in found else item.text] = item.logprob
+    return found
 
 
 def openai_choice(choice: Choice) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -182,7 +184,7 @@ def test_bodies_that_cannot_be_read(client: TestClient, content: bytes, status: 
         {"content-type": "text/plain"},
         {"content-type": "application/x-www-form-urlencoded"},
         {"content-type": "application/json; charset=latin-1"},
-        {"content-type": "application/json", "content-encoding": "gzip"},
+        {"content-type": "application/json", "content-encoding": "zstd"},
     ],
 )
 def test_other_media_types_are_refused(client: TestClient, headers: dict[str, str]) -> None:
@@ -306,3 +308,41 @@ def test_a_deadline_header_that_is_none(client: TestClient, given: str) -> None:
     answer = client.post(GENERATE, json={"prompt": "a"}, headers={b"X-Deadline-Ms": given.encode()})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "X-Deadline-Ms"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/{}", "/v1/models/{}", "/v1/models/mini-lm/versions/{}", "/v1/tasks/{}", "/v1/files/{}/content"],
+)
+def test_a_name_that_is_too_long_is_not_repeated(client: TestClient, path: str) -> None:
+    answer = client.get(path.format("n" * 9000))
+    assert answer.status_code == 404
+    assert b"n" * 100 in answer.content
+    assert len(answer.content) < 2000
+
+
+def test_a_body_may_be_in_gzip(client: TestClient) -> None:
+    plain = json.dumps({"prompt": "a", "max_tokens": 2}).encode()
+    for packed in (gzip.compress(plain), gzip.compress(plain[:9]) + gzip.compress(plain[9:])):
+        headers = {"content-type": "application/json", "content-encoding": "gzip"}
+        answer = client.post(GENERATE, content=packed, headers=headers)
+        assert answer.json()["choices"][0]["text"] == " a b"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "said"),
+    [
+        ("gzip", b'{"prompt": "a"}', 400, "is not in gzip"),
+        ("gzip", gzip.compress(b'{"prompt": "a"}')[:-4], 400, "ends amid its gzip"),
+        ("gzip", gzip.compress(b" " * 64 * 1024**2), 413, "more than 2097152 bytes"),
+        ("br", b"{}", 415, "'br'; send gzip"),
+        ("gzip, gzip", b"{}", 415, "send gzip"),
+    ],
+)
+def test_a_packed_body_that_cannot_be_read(
+    client: TestClient, encoding: str, body: bytes, status: int, said: str
+) -> None:
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    answer = client.post(GENERATE, content=body, headers=headers)
+    assert (answer.status_code, said in answer.json()["detail"]) == (status, True)
+    assert answer.headers.get("accept-encoding") == ("gzip" if status == 415 else None)

@@ -10,13 +10,23 @@ from typing import Any
 
 import openai
 import pytest
+from openai._models import FinalRequestOptions
 from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.config import Settings
 from api.errors import from_fault
-from runtime.contract import Fault, FaultCode
-from runtime.messages import Answer, Embedded, Usage
+from runtime.contract import Fault, FaultCode, FinishReason
+from runtime.messages import (
+    Answer,
+    Choice,
+    Embedded,
+    Generated,
+    ScoredToken,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 from tests.api.asgi import events
 from tests.api.conftest import serving_client
 from tests.api.fakes import FakeBack
@@ -44,6 +54,41 @@ def test_echo_with_logprobs_has_parallel_lists(client: TestClient) -> None:
         "top_logprobs": [None, {" z": -0.1, " a": -0.5}, {" z": -0.1, " b": -0.5}],
         "text_offset": [0, 2, 4],
     }
+
+
+def test_alternatives_of_one_text_are_all_there(client: TestClient, back: FakeBack) -> None:
+    top = tuple(
+        ScoredToken(number, text, -float(number)) for number, text in enumerate(("a", "b", "a", "c", "b"))
+    )
+    choice = Choice(0, "b", [4], [TokenLogprob(4, "b", -4.0, top)], FinishReason.LENGTH)
+
+    async def reply(*_: Any) -> AsyncIterator[Answer]:
+        yield Generated(1, [choice], Usage.of(1, 1), Timings(0, 0, 0))
+
+    back.cluster.reply = reply
+    (found,) = client.post(COMPLETIONS, json={"prompt": "a", "logprobs": 5}).json()["choices"]
+    assert found["logprobs"]["top_logprobs"] == [
+        {"b": -4.0, "a": 0.0, "token_id:1": -1.0, "token_id:2": -2.0, "c": -3.0}
+    ]
+
+
+UNSERVED = [
+    ("POST", "/responses"), ("POST", "/moderations"), ("POST", "/images/generations"), ("GET", "/engines"),
+    ("POST", "/audio/speech"), ("GET", "/fine_tuning/jobs"), ("POST", "/assistants"), ("GET", "/skills"),
+    ("GET", "/chat/completions/chatcmpl-1"), ("POST", "/realtime/sessions"), ("POST", "/threads/runs"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), UNSERVED)
+def test_what_is_not_served_of_openai_is_said_in_its_shape(
+    client: TestClient, method: str, path: str
+) -> None:
+    asker = openai.OpenAI(api_key="none", base_url=f"{client.base_url}/v1", http_client=client, max_retries=0)
+    with pytest.raises(
+        openai.NotFoundError, match="of OpenAI's API this server has /v1/completions"
+    ) as raised:
+        asker.request(object, FinalRequestOptions(method=method, url=path, json_data={}))
+    assert (raised.value.type, raised.value.code) == ("invalid_request_error", "not_found")
 
 
 def test_streamed_offsets_go_on(client: TestClient) -> None:

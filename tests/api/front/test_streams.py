@@ -188,7 +188,7 @@ def test_silence_is_broken_by_pings(settings: Settings, back: FakeBack, run: Run
             await call.until(4)
             gate.open(2)
             await call.done()
-        assert b": ping\n\n" in call.body
+        assert b"\n\n\n\n" in call.body
         assert len(events(call.body)) == 4
 
     run(test)
