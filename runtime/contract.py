@@ -20,6 +20,7 @@ DRAIN_VARIABLE = "LMAAS_DRAIN_SECONDS"  # what a `lmaas triton` gives the reques
 
 MAX_HEAD_BATCH = 64  # texts of one request to a head, and of one run of it
 MAX_HEAD_CHARACTERS = 8192  # of several texts in one request; bounds how long other requests wait for it
+MAX_TOKENIZED = 100_000  # characters, or token ids, of one request of operation `tokenize`
 MAX_PROMPT_TOKENS = 1_000_000  # token ids of one prompt that are read; the context of a model has fewer
 
 
@@ -64,6 +65,7 @@ class Operation(str, Enum):
     SCORE = "score"
     NEXT = "next"
     EMBED = "embed"
+    TOKENIZE = "tokenize"
 
 
 class FinishReason(str, Enum):

@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Mapping
 
-from runtime.contract import FaultCode, LmTensors, Operation
+from runtime.contract import MAX_TOKENIZED, FaultCode, LmTensors, Operation
 from runtime.drain_rate import DrainRate
 from runtime.errors import IntegrityError, RequestFault
 from runtime.manifest import Architecture
@@ -38,6 +38,8 @@ class InputProcessor:
         """Tokenize and check; raises RequestFault if the request is empty or too long."""
         if request.operation is Operation.SCORE:
             return self._score(request, sink)
+        if request.operation is Operation.TOKENIZE:
+            return self._tokenize(request, sink)
         if request.token_ids is not None:
             prompt = self._checked(request.token_ids)
             request = dataclasses.replace(request, text=self._tokenizer.decode(prompt))
@@ -131,6 +133,18 @@ class InputProcessor:
             state.sequences.append(Sequence(state, index, Operation.SCORE, tokens, first_wanted=begin - 1))
         return state
 
+    def _tokenize(self, request: Request, sink: Sink) -> RequestState:
+        """No sequence is needed; the context is no limit."""
+        if request.token_ids is not None:
+            if len(request.token_ids) > MAX_TOKENIZED:
+                message = f"{len(request.token_ids)} token ids, but at most {MAX_TOKENIZED} are read"
+                raise RequestFault.invalid(LmTensors.PROMPT_TOKEN_IDS, message)
+            return RequestState(request, sink, self._known(request.token_ids))
+        if len(request.text) > MAX_TOKENIZED:
+            message = f"{len(request.text)} characters, but at most {MAX_TOKENIZED} are read"
+            raise RequestFault.invalid(LmTensors.TEXT_INPUT, message)
+        return RequestState(request, sink, self._tokens(request, request.text, LmTensors.TEXT_INPUT))
+
     def _start(self) -> list[int]:
         """The prompt of an empty text: the token that stood before each text in training."""
         if self._eos_token_id is None:
@@ -144,6 +158,9 @@ class InputProcessor:
         if len(token_ids) > self._limit:
             message = f"{len(token_ids)} tokens, but {self._limit_reason}"
             raise RequestFault.too_long(LmTensors.PROMPT_TOKEN_IDS, message)
+        return self._known(token_ids)
+
+    def _known(self, token_ids: tuple[int, ...]) -> list[int]:
         for place, token_id in enumerate(token_ids):
             if not 0 <= token_id < self._vocab_size:
                 message = f"{token_id} is no token of this model; its ids go from 0 to {self._vocab_size - 1}"
@@ -164,6 +181,9 @@ class InputProcessor:
             raise RequestFault.too_long(
                 field, f"{len(text)} characters are too many tokens: {self._limit_reason}"
             )
+        return self._tokens(request, text, field)
+
+    def _tokens(self, request: Request, text: str, field: str) -> list[int]:
         try:
             return self._tokenizer.encode(text, special_tokens=request.parameters.special_tokens)
         except UnicodeEncodeError as error:

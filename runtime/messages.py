@@ -274,6 +274,27 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokenized:
+    """A text and its tokens; a special token is spelled out in all of them."""
+
+    operation: ClassVar[Operation] = Operation.TOKENIZE
+
+    text: str
+    token_ids: list[int]
+    tokens: list[str]
+    eos_token: str | None  # the token that ends a text of this model
+    usage: Usage = Usage(0, 0, 0)  # nothing is computed
+
+    def to_json(self) -> dict[str, Any]:
+        listed = {"token_ids": self.token_ids, "tokens": self.tokens}
+        return {"text": self.text, **listed, "eos_token": self.eos_token}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Tokenized:
+        return cls(data["text"], data["token_ids"], data["tokens"], data["eos_token"])
+
+
+@dataclass(frozen=True, slots=True)
 class Slot(_Flat):
     """A span of an utterance that a model of kind `nlu` has named."""
 
@@ -284,9 +305,9 @@ class Slot(_Flat):
     score: float = field(metadata=_help("Probability, 0 to 1."))
 
 
-Answer = Generated | Scored | Candidates | Embedded
+Answer = Generated | Scored | Candidates | Embedded | Tokenized
 
-_TYPES: tuple[type[Answer], ...] = (Generated, Scored, Candidates, Embedded)
+_TYPES: tuple[type[Answer], ...] = (Generated, Scored, Candidates, Embedded, Tokenized)
 _BY_OPERATION: Mapping[Operation, type[Answer]] = {answer.operation: answer for answer in _TYPES}
 
 

@@ -16,6 +16,7 @@ from runtime.messages import (
     Score,
     Scored,
     ScoredToken,
+    Tokenized,
     TokenLogprob,
     Usage,
 )
@@ -207,9 +208,10 @@ class ScoreOutput:
 
 
 class SingleOutput:
-    """The answer is one event: operations `next` and `embed`."""
+    """The answer is one event: operations `next`, `embed` and `tokenize`."""
 
     def __init__(self, state: RequestState, tokenizer: Tokenizer) -> None:
+        self._prompt = state.prompt
         self._usage = Usage.of(len(state.prompt))
         self._tokenizer = tokenizer
         self._answer: Answer | None = None
@@ -223,6 +225,14 @@ class SingleOutput:
                 for token, logprob in event.candidates
             ]
             self._answer = Candidates(listed, self._usage)
+        elif isinstance(event, DoneEvent) and self._answer is None:
+            self._answer = self._tokenized()
+
+    def _tokenized(self) -> Tokenized:
+        tokenizer = self._tokenizer
+        text = b"".join(map(tokenizer.spelled, self._prompt)).decode("utf-8", "replace")
+        eos = None if tokenizer.eos_token_id is None else tokenizer.token_text(tokenizer.eos_token_id)
+        return Tokenized(text, self._prompt, [tokenizer.token_text(token) for token in self._prompt], eos)
 
     @property
     def complete(self) -> bool:

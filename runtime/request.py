@@ -17,6 +17,7 @@ _OWN_PARAMETERS = {
     Operation.SCORE: ("continuations", *SHARED_PARAMETERS),
     Operation.NEXT: ("top_k", *SHARED_PARAMETERS),
     Operation.EMBED: SHARED_PARAMETERS,
+    Operation.TOKENIZE: SHARED_PARAMETERS,
 }
 
 

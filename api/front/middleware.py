@@ -137,4 +137,4 @@ def _end_span(span: tracing.Span, scope: Scope, status: int) -> None:
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # Asked every few seconds by machines.
-QUIET = frozenset({"/health/live", "/health/ready", "/health/serving", "/metrics"})
+QUIET = frozenset({"/health/live", "/health/ready", "/health/serving", "/health", "/ping", "/metrics"})

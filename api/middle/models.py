@@ -135,6 +135,10 @@ class Models:
         """All, or those of one model."""
         return [record for record in self._cluster.deployments() if model in (None, record.model)]
 
+    def context_length(self, model: str) -> int | None:
+        """Tokens that the context of every deployment of the model holds; None where there is none."""
+        return min((target.context_length for target in self._cluster.targets(model)), default=None)
+
     def deployment(self, deployment_id: str) -> DeploymentRecord:
         """Raises NotFound."""
         for record in self._cluster.deployments():

@@ -602,6 +602,9 @@ class FakeCluster(ClusterManager):
         labels = self.labels[record.model]
         return Target(record.id, record.model, record.version, record.variant, kind, labels, 512)
 
+    def targets(self, model: str) -> list[Target]:
+        return [self._target(record) for record in self.live.values() if record.model == model]
+
     def choose(
         self,
         model: str | None,

@@ -18,6 +18,7 @@ from runtime.messages import (
     Scored,
     ScoredToken,
     Timings,
+    Tokenized,
     TokenLogprob,
     Usage,
 )
@@ -29,6 +30,10 @@ async def scripted(text: str, parameters: Mapping[str, Any], operation: Operatio
     if operation is Operation.NEXT:
         listed = [Candidate(number, f" {number}", 0.5, -0.69) for number in range(parameters["top_k"])]
         yield Candidates(listed, usage)
+    elif operation is Operation.TOKENIZE:
+        words = text.split()
+        ids = [int(word) if word.isdigit() else len(word) for word in words]
+        yield Tokenized(text, ids, words, "<|endoftext|>")
     elif operation is Operation.EMBED:
         yield Embedded([0.6, 0.8], usage)
     elif operation is Operation.SCORE:

@@ -401,6 +401,23 @@ def test_a_space_that_the_tokenizer_puts_in_front_is_no_character_of_the_text(
     assert begins == [max(0, begin - 1) for begin in np.cumsum([0, *(len(r["text"]) for r in records)])[:-1]]
 
 
+def test_tokens_of_a_text_and_back_beyond_the_context(engine: Engine) -> None:
+    text = "the cat " * 100 + "Ünï🙂 <|endoftext|>"
+    found = ask(engine, text, Operation.TOKENIZE)
+    assert found["token_ids"] == engine.tokenizer.encode(text)
+    assert len(found["tokens"]) == len(found["token_ids"]) > 96
+    assert (found["text"], found["eos_token"]) == (text, "<|endoftext|>")
+    back = submit(engine, "", operation=Operation.TOKENIZE, token_ids=found["token_ids"]).wait().details
+    assert back == found
+    plain = ask(engine, text, Operation.TOKENIZE, special_tokens=False)
+    assert (plain["text"], len(plain["token_ids"]) > len(found["token_ids"])) == (text, True)
+    assert ask(engine, "", Operation.TOKENIZE)["token_ids"] == []
+    with pytest.raises(RequestFault, match="10000 is no token"):
+        submit(engine, "", operation=Operation.TOKENIZE, token_ids=[10_000])
+    with pytest.raises(RequestFault, match="at most 100000 are read"):
+        submit(engine, "a" * 100_001, operation=Operation.TOKENIZE)
+
+
 def test_a_score_beyond_the_context_is_refused(engine: Engine) -> None:
     with pytest.raises(RequestFault, match="number 1 and the prompt have 98 tokens"):
         ask(engine, "a" * 50, Operation.SCORE, continuations=["a", "a" * 48])

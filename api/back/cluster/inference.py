@@ -76,6 +76,10 @@ class Inference:
         LogContext.current().model = found.target.model
         return found.target
 
+    def targets(self, model: str) -> list[Target]:
+        """The deployments of a model, as requests see them."""
+        return [item.target for item in self._deployments.values() if item.target.model == model]
+
     def generate(
         self,
         target: Target,

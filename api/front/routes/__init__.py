@@ -16,11 +16,13 @@ from api.front.routes import (
     pages,
     tasks,
     uploads,
+    vllm,
 )
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *inference.ENDPOINTS,
     *openai.ENDPOINTS,
+    *vllm.ENDPOINTS,
     *models.ENDPOINTS,
     *uploads.ENDPOINTS,
     *blobs.ENDPOINTS,

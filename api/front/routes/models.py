@@ -38,7 +38,8 @@ def version_of(request: Request) -> int | str:
 
 
 def view(request: Request, record: ModelRecord) -> ModelView:
-    return ModelView.of(record, service(request).models.deployments(record.name))
+    models = service(request).models
+    return ModelView.of(record, models.deployments(record.name), models.context_length(record.name))
 
 
 async def list_models(request: Request, _: Any) -> Response:

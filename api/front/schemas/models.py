@@ -115,9 +115,14 @@ class ModelView(BaseModel):
     versions: list[int]
     serving: list[str] = Field(description="Deployed versions with their precision, `1 int8`.")
     deployments: list[DeploymentView]
+    max_model_len: int | None = Field(
+        description="Tokens that the context holds, the smallest of the deployed versions; null: none is."
+    )
 
     @classmethod
-    def of(cls, record: ModelRecord, deployments: list[DeploymentRecord]) -> ModelView:
+    def of(
+        cls, record: ModelRecord, deployments: list[DeploymentRecord], context_length: int | None
+    ) -> ModelView:
         own = [item for item in deployments if item.model == record.name]
         return cls(
             id=record.name,
@@ -128,6 +133,7 @@ class ModelView(BaseModel):
             versions=list(record.versions),
             serving=[f"{item.version} {item.variant.value}" for item in own if item.state.value == "ready"],
             deployments=[DeploymentView.of(item) for item in own],
+            max_model_len=context_length,
         )
 
 

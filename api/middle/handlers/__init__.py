@@ -6,7 +6,7 @@ from typing import Any
 
 from api.middle.handlers.base import Handler, ModelHandler
 from api.middle.handlers.convert import ConvertHandler
-from api.middle.handlers.generate import EmbedHandler, GenerateHandler, NextHandler
+from api.middle.handlers.generate import EmbedHandler, GenerateHandler, NextHandler, TokenizeHandler
 from api.middle.handlers.labels import ClassifyHandler, InferHandler, NluHandler
 from api.middle.handlers.score import ScoreHandler
 
@@ -18,6 +18,7 @@ MODEL_TASKS: tuple[type[ModelHandler[Any, Any]], ...] = (
     NextHandler,
     ScoreHandler,
     EmbedHandler,
+    TokenizeHandler,
 )
 TASK_TYPES: tuple[type[Handler[Any, Any]], ...] = (*MODEL_TASKS, ConvertHandler)
 
@@ -34,4 +35,5 @@ __all__ = [
     "NextHandler",
     "NluHandler",
     "ScoreHandler",
+    "TokenizeHandler",
 ]

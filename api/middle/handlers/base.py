@@ -20,11 +20,11 @@ from api.middle.metrics import Metrics
 from api.middle.schemas.base import TaskParameters, is_many
 from runtime.calibration import Calibration
 from runtime.contract import MAX_HEAD_BATCH, MAX_HEAD_CHARACTERS, LmTensors
-from runtime.messages import Answer, Candidates, Embedded, Generated, Scored, Timings, Usage
+from runtime.messages import Answer, Candidates, Embedded, Generated, Scored, Timings, Tokenized, Usage
 
 Parameters = TypeVar("Parameters", bound=TaskParameters)
 Result = TypeVar("Result", bound=BaseModel)
-Message = TypeVar("Message", Generated, Scored, Candidates, Embedded)
+Message = TypeVar("Message", Generated, Scored, Candidates, Embedded, Tokenized)
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 

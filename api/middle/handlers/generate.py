@@ -1,4 +1,4 @@
-"""Handlers `generate`, `next` and `embed`."""
+"""Handlers `generate`, `next`, `embed` and `tokenize`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ from api.middle.schemas.generate import (
     GenerateParameters,
     NextAnswer,
     NextParameters,
+    TokenizeAnswer,
+    TokenizeParameters,
 )
 from runtime.contract import Kind, Operation
-from runtime.messages import Candidates, Choice, Embedded, Generated, Timings, Usage
+from runtime.messages import Candidates, Choice, Embedded, Generated, Timings, Tokenized, Usage
 
 
 class GenerateHandler(ModelHandler[GenerateParameters, GenerateAnswer]):
@@ -169,4 +171,24 @@ class EmbedHandler(ModelHandler[EmbedParameters, EmbedAnswer]):
             **origin(target),
             embeddings=[reply.embedding for reply in replies],
             usage=Usage.total(reply.usage for reply in replies),
+        )
+
+
+class TokenizeHandler(ModelHandler[TokenizeParameters, TokenizeAnswer]):
+    """The engine tokenizes, so that the tokens are those that it would run."""
+
+    task_type = "tokenize"
+    parameters = TokenizeParameters
+    answer = TokenizeAnswer
+
+    async def run(self, parameters: TokenizeParameters, job: Job) -> TokenizeAnswer:
+        target = self.cluster.choose(parameters.model, parameters.version, Kind.LM)
+        found = await self.ask(target, parameters.prompt, {}, Tokenized, job, field="prompt")
+        return TokenizeAnswer(
+            **origin(target),
+            text=found.text,
+            token_ids=found.token_ids,
+            tokens=found.tokens,
+            eos_token=found.eos_token,
+            max_model_len=target.context_length,
         )

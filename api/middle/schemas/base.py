@@ -52,7 +52,7 @@ class TakesNeutral(Schema):
         return {name: value for name, value in data.items() if name not in WITHOUT_EFFECT}
 
 
-def _one_or_many(value: Any) -> str:
+def one_or_many(value: Any) -> str:
     return "many" if isinstance(value, list | tuple) else "one"
 
 
@@ -62,14 +62,14 @@ Text = Annotated[str, Field(min_length=1)]
 OneOrMany = Annotated[
     Annotated[Item, Tag("one")]
     | Annotated[list[Item], Field(min_length=1, max_length=MAX_ITEMS), Tag("many")],
-    Discriminator(_one_or_many),
+    Discriminator(one_or_many),
 ]
 Texts = OneOrMany[Text]
 StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]  # an empty one asks for nothing
 Stop = Annotated[
     Annotated[StopString, Tag("one")]
     | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS), Tag("many")],
-    Discriminator(_one_or_many),
+    Discriminator(one_or_many),
 ]
 
 
@@ -118,7 +118,7 @@ OneOrManyPrompts = Annotated[
     Discriminator(_prompt_form),
 ]
 TextOrTokens = Annotated[
-    Annotated[str, Tag("one")] | Annotated[TokenIds, Tag("many")], Discriminator(_one_or_many)
+    Annotated[str, Tag("one")] | Annotated[TokenIds, Tag("many")], Discriminator(one_or_many)
 ]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from api.middle.schemas.base import (
     Answer,
@@ -17,8 +17,10 @@ from api.middle.schemas.base import (
     Text,
     TextOrTokens,
     as_prompts,
+    one_or_many,
     parameter_field,
 )
+from runtime.contract import MAX_TOKENIZED
 from runtime.messages import Candidate, Choice, Timings, Usage
 from runtime.parameters import DEFAULT_MAX_TOKENS, GENERATION_PARAMETERS, NUM_CANDIDATES, PARAMETERS
 
@@ -123,3 +125,28 @@ class EmbedAnswer(Answer):
         description="One vector of length 1 per input: the mean hidden state."
     )
     usage: Usage
+
+
+TokenizedText = Annotated[str, Field(max_length=MAX_TOKENIZED)]
+ListedTokens = Annotated[
+    list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(max_length=MAX_TOKENIZED, fail_fast=True)
+]
+
+
+class TokenizeParameters(ModelParameters):
+    prompt: Annotated[
+        Annotated[TokenizedText, Tag("one")] | Annotated[ListedTokens, Tag("many")],
+        Discriminator(one_or_many),
+    ] = Field(description="Text, or token ids. It may be longer than the context of the model.")
+
+    @property
+    def cost(self) -> int:
+        return 1  # nothing is computed
+
+
+class TokenizeAnswer(Answer):
+    text: str = Field(description="Special tokens are spelled out.")
+    token_ids: list[int]
+    tokens: list[str] = Field(description="Their texts.")
+    eos_token: str | None = Field(description="What ends a text of this model.")
+    max_model_len: int = Field(description="Tokens that its context holds.")
