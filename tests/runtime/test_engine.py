@@ -226,7 +226,7 @@ def test_what_means_nothing_is_refused(
 
 
 def test_max_tokens_can_be_cut_to_the_room_that_is_left(engine: Engine) -> None:
-    asked = {"max_tokens": 2048, "clamp_max_tokens": True, "ignore_eos": True}
+    asked: dict[str, Any] = {"max_tokens": 2048, "clamp_max_tokens": True, "ignore_eos": True}
     details = ask(engine, "a" * 90, **asked)
     assert (details["usage"]["completion_tokens"], details["choices"][0]["finish_reason"]) == (6, "length")
     with pytest.raises(RequestFault, match="96 tokens, and none can follow") as raised:
@@ -236,7 +236,7 @@ def test_max_tokens_can_be_cut_to_the_room_that_is_left(engine: Engine) -> None:
 
 def test_min_tokens_keeps_end_of_text_and_stop_strings_from_ending(engine: Engine) -> None:
     eos = engine.tokenizer.eos_token_id
-    wanted = {"temperature": 0, "max_tokens": 8, "logit_bias": {str(eos): 100}}
+    wanted: dict[str, Any] = {"temperature": 0, "max_tokens": 8, "logit_bias": {str(eos): 100}}
     assert token_ids(engine, "the cat", **wanted) == [eos]
     ids = token_ids(engine, "the cat", **wanted, min_tokens=3)
     assert (len(ids), ids[-1]) == (4, eos)
@@ -250,7 +250,7 @@ def test_min_tokens_keeps_end_of_text_and_stop_strings_from_ending(engine: Engin
 
 
 def test_the_best_of_several_are_those_of_the_highest_mean_logprob(engine: Engine) -> None:
-    asked = {"seed": 4, "temperature": 1.5, "max_tokens": 6, "logprobs": 0}
+    asked: dict[str, Any] = {"seed": 4, "temperature": 1.5, "max_tokens": 6, "logprobs": 0}
     every = ask(engine, "the cat", **asked, n=6)["choices"]
 
     def mean(choice: dict[str, Any]) -> float:
@@ -261,7 +261,7 @@ def test_the_best_of_several_are_those_of_the_highest_mean_logprob(engine: Engin
     assert [choice["text"] for choice in best["choices"]] == [choice["text"] for choice in likeliest]
     assert [choice["index"] for choice in best["choices"]] == [0, 1]
     assert best["usage"]["completion_tokens"] == sum(len(choice["token_ids"]) for choice in every)
-    quiet = {name: value for name, value in asked.items() if name != "logprobs"}
+    quiet: dict[str, Any] = {name: value for name, value in asked.items() if name != "logprobs"}
     without = ask(engine, "the cat", **quiet, n=2, best_of=6)["choices"]
     assert [choice["text"] for choice in without] == [choice["text"] for choice in likeliest]
     with pytest.raises(RequestFault, match="a stream cannot choose"):
