@@ -32,7 +32,7 @@ async def scripted(text: str, parameters: Mapping[str, Any], operation: Operatio
         yield Candidates(listed, usage)
     elif operation is Operation.TOKENIZE:
         words = text.split()
-        ids = [int(word) if word.isdigit() else len(word) for word in words]
+        ids = [int(word) if word.isascii() and word.isdigit() else len(word) for word in words]
         yield Tokenized(text, ids, words, "<|endoftext|>")
     elif operation is Operation.EMBED:
         yield Embedded([0.6, 0.8], usage)

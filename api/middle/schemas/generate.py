@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from api.middle.schemas.base import (
     Answer,
@@ -91,10 +92,21 @@ class GenerateParameters(TakesNeutral, ModelParameters):
         return self.num_sequences * (super().cost + len(as_prompts(self.prompt)) * tokens)
 
 
+def _of_json(value: Any) -> Any:
+    """An object that stands in a URL."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
+
+
 class GenerateQuery(GenerateParameters):
     """A URL has no numbers, so that its prompts are texts."""
 
     prompt: OneOrMany[str] = Field(description="Text to continue; repeated: several.")
+    logit_bias: Annotated[LogitBias | None, BeforeValidator(_of_json)] = parameter_field(
+        PARAMETERS["logit_bias"]
+    )
 
 
 class GenerateAnswer(Answer):

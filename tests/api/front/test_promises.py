@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -94,10 +95,13 @@ BOUNDS = st.fixed_dictionaries({"min": st.integers(0, 2), "max": st.integers(2, 
 GIVEN: Mapping[str, st.SearchStrategy[Any]] = {
     "aliases": st.just(ALIASES),
     "autoscale": st.none() | BOUNDS,  # no schema says that one is not above the other
+    "best_of": st.none(),  # likewise: it is not below n, and n in a stream
     "callback_url": st.none(),
     "figures": st.dictionaries(
         st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False), max_size=3
     ),
+    "logit_bias": st.none()
+    | st.dictionaries(st.from_regex("[0-9]{1,9}", fullmatch=True), st.floats(-100, 100)),
 }
 
 
@@ -156,10 +160,9 @@ def test_every_query(client: TestClient, endpoint: Endpoint) -> None:
 
 
 def in_url(query: Mapping[str, Any]) -> dict[str, Any]:
-    """A URL cannot say null, and its booleans are JSON's."""
-    texts = {True: "true", False: "false"}
+    """A URL cannot say null, and its booleans and objects are JSON's."""
     return {
-        name: texts[value] if isinstance(value, bool) else value
+        name: json.dumps(value) if isinstance(value, bool | dict) else value
         for name, value in query.items()
         if value is not None
     }

@@ -15,6 +15,7 @@ from api.front.routes import ENDPOINTS
 from tests.api.fakes import FakeBack
 
 OPEN = {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/health/serving", "/v1/usage"}
+OPEN |= {"/health", "/ping", "/version"}
 WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 
 
@@ -24,7 +25,7 @@ def expected(endpoint: Endpoint) -> Scope | None:
         return None
     if endpoint.path == "/metrics":
         return Scope.METRICS
-    match path.parts[2]:
+    match path.parts[-1 if len(path.parts) == 2 else 2]:
         case "tasks" | "files" | "batches":
             return Scope.TASKS
         case "models" | "deployments":
