@@ -161,6 +161,7 @@ class _Export:
             slot_labels=config.slot_labels,
             nlu_echo=config.nlu_echo,
             problem_type=config.problem_type,
+            sampling=dict(config.sampling),
             golden=self._reference.prompts,
             provenance={
                 "source": origin,

@@ -109,6 +109,7 @@ class Manifest:
     slot_labels: tuple[str, ...] = ()
     nlu_echo: bool = False  # the model reads ids + [eos] + ids and tags the second copy
     problem_type: str = "single_label_classification"  # as transformers names it
+    sampling: dict[str, float] = field(default_factory=dict)  # lm: for requests that do not set them
     golden: tuple[GoldenPrompt, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     schema_version: int = MANIFEST_SCHEMA_VERSION

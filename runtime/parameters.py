@@ -177,6 +177,8 @@ QUEUE_PARAMETERS = ("deadline_ms", "priority", "caller")
 SHARED_PARAMETERS = (*QUEUE_PARAMETERS, "special_tokens")
 # What decides over the text of a request of operation `generate`.
 GENERATION_PARAMETERS = tuple(name for name in PARAMETERS if name not in SHARED_PARAMETERS)
+# What a model may set for requests that do not (generation_config.json), as with vLLM.
+MODEL_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 # `top_k` of operation `next`.
 NUM_CANDIDATES = Parameter(int, 10, "How many candidates.", Limits(1, 1000))
 

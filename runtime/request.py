@@ -50,9 +50,15 @@ def parse_request(
     *,
     stream: bool,
     token_ids: tuple[int, ...] | None = None,
+    defaults: Mapping[str, float] | None = None,
 ) -> Request:
-    """Read the JSON object `sampling_parameters`; raises RequestFault naming the field."""
+    """Read the JSON object `sampling_parameters`; raises RequestFault naming the field.
+
+    `defaults` are the model's, for what a request to generate does not set.
+    """
     if operation is Operation.GENERATE:
+        own_values = {name: value for name, value in (defaults or {}).items() if data.get(name) is None}
+        data = {**data, **own_values}
         return Request(request_id, text, operation, parse_sampling_parameters(data), stream, token_ids)
     if operation is Operation.SCORE and token_ids is not None:
         raise RequestFault.invalid(LmTensors.PROMPT_TOKEN_IDS, "operation score reads text_input alone")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from export.checkpoint.generation import read_generation
+from export.checkpoint.generation import Generation, read_generation
 from export.errors import CheckpointError
 from export.reading import read_json_object
 from runtime.contract import Kind
@@ -88,6 +89,7 @@ class ModelConfig:
     bidirectional: bool = False  # a token's attention reads the tokens after it too
     ngrams: Ngrams | None = None
     problem_type: str = "single_label_classification"
+    sampling: Mapping[str, float] = field(default_factory=dict)  # lm: defaults of requests, by parameter
     notes: tuple[str, ...] = ()  # where serving differs from transformers
 
     @property
@@ -201,11 +203,11 @@ def read_config(folder: Path) -> ModelConfig:
     vocab_size = read.integer("vocab_size", 50257, 1, MAX_VOCAB_SIZE)
     nlu_echo = read.boolean("nlu_echo", False)
     eos_token_id = _read_end(read, vocab_size, needed=head is Head.LM or nlu_echo)
-    notes: tuple[str, ...] = ()
     if nlu_echo and eos_token_id is None:
         raise refused("eos_token_id", "null", "nlu_echo needs it, between the two copies of a text")
+    generation = Generation(eos_token_id)
     if head is Head.LM:
-        eos_token_id, notes = read_generation(folder, eos_token_id, vocab_size)
+        generation = read_generation(folder, eos_token_id, vocab_size)
     labels = () if head in (Head.LM, Head.TOKEN) else _read_labels(read)
     num_layers = read.integer("n_layer", 12, 1, MAX_LAYERS)
     inner_size = read.integer("n_inner", 4 * hidden_size, 1, MAX_INNER_SIZE)
@@ -224,7 +226,7 @@ def read_config(folder: Path) -> ModelConfig:
         scale_attention=read.boolean("scale_attn_weights", True),
         scale_by_layer=read.boolean("scale_attn_by_inverse_layer_idx", False),
         tied=read.boolean("tie_word_embeddings", True),
-        eos_token_id=eos_token_id,
+        eos_token_id=generation.eos_token_id,
         pad_token_id=read.token("pad_token_id", vocab_size, None),
         labels=labels,
         slot_labels=_read_slot_labels(read, head),
@@ -232,7 +234,8 @@ def read_config(folder: Path) -> ModelConfig:
         bidirectional=_read_bidirectional(read, head),
         ngrams=_read_ngrams(read, head),
         problem_type=_read_problem_type(read, labels),
-        notes=notes,
+        sampling=generation.sampling,
+        notes=generation.notes,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +28,22 @@ class RequestedOutputs:
     prepend_input: bool
 
 
-def read_lm(request: Any, request_id: str) -> tuple[Request, RequestedOutputs]:
-    """Tensors of kind `lm`, with the defaults of Triton's vLLM backend (its `GenerateRequest`)."""
+def read_lm(request: Any, request_id: str, defaults: Mapping[str, float]) -> tuple[Request, RequestedOutputs]:
+    """Tensors of kind `lm`, with the defaults of Triton's vLLM backend (its `GenerateRequest`).
+
+    `defaults` are the model's, of sampling parameters.
+    """
     text, token_ids = _prompt(request)
     stream = bool(_value(request, LmTensors.STREAM))
     operation = _operation(_value(request, LmTensors.OPERATION))
     parsed = parse_request(
-        request_id, text, operation, _parameters(request), stream=stream, token_ids=token_ids
+        request_id,
+        text,
+        operation,
+        _parameters(request),
+        stream=stream,
+        token_ids=token_ids,
+        defaults=defaults,
     )
     exclude = _value(request, LmTensors.EXCLUDE_INPUT_IN_OUTPUT)
     if exclude is not None and not exclude and stream:
@@ -64,12 +74,18 @@ def read_commands(request: Any) -> list[tuple[int, Command]]:
     return decode(text) if text else []
 
 
-def request_of(command: Submit, request_id: str) -> Request:
-    """Raises RequestFault."""
+def request_of(command: Submit, request_id: str, defaults: Mapping[str, float]) -> Request:
+    """`defaults` are the model's, of sampling parameters. Raises RequestFault."""
     prompt = command.prompt
     text, token_ids = (prompt, None) if isinstance(prompt, str) else ("", tuple(prompt))
     parsed = parse_request(
-        request_id, text, command.operation, command.parameters, stream=command.stream, token_ids=token_ids
+        request_id,
+        text,
+        command.operation,
+        command.parameters,
+        stream=command.stream,
+        token_ids=token_ids,
+        defaults=defaults,
     )
     return dataclasses.replace(parsed, with_logprob=False, log_id=command.log_id)
 

@@ -83,7 +83,7 @@ class LmAdapter:
 
     def _submit(self, request: Any, request_id: str, sender: Any) -> None:
         """Have it answered on its own stream."""
-        parsed, requested = read_lm(request, request_id)
+        parsed, requested = read_lm(request, request_id, self._engine.manifest.sampling)
         builder = ResponseBuilder(requested, parsed)
         responses = LmResponses(sender, builder, lambda: self._responses.pop(request_id, None))
         self._responses[request_id] = responses
@@ -106,8 +106,9 @@ class LmAdapter:
     def _submit_in_session(self, command: Submit, key: int, session: Session) -> None:
         request_id = str(next(self._numbers))
         sink = session.register(key, request_id)
+        defaults = self._engine.manifest.sampling
         try:
-            self._engine.submit(request_of(command, request_id), sink)
+            self._engine.submit(request_of(command, request_id, defaults), sink)
         except RequestFault as error:
             sink.fail(error.fault)
         except Exception:

@@ -27,7 +27,10 @@ OPENINGS = [
 
 
 def scratch_checkpoint(folder: Path) -> Path:
-    """A second language model: other shape, head size and scaling, mini-lm's tokenizer, weights by seed."""
+    """A second language model: other shape, head size and scaling, mini-lm's tokenizer, weights by seed.
+
+    Its generation_config.json has a penalty, for requests that set none.
+    """
     torch.manual_seed(11)
     tokenizer = (ROOT / "models" / "mini-lm" / "tokenizer.json").read_text()
     config = GPT2Config(
@@ -35,7 +38,9 @@ def scratch_checkpoint(folder: Path) -> Path:
         n_embd=96, n_layer=3, n_head=3, n_positions=128, initializer_range=0.3,
         scale_attn_by_inverse_layer_idx=True, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    model = GPT2LMHeadModel(config)
+    model.generation_config.repetition_penalty = 1.5
+    model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer)
     return folder
 
@@ -84,6 +89,8 @@ def test_tokens_equal_those_of_transformers(appliance: Appliance, served: tuple[
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=NEW_TOKENS,
                 do_sample=False,
+                temperature=None,
+                top_p=None,
                 pad_token_id=0,
             )
         expected = [

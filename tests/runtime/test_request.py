@@ -54,3 +54,13 @@ def test_every_operation_has_its_turn_in_the_queue(operation: Operation) -> None
 def test_the_deadline_counts_from_arrival() -> None:
     request = parse_request("1", "text", Operation.GENERATE, {"deadline_ms": 1500}, stream=False)
     assert request.deadline == request.arrived + 1.5
+
+
+def test_a_model_sets_what_a_request_to_generate_does_not() -> None:
+    defaults = {"top_k": 5.0, "temperature": 0.5, "repetition_penalty": 1.5}
+    asked = {"temperature": 0, "top_k": None}
+    parsed = parse_request("1", "text", Operation.GENERATE, asked, stream=False, defaults=defaults)
+    found = parsed.parameters
+    assert (found.temperature, found.top_k, found.repetition_penalty) == (0.0, 5, 1.5)
+    embedded = parse_request("1", "text", Operation.EMBED, {}, stream=False, defaults=defaults)
+    assert embedded.parameters.top_k == 0

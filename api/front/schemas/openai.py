@@ -75,13 +75,16 @@ class CompletionRequest(TakesNeutral):
     special_tokens: bool | None = _beyond("special_tokens")
 
     def parameters(self) -> dict[str, Any]:
-        """The same request as parameters of task `generate`; null means the default, as with OpenAI."""
-        shared = GenerateParameters.model_fields.keys() & type(self).model_fields.keys()
-        given = {
-            name: field.get_default() if getattr(self, name) is None else getattr(self, name)
-            for name, field in type(self).model_fields.items()
-            if name in shared
-        }
+        """The same request as parameters of task `generate`; null means the default, as with OpenAI.
+
+        What is left out stays so, for the model's own default to hold.
+        """
+        shared = GenerateParameters.model_fields.keys() & self.model_fields_set
+        given = {name: getattr(self, name) for name in shared}
+        fields = type(self).model_fields
+        for name in ("prompt", "max_tokens"):  # their defaults differ from those of task `generate`
+            if given.get(name) is None:
+                given[name] = fields[name].get_default()
         if self.seed is not None:
             given["seed"] = self.seed % 2**63
         if (

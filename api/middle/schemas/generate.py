@@ -77,8 +77,8 @@ class GenerateParameters(TakesNeutral, ModelParameters):
         return self
 
     def sampling(self) -> dict[str, Any]:
-        """What the engine reads of them; it takes its default for one that is left out."""
-        given = {name: getattr(self, name) for name in GENERATION_PARAMETERS}
+        """What the engine reads of them. What is left out is the model's default, else the engine's."""
+        given = {name: getattr(self, name) for name in GENERATION_PARAMETERS if name in self.model_fields_set}
         return {name: value for name, value in given.items() if value is not None}
 
     @property

@@ -1,4 +1,4 @@
-"""generation_config.json: its end of text is that of transformers' generate, and notes name the rest."""
+"""generation_config.json: the end of text as with transformers, sampling as with vLLM, notes on the rest."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from export.errors import CheckpointError
 from export.inspection.checkpoint import ModelFacts
 from export.pipeline import export_checkpoint
 from runtime.contract import Variant
+from runtime.manifest import Manifest
 from tests.export.checkpoints import save_lm
 from tests.export.edits import change_config
 
@@ -48,10 +49,11 @@ def write(folder: Path, data: object) -> None:
                 "eos_token_id 9: only 7 ends a text here",
             ],
         ),
+        ({"temperature": 0.7, "top_p": 0.9, "do_sample": True}, 0, []),
         (
-            {"temperature": 0.7, "top_p": 0.9},
+            {"num_beams": 2, "do_sample": False},
             0,
-            ["temperature 0.7, top_p 0.9: not taken over; a request brings its own"],
+            ["num_beams 2, do_sample False: not taken over; a request brings its own"],
         ),
     ],
 )
@@ -62,6 +64,26 @@ def test_what_is_taken_over(data: object, end: int, notes: list[str], folder: Pa
     assert config.eos_token_id == config.architecture.eos_token_id == end
     assert config.notes == tuple(f"generation_config.json: {note}" for note in notes)
     assert ModelFacts.of(config).notes == config.notes
+
+
+@pytest.mark.parametrize(
+    ("data", "sampling", "ignored"),
+    [
+        ({}, {}, ""),
+        ({"temperature": 0, "top_k": 50}, {"temperature": 0.0, "top_k": 50.0}, ""),
+        ({"min_p": 0.1, "repetition_penalty": 1.2}, {"min_p": 0.1, "repetition_penalty": 1.2}, ""),
+        ({"top_p": 2, "top_k": 1.5, "temperature": "1"}, {}, "top_p 2, top_k 1.5, temperature 1"),
+        ({"top_p": True, "min_p": -0.5}, {}, "top_p True, min_p -0.5"),
+    ],
+)
+def test_sampling_is_the_default_of_requests_where_a_request_could_set_it(
+    data: object, sampling: dict[str, float], ignored: str, folder: Path
+) -> None:
+    write(folder, data)
+    config = read_config(folder)
+    assert config.sampling == sampling
+    note = f"generation_config.json: {ignored}: not taken over; a request brings its own"
+    assert config.notes == ((note,) if ignored else ())
 
 
 def test_the_notes_are_short(folder: Path) -> None:
@@ -133,9 +155,10 @@ def test_an_echo_needs_one(checkpoint: Callable[[str], Path], folder: Path) -> N
     assert caught.value.field == "eos_token_id"
 
 
-def test_the_artifact_keeps_the_notes(tmp_path: Path) -> None:
+def test_the_artifact_keeps_sampling_and_notes(tmp_path: Path) -> None:
     save_lm(tmp_path / "checkpoint")
-    write(tmp_path / "checkpoint", {"top_k": 5})
+    write(tmp_path / "checkpoint", {"num_beams": 5, "top_p": 0.5})
     manifest = export_checkpoint(tmp_path / "checkpoint", tmp_path / "out", name="x", variants=[Variant.FP32])
-    note = "generation_config.json: top_k 5: not taken over; a request brings its own"
+    assert Manifest.load(tmp_path / "out").sampling == manifest.sampling == {"top_p": 0.5}
+    note = "generation_config.json: num_beams 5: not taken over; a request brings its own"
     assert manifest.provenance["notes"] == note

@@ -112,3 +112,11 @@ def test_one_range_of_candidates(value: int) -> None:
             NextParameters(prompt="a", top_k=value)
         with pytest.raises(RequestFault):
             parse_request("1", "a", Operation.NEXT, parameters, stream=False)
+
+
+def test_what_a_caller_leaves_out_is_left_to_the_model() -> None:
+    assert GenerateParameters(prompt="a").sampling() == {}
+    asked = GenerateParameters(prompt="a", temperature=1.0, seed=None, n=2)
+    assert asked.sampling() == {"temperature": 1.0, "n": 2}
+    completion = CompletionRequest(prompt=None, temperature=None, top_p=1.0, min_p=None)
+    assert completion.parameters() == {"prompt": "", "max_tokens": 16, "top_p": 1.0}
