@@ -4,7 +4,7 @@ Forward passes run under bf16 autocast, weights stay fp32.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,14 +20,21 @@ from train.batching import Batch
 from train.evaluation.windows import windows
 from train.trainer import Figures, Loop, fit, sum_of
 
+# How likely a token of a repeated passage should be, as a share of how likely it was one time before.
+LOOPS_FADE = 0.5
+
 
 @dataclass(frozen=True)
 class Stage:
-    """What batches are made of until step `until`: rows of `length` tokens, and the shares of the sources."""
+    """What batches are made of until step `until`: rows of `length` tokens, and the shares of the sources.
+
+    `loops` is the share of rows that repeat one of their passages to their end, see `token_loss`.
+    """
 
     until: int
     length: int
     shares: tuple[float, ...]
+    loops: float = 0.0
 
 
 class PackedStream:
@@ -53,42 +60,86 @@ class PackedStream:
         return self._tokens[start : start + length + 1]
 
 
+def repeat_passage(
+    row: NDArray[np.int64], ends: Collection[int], generator: np.random.Generator
+) -> tuple[NDArray[np.int64], int, int]:
+    """The row up to the end of one of its passages, then this passage again and again, to the same length.
+
+    A passage is what stands between two of the tokens `ends`, one to three times. Returns the row, where the
+    second time begins, and the tokens of the passage; the row as it is, its length and 0 where it has none.
+    """
+    borders = np.flatnonzero(np.isin(row, list(ends))) + 1
+    if len(borders) < 2:
+        return row, len(row), 0
+    first = int(generator.integers(len(borders) - 1))
+    last = min(first + int(generator.integers(1, 4)), len(borders) - 1)
+    start, end = int(borders[first]), int(borders[last])
+    return np.concatenate([row[:end], np.resize(row[start:end], len(row) - end)]), end, end - start
+
+
 class PackedMixture(Dataset[Batch]):
     """One batch per step: `rows` [rows, length + 1] int64, as many rows as fit into `tokens` tokens.
 
     Row by row the source is drawn with the shares of the stage. The batches of the first steps stay the same
-    when later stages change. Raises ValueError for a source shorter than two rows.
+    when later stages change. In a stage with loops, `repeats` [rows, 2] int64 holds where a row begins to
+    repeat itself and the length of what it repeats. Raises ValueError for a source shorter than two rows.
     """
 
     def __init__(
-        self, sources: Sequence[Sequence[int]], stages: Sequence[Stage], tokens: int, seed: int
+        self,
+        sources: Sequence[Sequence[int]],
+        stages: Sequence[Stage],
+        tokens: int,
+        seed: int,
+        ends: Collection[int] = (),
     ) -> None:
+        """`ends` are the tokens that end a passage."""
         generator = np.random.default_rng(seed)
         longest = max(stage.length for stage in stages)
         self._streams = [PackedStream(source, longest, generator) for source in sources]
-        self._plan: list[tuple[int, list[tuple[int, int]]]] = []
+        self._seed, self._ends = seed, ends
+        self._plan: list[tuple[Stage, list[tuple[int, int]]]] = []
         for stage in stages:
             shares = np.asarray(stage.shares, dtype=np.float64) / sum(stage.shares)
             for _ in range(len(self._plan), stage.until):
                 chosen = generator.choice(len(sources), size=max(1, tokens // stage.length), p=shares)
                 rows = [(int(i), self._streams[i].next_start(stage.length)) for i in chosen]
-                self._plan.append((stage.length, rows))
+                self._plan.append((stage, rows))
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __getitem__(self, index: int) -> Batch:
-        length, rows = self._plan[index]
-        return {
-            "rows": torch.from_numpy(np.stack([self._streams[i].row(start, length) for i, start in rows]))
-        }
+        stage, chosen = self._plan[index]
+        rows = [self._streams[i].row(start, stage.length) for i, start in chosen]
+        if not stage.loops:
+            return {"rows": torch.from_numpy(np.stack(rows))}
+        generator = np.random.default_rng((self._seed, index))
+        repeats = np.tile([stage.length + 1, 0], (len(rows), 1))
+        for place in np.flatnonzero(generator.random(len(rows)) < stage.loops):
+            rows[place], *repeats[place] = repeat_passage(rows[place], self._ends, generator)
+        return {"rows": torch.from_numpy(np.stack(rows)), "repeats": torch.from_numpy(repeats)}
 
 
-def token_loss(model: GPT2LMHeadModel, rows: Tensor) -> Tensor:
-    """Mean cross-entropy (nats) of predicting rows[:, 1:] from rows[:, :-1]."""
+def token_loss(model: GPT2LMHeadModel, rows: Tensor, repeats: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy (nats) of predicting rows[:, 1:] from rows[:, :-1].
+
+    A token of a passage that is repeated (`repeats`, of PackedMixture) has another loss: the further its
+    probability is from LOOPS_FADE of what it was one time before, the higher. So a loop becomes less likely
+    with each time, and greedy text leaves it (Xu et al., Learning to Break the Loop, 2022, arXiv 2206.02369).
+    """
     hidden = model.transformer(rows[:, :-1], use_cache=False)[0]
     logits = F.linear(hidden, model.transformer.wte.weight)
-    return F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+    if repeats is None:
+        return F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+    losses = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
+    losses = losses.view(len(rows), -1).float()
+    places = torch.arange(1, rows.shape[1], device=rows.device)
+    before = (places - repeats[:, 1:] - 1).clamp_min(0)
+    likely = (-losses).exp()
+    wanted = LOOPS_FADE * likely.detach().gather(1, before)
+    faded = -torch.log1p(-(likely - wanted).abs().clamp_max(1 - 1e-4))
+    return torch.where(places >= repeats[:, :1], faded, losses).mean()
 
 
 def train_language_model(
@@ -105,7 +156,7 @@ def train_language_model(
     return fit(
         model,
         batches,
-        lambda batch: loss_of(model, batch["rows"]),
+        lambda batch: loss_of(model, batch["rows"], batch.get("repeats")),
         evaluate,
         loop,
         score=lambda figures: -sum_of(figures),

@@ -13,11 +13,13 @@ from transformers import GPT2LMHeadModel
 from tests.train.tiny import SENTENCES, tiny_config, tiny_tokenizer
 from train.checkpoint import save_checkpoint
 from train.language_model import (
+    LOOPS_FADE,
     PackedMixture,
     PackedStream,
     Stage,
     continue_text,
     negative_log_likelihood,
+    repeat_passage,
     token_loss,
     train_language_model,
 )
@@ -77,6 +79,45 @@ def test_a_mixture_follows_its_stages_and_a_longer_run_begins_with_the_same_batc
     assert all((mixture[index]["rows"] >= 1000).all() for index in range(6, 10))
     longer = PackedMixture(sources, [first, Stage(20, 32, (1.0, 0.0))], tokens=64, seed=3)
     assert all(torch.equal(mixture[index]["rows"], longer[index]["rows"]) for index in range(6))
+
+
+def test_a_passage_repeats_itself_to_the_end_of_its_row() -> None:
+    row = np.array([5, 1, 9, 3, 4, 9, 6, 7, 8, 2, 2])
+    found, begin, period = repeat_passage(row, {9}, np.random.default_rng(0))
+    assert (found.tolist(), begin, period) == ([5, 1, 9, 3, 4, 9, 3, 4, 9, 3, 4], 6, 3)
+    found, begin, period = repeat_passage(row, {8}, np.random.default_rng(0))
+    assert (found.tolist(), begin, period) == (row.tolist(), len(row), 0)
+
+
+def test_some_rows_of_a_stage_with_loops_repeat_a_passage() -> None:
+    stages = [Stage(1, 16, (1.0,)), Stage(9, 32, (1.0,), loops=0.5)]
+    source = [value % 13 for value in range(1000)]
+    plain = PackedMixture([source], [stages[0], Stage(9, 32, (1.0,))], tokens=128, seed=1)
+    mixture = PackedMixture([source], stages, tokens=128, seed=1, ends=(3, 8))
+    assert set(mixture[0]) == {"rows"}
+    changed = 0
+    for index in range(1, 9):
+        for row, own, (begin, period) in zip(
+            mixture[index]["rows"], plain[index]["rows"], mixture[index]["repeats"].tolist(), strict=True
+        ):
+            assert torch.equal(row[:begin], own[:begin])
+            assert torch.equal(row[begin:], row[begin - period : len(row) - period])
+            changed += begin < len(row)
+        assert torch.equal(mixture[index]["rows"], mixture[index]["rows"])
+    assert 8 < changed < 24
+
+
+def test_a_repeated_token_should_be_less_likely_than_it_was_one_time_before() -> None:
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(tiny_config(tiny_tokenizer())).eval()
+    rows = torch.tensor([[7, 1, 2, 3, 2, 3, 2], [4, 5, 6, 7, 8, 9, 10]])
+    found = token_loss(model, rows, torch.tensor([[4, 2], [7, 0]])).item()
+    probabilities = model(rows[:, :-1]).logits.softmax(-1).gather(2, rows[:, 1:, None])[:, :, 0].tolist()
+    losses = [-math.log(value) for value in (*probabilities[0][:3], *probabilities[1])]
+    for place in (3, 4, 5):  # targets 4, 5 and 6 of the first row
+        gap = abs(probabilities[0][place] - LOOPS_FADE * probabilities[0][place - 2])
+        losses.append(-math.log(1 - gap))
+    assert found == pytest.approx(sum(losses) / 12, rel=1e-5)
 
 
 def test_windowed_score_equals_the_plain_one_on_short_documents() -> None:
