@@ -1,4 +1,4 @@
-"""The labelled sets as rows for `lmaas train` and `lmaas evaluate`: NAME-SPLIT.jsonl in a folder.
+"""The labelled sets and the stories as rows for the commands that train: NAME-SPLIT.jsonl in a folder.
 
 `python -m train.recipes.rows --data DATA --out ROWS`
 """
@@ -9,10 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from train.data import LabelRow, UtteranceRow
+from train.data import LabelRow, TextRow, UtteranceRow
+from train.recipes.corpus import read_tinystories
 from train.recipes.sets import read_banking, read_clinc, read_sms, read_snips, read_snli, read_sst2
 
-Rows = Sequence[LabelRow] | Sequence[UtteranceRow]
+Rows = Sequence[TextRow] | Sequence[LabelRow] | Sequence[UtteranceRow]
+
+
+def read_stories(data: Path, split: str) -> list[TextRow]:
+    """Stories of TinyStories. `split` is train or test: what mini-lm learned from, and what it did not."""
+    stories = read_tinystories(data, held_out=split == "test")
+    return [TextRow(number, story) for number, story in enumerate(stories, 1)]
+
 
 READERS: dict[str, tuple[Callable[[Path, str], Rows], tuple[str, ...]]] = {
     "banking77": (read_banking, ("train", "test")),
@@ -22,6 +30,7 @@ READERS: dict[str, tuple[Callable[[Path, str], Rows], tuple[str, ...]]] = {
     "snips": (read_snips, ("train", "valid", "test")),
     "snli": (read_snli, ("train", "valid", "test")),
     "sst2": (read_sst2, ("train", "dev", "test")),
+    "stories": (read_stories, ("train", "test")),
 }
 
 
