@@ -81,16 +81,12 @@ class CompletionRequest(TakesNeutral):
         """
         shared = GenerateParameters.model_fields.keys() & self.model_fields_set
         given = {name: getattr(self, name) for name in shared}
-        fields = type(self).model_fields
-        for name in ("prompt", "max_tokens"):  # their defaults differ from those of task `generate`
-            if given.get(name) is None:
-                given[name] = fields[name].get_default()
+        if given.get("prompt") is None:
+            given["prompt"] = ""
+        if given.get("max_tokens") is None:  # it is our default that may not fit
+            given |= {"max_tokens": type(self).model_fields["max_tokens"].default, "clamp_max_tokens": True}
         if self.seed is not None:
             given["seed"] = self.seed % 2**63
-        if (
-            self.max_tokens is None or "max_tokens" not in self.model_fields_set
-        ):  # it is our default that may not fit
-            given["clamp_max_tokens"] = True
         return {name: value for name, value in given.items() if value is not None}
 
 

@@ -119,4 +119,4 @@ def test_what_a_caller_leaves_out_is_left_to_the_model() -> None:
     asked = GenerateParameters(prompt="a", temperature=1.0, seed=None, n=2)
     assert asked.sampling() == {"temperature": 1.0, "n": 2}
     completion = CompletionRequest(prompt=None, temperature=None, top_p=1.0, min_p=None)
-    assert completion.parameters() == {"prompt": "", "max_tokens": 16, "top_p": 1.0}
+    assert completion.parameters() == {"prompt": "", "max_tokens": 16, "clamp_max_tokens": True, "top_p": 1.0}
