@@ -8,16 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from cli.command import AsJson, Url, fail
-from cli.completion import model_names
 from cli.show import print_json, print_table
-from client.http import DEFAULT_URL, Client
+from client.http import DEFAULT_URL, connect
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model", "-m", help="A model's name; without it, the default.", autocompletion=model_names
-    ),
-]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="A model's name; without it, the default.")]
 
 
 def text_or_input(text: str) -> str:
@@ -48,7 +42,7 @@ def generate(
         prompt=prompt, model=model, max_tokens=max_tokens, temperature=temperature,
         top_k=top_k, top_p=top_p, stop=stop or None, seed=seed,
     )  # fmt: skip
-    with Client(url) as client:
+    with connect(url) as client:
         if as_json:
             print_json(client.call("POST", "/v1/generate", json=body))
             return
@@ -75,7 +69,7 @@ def classify(
     """Label a text."""
     choices = [label.strip() for label in labels.split(",")] if labels else None
     body = given(input=text_or_input(text), labels=choices, model=model)
-    with Client(url) as client:
+    with connect(url) as client:
         print_scores(client.call("POST", "/v1/classify", json=body), as_json)
 
 
@@ -88,7 +82,7 @@ def infer(
 ) -> None:
     """Say whether a hypothesis follows from a premise, contradicts it, or neither."""
     body = given(premise=premise, hypothesis=hypothesis, model=model)
-    with Client(url) as client:
+    with connect(url) as client:
         print_scores(client.call("POST", "/v1/infer", json=body), as_json)
 
 
@@ -114,7 +108,7 @@ def nlu(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Find the intent of an utterance and the values in it."""
-    with Client(url) as client:
+    with connect(url) as client:
         answer = client.call("POST", "/v1/nlu", json=given(input=text_or_input(text), model=model))
     if as_json:
         print_json(answer)

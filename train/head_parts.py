@@ -4,6 +4,7 @@ config.json says so: `attention` is "causal" or "bidirectional", and with `ngram
 the n-grams of `ngram_orders` tokens. The exporter writes both into the graph (export/graph).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,11 @@ from transformers import GPT2Config, PreTrainedModel
 from export.graph.ngrams import FACTORS, PRIME
 
 BIDIRECTIONAL = "bidirectional"
+# Where the first heads of each block look at the start, in tokens after their own.
+NEIGHBOURS = (-1, 1, -2, 2)
+NEIGHBOURS_BEFORE = (-1, -2, -3, -4)
+# Of their queries and keys.
+NEIGHBOUR_SCALE = 0.7
 
 
 def is_bidirectional(config: GPT2Config) -> bool:
@@ -21,19 +27,66 @@ def is_bidirectional(config: GPT2Config) -> bool:
     return bool(getattr(config, "attention", "causal") == BIDIRECTIONAL)
 
 
+def attention_mask(config: GPT2Config, rows: Tensor, lengths: Tensor) -> Tensor | None:
+    """What transformers needs for `rows` [batch, tokens] of `lengths` [batch], padded on the right.
+
+    None where attention is causal, since padding comes last.
+    """
+    if not is_bidirectional(config):
+        return None
+    tokens = rows.shape[1]
+    inside = torch.arange(tokens, device=rows.device) < lengths[:, None]
+    # transformers takes a mask of four dimensions as it is, and then adds no causal one.
+    return inside[:, None, None, :].expand(-1, 1, tokens, -1)
+
+
 def body_states(body: PreTrainedModel, rows: Tensor, lengths: Tensor) -> Tensor:
     """The last hidden states of a GPT2Model: rows [batch, tokens] -> [batch, tokens, width].
 
     Rows are padded on the right; `lengths` [batch] are their tokens without padding.
     """
-    mask = None
-    if is_bidirectional(body.config):
-        tokens = rows.shape[1]
-        inside = torch.arange(tokens, device=rows.device) < lengths[:, None]
-        # transformers takes a mask of four dimensions as it is, and then adds no causal one.
-        mask = inside[:, None, None, :].expand(-1, 1, tokens, -1)
+    mask = attention_mask(body.config, rows, lengths)
     states: Tensor = body(rows, attention_mask=mask, use_cache=False)[0]
     return states
+
+
+@torch.no_grad()
+def look_at_neighbours(body: PreTrainedModel) -> None:
+    """Initialize a GPT2Model so that two thirds of the heads of each block read the tokens next to a token.
+
+    Few rows do not teach what is near. Position p starts as cos(w p) and sin(w p) of as many frequencies w
+    as fit into a head, in the first places of its row. Keys of these heads are the positions, queries the
+    positions moved by a distance, so that their product is highest there. Training can change all of
+    it. After Trockman and Kolter, Mimetic initialization of self-attention layers, 2023.
+    """
+    width, heads = body.config.n_embd, body.config.n_head
+    size = width // heads // 2 * 2
+    places = torch.arange(size // 2)
+    # One frequency in each of equal parts of 0 to pi, so that no other distance has the same waves.
+    frequencies = math.pi * (places + places * (5**0.5 - 1) / 2 % 1) / len(places)
+    angles = torch.arange(body.config.n_positions)[:, None] * frequencies
+    waves = torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1)
+    body.wpe.weight.zero_()
+    # A row of `wpe` is as long as one of `wte` is on average.
+    body.wpe.weight[:, :size] = waves * body.config.initializer_range * (2 * width / size) ** 0.5
+    neighbours = NEIGHBOURS if is_bidirectional(body.config) else NEIGHBOURS_BEFORE
+    for head, distance in enumerate(neighbours[: heads // 3 * 2]):
+        for first, moved in ((head * (width // heads), distance), (width + head * (width // heads), 0)):
+            for block in body.h:
+                block.attn.c_attn.weight[:, first : first + size] = 0
+                block.attn.c_attn.weight[:size, first : first + size] = NEIGHBOUR_SCALE * _turn(
+                    frequencies * moved
+                )
+
+
+def _turn(angles: Tensor) -> Tensor:
+    """A matrix of rotations: waves at p times this matrix are the waves at p + distance."""
+    even = torch.arange(0, 2 * len(angles), 2)
+    turned = torch.zeros(2 * len(angles), 2 * len(angles))
+    turned[even, even] = turned[even + 1, even + 1] = angles.cos()
+    turned[even, even + 1] = angles.sin()
+    turned[even + 1, even] = -angles.sin()
+    return turned
 
 
 class NgramBag(nn.Module):

@@ -22,6 +22,9 @@ from train.trainer import Figures
 
 # SNIPS has no apostrophes: "clinton s" was "clinton's". These endings are written after a word like this.
 _CLITICS = {"s": "'s", "m": "'m", "d": "'d", "ll": "'ll", "re": "'re", "ve": "'ve", "t": "'t"}
+# Slots with more values are open: names and titles. Their words of at least so many letters can be invented.
+MOST_VALUES = 150
+SHORTEST_INVENTED = 4
 _ENDINGS = (".", "?", "!", " .", " ?", " please", ", please", " please.")
 
 
@@ -38,23 +41,48 @@ class SlotValues:
     """Values seen for each slot, to be exchanged between utterances of training."""
 
     def __init__(self, utterances: Sequence[UtteranceRow]) -> None:
-        self._values: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
+        found: defaultdict[str, dict[tuple[str, ...], None]] = defaultdict(dict)
         for utterance in utterances:
             for name, first, end in _segments(utterance.tags):
                 if name:
-                    self._values[name].append(utterance.words[first:end])
+                    found[name][utterance.words[first:end]] = None
+        self._values = {name: list(values) for name, values in found.items()}
+        # Words of slots with more values than a training set can hold, such as titles and names.
+        self._words = {
+            name: sorted({word for value in values for word in value if len(word) >= SHORTEST_INVENTED})
+            for name, values in found.items()
+            if len(values) > MOST_VALUES
+        }
 
-    def exchange(self, utterance: UtteranceRow, share: float, generator: np.random.Generator) -> UtteranceRow:
-        """Replace each slot value, with probability `share`, by another value seen for the same slot."""
+    def exchange(
+        self, utterance: UtteranceRow, run: "JointRun", generator: np.random.Generator
+    ) -> UtteranceRow:
+        """Replace slot values with probability `run.exchange` by others seen for the same slot.
+
+        With probability `run.invented` the words of a name or title become words that nobody has seen.
+        """
         words: list[str] = []
         tags: list[str] = []
         for name, first, end in _segments(utterance.tags):
             value = utterance.words[first:end]
-            if name and generator.random() < share:
-                value = self._values[name][int(generator.integers(len(self._values[name])))]
+            if name:
+                chosen = generator.random()
+                if chosen < run.exchange:
+                    value = self._values[name][int(generator.integers(len(self._values[name])))]
+                elif chosen < run.exchange + run.invented and self._words.get(name):
+                    value = tuple(self._invent(word, self._words[name], generator) for word in value)
             words.extend(value)
             tags.extend([f"B-{name}", *[f"I-{name}"] * (len(value) - 1)] if name else ["O"] * len(value))
         return replace(utterance, words=tuple(words), tags=tuple(tags))
+
+    @staticmethod
+    def _invent(word: str, words: Sequence[str], generator: np.random.Generator) -> str:
+        """The beginning of one word and the end of another; short words and some others stay."""
+        if len(word) < SHORTEST_INVENTED or generator.random() < 0.3:
+            return word
+        head, tail = (words[int(generator.integers(len(words)))] for _ in range(2))
+        kept = int(generator.integers(2, len(head)))
+        return head[:kept] + tail[-int(generator.integers(1, len(tail) - 1)) :]
 
 
 def _segments(tags: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -85,9 +113,10 @@ def as_written(utterance: UtteranceRow) -> TaggedText:
 
 @dataclass(frozen=True)
 class JointRun(HeadRun):
-    """Choices of one run; `exchange` is the share of slot values, `typed` that of utterances to change."""
+    """Choices of one run: shares of slot values to exchange or invent, of utterances to write as typed."""
 
     exchange: float = 0.3
+    invented: float = 0.0
     typed: float = 0.3
     slot_weight: float = 1.0
     echo: bool = True
@@ -169,7 +198,7 @@ class JointTraining:
         separator = joint.model.config.eos_token_id
         rows, tag_rows = [], []
         for utterance in self._utterances:
-            changed = self._values.exchange(utterance, run.exchange, generator)
+            changed = self._values.exchange(utterance, run, generator)
             tagged = as_typed(changed, generator) if generator.random() < run.typed else as_written(changed)
             encoding = joint.tokenizer.encode(tagged.text, add_special_tokens=False)
             rows.append(layout(encoding.ids, separator, joint.echo))

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 
 from export.verification.narrow import narrow
 from train.data import Kind, LabelRow, Problem, Row, TextRow, UtteranceRow
-from train.head_parts import BIDIRECTIONAL, make_bag
+from train.head_parts import BIDIRECTIONAL, is_bidirectional, look_at_neighbours, make_bag
 from train.heads import ClassifierTraining, HeadRun, encode
 from train.joint_nlu import JointCheckpoint, JointNlu, layout
 from train.joint_training import JointRun, JointTraining
@@ -95,6 +95,8 @@ def _nlu(start: Start, rows: Sequence[UtteranceRow], options: Options) -> JointT
     _set_labels(start.config, intents)
     _set_parts(Kind.NLU, start, options)
     model = JointNlu(start.config, len(intents), len(slots))
+    if source is None and is_bidirectional(start.config):
+        look_at_neighbours(model.transformer)
     narrow(model.transformer)
     same = source is not None and (source.labels, source.slot_labels) == (tuple(intents), tuple(slots))
     start.load_into(model, heads=same and start.kind is Kind.NLU)

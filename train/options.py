@@ -78,7 +78,7 @@ class Options:
             "What a token reads: the tokens before it (causal), those on both sides (bidirectional), or, for"
             " nlu, the tokens before it in a second copy of the text (echo).",
             HEADS,
-            defaults=((Kind.NLU, "echo"),),
+            defaults=((Kind.NLU, "bidirectional"),),
         ),
     ] = "causal"
     ngram_buckets: Annotated[

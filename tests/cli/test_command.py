@@ -37,9 +37,9 @@ def server(
 
         @contextmanager
         def connect(url: str) -> Iterator[Client]:
-            yield Client(http=http)  # type: ignore[arg-type]
+            yield Client(http)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(lifecycle, "Client", connect)
+        monkeypatch.setattr(lifecycle, "connect", connect)
         yield http
 
 

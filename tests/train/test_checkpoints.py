@@ -1,7 +1,6 @@
 """The bundled checkpoints: size, layout, loading with transformers, and a figure on a small fixed subset."""
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ def test_all_models_together_stay_small(models: Path) -> None:
 def test_folder_is_complete(models: Path, name: str) -> None:
     config = json.loads((models / name / "config.json").read_text("utf-8"))
     assert config["architectures"] == [ARCHITECTURES[name]]
-    assert config["n_embd"] == 64 * config["n_head"]
+    assert config["n_embd"] // config["n_head"] in (32, 64)
     tokenizer = Tokenizer.from_file(str(models / name / "tokenizer.json"))
     assert tokenizer.get_vocab_size() == config["vocab_size"]
     assert tokenizer.token_to_id("<|endoftext|>") == config["eos_token_id"] == config["bos_token_id"]
@@ -68,8 +67,8 @@ def test_language_model_reads_a_story(models: Path, data: Path) -> None:
 
 def test_joint_nlu_on_fixed_utterances(models: Path, data: Path) -> None:
     found = joint_figures(load_joint(models / "mini-nlu"), read_snips(data, "test")[:150])
-    assert found["intent accuracy"] >= 0.95
-    assert found["slot F1"] >= 0.85
+    assert found["intent accuracy"] >= 0.96
+    assert found["slot F1"] >= 0.9
 
 
 def test_sentiment_on_fixed_sentences(models: Path, data: Path) -> None:
@@ -80,18 +79,16 @@ def test_inference_on_fixed_pairs(models: Path, data: Path) -> None:
     assert load_classifier(models / "mini-nli").accuracy(read_snli(data, "test")[:400]) >= 0.63
 
 
-@pytest.mark.parametrize("name", ["mini-sentiment", "mini-nli"])
-def test_transformers_alone_reads_the_closing_token(models: Path, name: str) -> None:
+def test_transformers_alone_reads_the_closing_token(models: Path) -> None:
     texts = ["A man is playing a guitar.", "Nobody sings", "The dog runs across a field, \u00fcber-fast"]
-    pairs = [LabelRow(1, a, b if name == "mini-nli" else None, "") for a, b in pairwise([*texts, texts[0]])]
-    loaded = load_classifier(models / name)
-    expected = class_logits(loaded.model, encode(loaded.tokenizer, pairs))
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(models / name)
-    second = [e.text_pair for e in pairs] if name == "mini-nli" else None
-    batch = tokenizer([e.text for e in pairs], second, padding=True, return_tensors="pt")
+    rows = [LabelRow(1, text, None, "") for text in texts]
+    loaded = load_classifier(models / "mini-sentiment")
+    expected = class_logits(loaded.model, encode(loaded.tokenizer, rows))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(models / "mini-sentiment")
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
     together = loaded.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     torch.testing.assert_close(together, expected, atol=1e-4, rtol=1e-4)
-    alone = torch.cat([loaded.model(torch.tensor([ids])).logits for ids in encode(loaded.tokenizer, pairs)])
+    alone = torch.cat([loaded.model(torch.tensor([ids])).logits for ids in encode(loaded.tokenizer, rows)])
     torch.testing.assert_close(alone, expected, atol=1e-4, rtol=1e-4)
 
 

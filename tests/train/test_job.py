@@ -142,7 +142,7 @@ def test_values(tmp_path: Path) -> None:
     assert (config.problem_type, config.labels) == ("regression", ("value",))
 
 
-@pytest.mark.parametrize("attention", ["echo", "causal"])
+@pytest.mark.parametrize("attention", ["echo", "bidirectional"])
 def test_intents_and_slots(tmp_path: Path, attention: str) -> None:
     data = write(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in UTTERANCES))
     outcome, out = trained(
@@ -151,7 +151,7 @@ def test_intents_and_slots(tmp_path: Path, attention: str) -> None:
     assert outcome.held_out == {"intent accuracy": 1.0, "slot F1": 1.0}
     config = Checkpoint.open(out).config
     assert config.slot_labels == ("O", "B-city", "B-genre", "I-genre")
-    assert config.nlu_echo is (attention == "echo")
+    assert (config.nlu_echo, config.bidirectional) == (attention == "echo", attention == "bidirectional")
 
 
 def test_a_language_model(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from tests.train.tiny import tiny_config
+from train import joint_training
 from train.checkpoint import save_checkpoint
 from train.data import UtteranceRow
 from train.evaluation.slots import word_spans
@@ -75,10 +76,21 @@ def test_typed_text_gets_its_apostrophe_back() -> None:
 
 def test_exchanged_values_stay_within_their_slot() -> None:
     values = SlotValues(UTTERANCES)
-    changed = values.exchange(UTTERANCES[2], 1.0, np.random.default_rng(0))
+    changed = values.exchange(UTTERANCES[2], JointRun(epochs=1, exchange=1.0), np.random.default_rng(0))
     assert changed.words[:4] == ("will", "it", "rain", "in")
     assert changed.words[4] in {"paris", "rome"}
     assert changed.tags == UTTERANCES[2].tags
+
+
+def test_invented_words_are_new_and_keep_their_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint_training, "MOST_VALUES", 1)
+    values = SlotValues(UTTERANCES)
+    run = JointRun(epochs=1, exchange=0.0, invented=1.0)
+    found = [values.exchange(UTTERANCES[0], run, np.random.default_rng(seed)) for seed in range(20)]
+    assert {each.words[:3] for each in found} != {UTTERANCES[0].words[:3]}
+    assert {each.tags for each in found} == {UTTERANCES[0].tags}
+    assert {each.words[0] for each in found} == {"play"}
+    assert len({each.words[3:] for each in found}) > 10
 
 
 @pytest.mark.parametrize("echo", [True, False])

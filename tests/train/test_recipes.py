@@ -23,14 +23,13 @@ def test_nlu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir(parents=True)
         for name, column in (("seq.in", 0), ("seq.out", 1), ("label", 2)):
             (folder / name).write_text("".join(f"{row[column]}\n" for row in SNIPS))
-    for name, value in (("VOCABULARY", 270), ("LAYERS", 1), ("WIDTH", 64)):
+    for name, value in (("VOCABULARY", 270), ("LAYERS", 1), ("WIDTH", 64), ("HEADS", 4)):
         monkeypatch.setattr(mini_nlu, name, value)
-    for name in ("RUN", "FINISH"):
-        monkeypatch.setattr(mini_nlu, name, replace(getattr(mini_nlu, name), epochs=1, batch=2))
+    monkeypatch.setattr(mini_nlu, "RUN", replace(mini_nlu.RUN, epochs=1, batch=2))
     mini_nlu.train(tmp_path / "data", tmp_path / "mini-nlu")
     config = Checkpoint.open(tmp_path / "mini-nlu").config
-    assert (config.labels, config.nlu_echo) == (("GetWeather", "PlayMusic"), True)
-    assert (tmp_path / "mini-nlu-training" / "run2" / "metrics.jsonl").exists()
+    assert (config.labels, config.bidirectional) == (("GetWeather", "PlayMusic"), True)
+    assert (tmp_path / "mini-nlu-training" / "metrics.jsonl").exists()
 
 
 def test_sentiment(tmp_path: Path) -> None:

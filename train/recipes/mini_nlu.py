@@ -3,16 +3,13 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
-from transformers import GPT2LMHeadModel
 
-from train.cards import FAIRYTALES, GUTENBERG, SNIPS, TINYSTORIES, Card, Figure
+from train.cards import SNIPS, Card, Figure
 from train.data import UtteranceRow
-from train.heads import start_from_body
+from train.head_parts import BIDIRECTIONAL, look_at_neighbours
 from train.joint_nlu import JointCheckpoint, JointNlu, load_joint, predict
 from train.joint_training import JointRun, JointTraining, joint_figures
 from train.language_model import make_config
@@ -24,13 +21,21 @@ from train.training import train_on
 log = logging.getLogger(__name__)
 
 VOCABULARY = 4096
-LAYERS = 4
+LAYERS = 3
 WIDTH = 192
-DROPOUT = 0.1
-FROM_BODY = False
-RUN = JointRun(epochs=9, batch=64, matrix_rate=3e-3, other_rate=2e-3, language_loss=0.0)
-# A second, gentler cycle from the best epoch of the first.
-FINISH = replace(RUN, epochs=4, matrix_rate=1.5e-3, other_rate=7e-4, seed=21)
+HEADS = 6
+DROPOUT = 0.2
+RUN = JointRun(
+    epochs=14,
+    batch=64,
+    matrix_rate=3e-3,
+    other_rate=2e-3,
+    language_loss=0.0,
+    token_dropout=0.1,
+    invented=0.1,
+    typed=0.2,
+    echo=False,
+)
 
 EXAMPLES = (
     "Play some jazz by Miles Davis on Spotify.",
@@ -39,35 +44,30 @@ EXAMPLES = (
 )
 
 
-def build(utterances: Sequence[UtteranceRow], body: Path) -> JointCheckpoint:
-    """The untrained model over the labels of `utterances`; with FROM_BODY it starts from `body`."""
+def build(utterances: Sequence[UtteranceRow]) -> JointCheckpoint:
+    """The untrained model over the labels of `utterances`."""
     torch.manual_seed(RUN.seed)
     tokenizer = train_tokenizer((" ".join(u.words) for u in utterances), VOCABULARY, lowercase=True)
     intents = tuple(sorted({u.intent for u in utterances}))
     slots = ("O", *sorted({tag for u in utterances for tag in u.tags} - {"O"}))
-    config = make_config(tokenizer.get_vocab_size(), LAYERS, WIDTH, END_OF_TEXT_ID)
-    config.resid_pdrop = config.embd_pdrop = DROPOUT
+    config = make_config(tokenizer.get_vocab_size(), LAYERS, WIDTH, END_OF_TEXT_ID, dropout=DROPOUT)
+    config.n_head = HEADS
+    config.attention = BIDIRECTIONAL
     config.pad_token_id = END_OF_TEXT_ID
     config.id2label = dict(enumerate(intents))
     config.label2id = {intent: index for index, intent in enumerate(intents)}
     model = JointNlu(config, len(intents), len(slots))
-    if FROM_BODY:
-        source = GPT2LMHeadModel.from_pretrained(body, dtype=torch.float32)
-        start_from_body(model, tokenizer, source, Tokenizer.from_file(str(body / "tokenizer.json")))
+    look_at_neighbours(model.transformer)
     return JointCheckpoint(model, tokenizer, intents, slots, RUN.echo)
 
 
 def train(data: Path, out: Path) -> None:
     """Train and write the checkpoint of the epoch that is best on valid."""
     utterances = read_snips(data, "train")
-    joint = build(utterances, out.parent / "mini-lm")
-    held_out = read_snips(data, "valid")
-    for number, run in enumerate((RUN, FINISH), 1):
-        torch.manual_seed(run.seed)
-        loop = run.loop(working_folder(out) / f"run{number}", len(utterances))
-        training = JointTraining(joint, utterances, run)
-        best = train_on(training, held_out, loop)
-        log.info("mini-nlu: valid %s", best)
+    loop = RUN.loop(working_folder(out), len(utterances))
+    training = JointTraining(build(utterances), utterances, RUN)
+    best = train_on(training, read_snips(data, "valid"), loop)
+    log.info("mini-nlu: valid %s", best)
     training.save(out)
 
 
@@ -107,39 +107,40 @@ def make_card(figures: list[Figure], examples: str) -> Card:
         licence="apache-2.0",
         summary="Reads a command to a voice assistant: one of seven intents, and 39 kinds of slots as "
         "BIO tags.",
-        shape=f"GPT2ForJointNlu: {LAYERS} layers, {WIDTH} wide, {WIDTH // 64} heads, own lower-casing "
-        f"byte-level BPE of {VOCABULARY} tokens, a linear intent head and a linear slot head after ln_f. "
-        "With `nlu_echo` the input is `ids + [eos] + ids`: slots are read on the second copy at each "
-        "word's first token, the intent on the last token.",
-        data=(SNIPS, *((TINYSTORIES, FAIRYTALES, GUTENBERG) if FROM_BODY else ())),
+        shape=f"GPT2ForJointNlu: {LAYERS} layers, {WIDTH} wide, {HEADS} heads, attention to both sides of a "
+        f"token, own lower-casing byte-level BPE of {VOCABULARY} tokens, a linear intent head and a linear "
+        "slot head after ln_f. Slots are read at each word's first token, the intent on the last token.",
+        data=(SNIPS,),
         recipe=RECIPE_TEXT,
         command="python -m train.recipes.mini_nlu --data DATA --out models/mini-nlu",
         figures=figures,
-        sections={"Start and echo": START, "Examples": examples},
+        sections={"What was tried": TRIED, "Examples": examples},
         limits=(
             "Every sentence gets one of the seven intents, also one that has nothing to do with them.",
             "Names that SNIPS does not know are found by their surroundings only.",
-            "With 512 positions and the echo an utterance may have 255 tokens.",
+            "An utterance may have 512 tokens.",
         ),
     )
 
 
 RECIPE_TEXT = (
-    f"{'From the first layers of mini-lm' if FROM_BODY else 'From random weights'}: {RUN.epochs} epochs, "
-    f"then {FINISH.epochs} at half of the rates, in batches of {RUN.batch}, Muon for the matrices and "
-    f"AdamW for the rest, label smoothing {RUN.label_smoothing}, dropout {DROPOUT}. Each epoch exchanges "
-    f"{RUN.exchange:.0%} of the slot values with others of the same slot, and writes {RUN.typed:.0%} of "
-    "the utterances as people type them, with apostrophes and a mark at the end. The epoch with the "
-    "best sum of intent accuracy and slot F1 on valid is kept. The bundled weights were put "
-    "together from separate runs of these steps; doing them by the one command below has not been "
-    "repeated from start to finish."
+    f"From random weights: {RUN.epochs} epochs in batches of {RUN.batch}, Muon for the matrices and AdamW "
+    f"for the rest, label smoothing {RUN.label_smoothing}, dropout {DROPOUT}, {RUN.token_dropout:.0%} of the "
+    "tokens blanked. Two thirds of the heads start by reading the tokens one and two places away. Each "
+    f"epoch exchanges {RUN.exchange:.0%} of the slot values with others of the same slot, puts words that "
+    f"it makes of two others into {RUN.invented:.0%} of the names and titles, and writes {RUN.typed:.0%} of "
+    "the utterances as people type them, with apostrophes and a mark at the end. The epoch with the best "
+    "sum of intent accuracy and slot F1 on valid is kept."
 )
-START = (
-    "Figures on valid, which chose between them. This shape after the first nine epochs: intent 98.6 %, slot "
-    "F1 88.4 %. 2 layers, 256 wide, ten epochs in batches of 128: 98.0 % and 88.0 %. Without the echo, after "
-    "two of nine epochs, slot F1 was 74.3 % against 74.9 % with it; that run was not taken further. A start "
-    "from mini-lm's body was not measured. The second cycle was decided on after the test split had been "
-    "looked at once (slot F1 88.2 % then), so the test figures are slightly optimistic."
+
+TRIED = (
+    "Slot F1 on valid. The earlier weights (4 layers that read the text twice, each word with its best tag): "
+    "89.3 %; their tags decoded under the rule that I-x continues a slot x: 91.5 %. 2 layers with attention "
+    "to both sides whose heads start at the neighbours, after two of eight epochs: 79.5 %, and 84.0 % with "
+    "the rule; with heads that start at random, after two of six: 73.1 %. The former after all: 92.1 %. "
+    "To allow only the tags that training has for the predicted intent changed nothing. 3 layers with 15 % "
+    "invented words, and 10 % of the names and titles made of random words, learned more slowly: 88.8 % "
+    "after four epochs, where the 2 layers without both had 89.8 %."
 )
 
 RECIPE = Recipe("mini-nlu", train, describe)
