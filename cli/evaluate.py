@@ -15,7 +15,7 @@ import typer
 from cli.command import AsJson, Url, fail
 from cli.lifecycle import model_path
 from cli.show import plain, print_json, print_table
-from client.http import DEFAULT_URL, connect
+from client.http import DEFAULT_URL, Client
 from runtime.calibration import CALIBRATION_FILE, Calibration
 from runtime.contract import Kind
 
@@ -199,7 +199,7 @@ def _store(name: str, place: str, version: int | None, found: Calibration, url: 
     if place == "artifact":
         (Path(name) / CALIBRATION_FILE).write_text(found.to_json(), "utf-8")
     elif version is not None:
-        with connect(url) as client:
+        with Client(url) as client:
             path = model_path(name.partition("/")[0], str(version))
             client.call("PUT", f"{path}/calibration", json=asdict(found))
     else:

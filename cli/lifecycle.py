@@ -10,12 +10,13 @@ from urllib.parse import quote
 import typer
 
 from cli.command import AsJson, Url, fail
+from cli.completion import deployed_names, model_names
 from cli.show import print_json, print_listing, print_table, quality, size
-from client.http import DEFAULT_URL, Client, connect
+from client.http import DEFAULT_URL, Client
 
 models = typer.Typer(help="List, show, upload, download and delete models.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="The model's name.")]
+Name = Annotated[str, typer.Argument(help="The model's name.", autocompletion=model_names)]
 Force = Annotated[bool, typer.Option("--force", help="Deploy also beyond the quality budget.")]
 ModelVersion = Annotated[str, typer.Option("--version", help="A version number or an alias.")]
 
@@ -28,7 +29,7 @@ def model_path(name: str, version: str | None = None) -> str:
 @models.command("ls")
 def list_models(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """List the models."""
-    with connect(url) as client:
+    with Client(url) as client:
         answer = client.call("GET", "/v1/models")
     print_listing(
         answer,
@@ -49,7 +50,7 @@ def show_model(
     name: Name, version: ModelVersion = "latest", as_json: AsJson = False, url: Url = DEFAULT_URL
 ) -> None:
     """Show one version: state, variants, sizes, quality."""
-    with connect(url) as client:
+    with Client(url) as client:
         answer = client.call("GET", model_path(name, version))
     if as_json:
         print_json(answer)
@@ -89,7 +90,7 @@ def push_model(
 
     An upload that was cut off goes on where it ended when the command is run again.
     """
-    with connect(url) as client, tempfile.TemporaryDirectory() as scratch:
+    with Client(url) as client, tempfile.TemporaryDirectory() as scratch:
         archive = source
         if source.is_dir():
             from export.archive import pack_folder
@@ -132,7 +133,7 @@ def pull_model(
 ) -> None:
     """Download a version's artifact."""
     target = output or Path(f"{name}.tar")
-    with connect(url) as client:
+    with Client(url) as client:
         written = client.download(f"{model_path(name, version)}/archive", str(target))
     print(f"{target} ({size(written)})")
 
@@ -140,7 +141,7 @@ def pull_model(
 @models.command("history")
 def model_history(name: Name, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """List who deployed, scaled, undeployed, deleted or gave an alias to which version."""
-    with connect(url) as client:
+    with Client(url) as client:
         answer = client.call("GET", f"{model_path(name)}/history")
     print_listing(
         answer,
@@ -162,7 +163,7 @@ def model_history(name: Name, as_json: AsJson = False, url: Url = DEFAULT_URL) -
 @models.command("uncalibrate")
 def remove_calibration(name: Name, version: ModelVersion = "latest", url: Url = DEFAULT_URL) -> None:
     """Let a version's scores be as the model gives them; `lmaas calibrate` corrects them."""
-    with connect(url) as client:
+    with Client(url) as client:
         client.call("DELETE", f"{model_path(name, version)}/calibration")
     print(f"{name} version {version}: its scores are as the model gives them")
 
@@ -175,13 +176,13 @@ def remove_model(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Delete a model, or one version of it."""
-    with connect(url) as client:
+    with Client(url) as client:
         client.call("DELETE", model_path(name, version), params={"force": True} if force else None)
     print(f"{name}{f' version {version}' if version else ''} deleted")
 
 
 def deploy(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
+    model: Name,
     version: ModelVersion = "latest",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16, int8 or int4.")] = "auto",
     replicas: Annotated[int, typer.Option(help="On how many model servers.", min=1)] = 1,
@@ -210,7 +211,7 @@ def deploy(
     body: dict[str, Any] = {"version": version, "precision": precision, "force": force}
     if max_replicas is not None:
         body["autoscale"] = {"min": min_replicas, "max": max_replicas}
-    with connect(url) as client:
+    with Client(url) as client:
         if apply and _deployments(client, model):
             wanted = body if max_replicas is not None else {**body, "replicas": replicas}
             record = client.call("PATCH", f"/v1/deployments/{only_deployment(client, model)}", json=wanted)
@@ -244,12 +245,16 @@ def _deployments(client: Client, model: str) -> list[Any]:
 
 def undeploy(
     deployment: Annotated[
-        str, typer.Argument(help="A deployment's id, or a model's name for all of its deployments.")
+        str,
+        typer.Argument(
+            help="A deployment's id, or a model's name for all of its deployments.",
+            autocompletion=deployed_names,
+        ),
     ],
     url: Url = DEFAULT_URL,
 ) -> None:
     """Unload a deployment once its running requests have ended."""
-    with connect(url) as client:
+    with Client(url) as client:
         records = client.call("GET", "/v1/deployments")["data"]
         matching = [record for record in records if deployment in (record["id"], record["model"])]
         if not matching:
@@ -261,7 +266,7 @@ def undeploy(
 
 def deployments(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """List what is deployed."""
-    with connect(url) as client:
+    with Client(url) as client:
         answer = client.call("GET", "/v1/deployments")
     print_listing(
         answer,

@@ -9,7 +9,7 @@ import typer
 
 from cli.command import AsJson, Url
 from cli.show import plain, print_facts, print_json, print_listing
-from client.http import DEFAULT_URL, connect
+from client.http import DEFAULT_URL, Client
 
 
 def tasks(
@@ -21,7 +21,7 @@ def tasks(
     url: Url = DEFAULT_URL,
 ) -> None:
     """List tasks, show one, or cancel one."""
-    with connect(url) as client:
+    with Client(url) as client:
         if task_id:
             method = "DELETE" if cancel else "GET"
             print_json(client.call(method, f"/v1/tasks/{quote(task_id, safe='')}"))
@@ -41,7 +41,7 @@ def tasks(
 
 def capacity(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Say for each deployment what is asked of it, what a replica gives, and what is missing."""
-    with connect(url) as client:
+    with Client(url) as client:
         answer = client.call("GET", "/v1/capacity")
     if as_json or not answer["data"]:
         print_listing(answer, as_json, (), lambda item: (), "no deployments")
@@ -66,7 +66,7 @@ def capacity(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
 
 def servers(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """List the model servers: state, load, what each holds."""
-    with connect(url) as client:
+    with Client(url) as client:
         answer = client.call("GET", "/v1/servers")
     print_listing(
         answer,

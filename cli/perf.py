@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.command import Url, fail
+from cli.completion import deployed_names
 from cli.show import plain
 from cli.tasks import Model
-from client.http import DEFAULT_URL, api_key, connect
+from client.http import DEFAULT_URL, Client, api_key
 
 if TYPE_CHECKING:
     from perf.deployed import Deployed
@@ -81,7 +82,10 @@ Trials = Annotated[int, typer.Option(help="Windows until it gives up.", min=3)]
 
 OneDeployment = Annotated[
     str | None,
-    typer.Argument(help="A deployment's id or a model's name; without it, all that are ready."),
+    typer.Argument(
+        help="A deployment's id or a model's name; without it, all that are ready.",
+        autocompletion=deployed_names,
+    ),
 ]
 TaskOfKind = Annotated[
     str | None,
@@ -262,7 +266,7 @@ def _find_each(
 
 def _record(url: str, found: Found) -> None:
     """Write the capacity to the record of the deployment."""
-    with connect(url) as client:
+    with Client(url) as client:
         client.call(
             "PATCH", f"/v1/deployments/{found.deployed.id}", json={"capacity": asdict(found.capacity)}
         )

@@ -8,10 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from cli.command import AsJson, Url, fail
+from cli.completion import model_names
 from cli.show import print_json, print_table
-from client.http import DEFAULT_URL, connect
+from client.http import DEFAULT_URL, Client
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="A model's name; without it, the default.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="A model's name; without it, the default.", autocompletion=model_names
+    ),
+]
 
 
 def text_or_input(text: str) -> str:
@@ -42,7 +48,7 @@ def generate(
         prompt=prompt, model=model, max_tokens=max_tokens, temperature=temperature,
         top_k=top_k, top_p=top_p, stop=stop or None, seed=seed,
     )  # fmt: skip
-    with connect(url) as client:
+    with Client(url) as client:
         if as_json:
             print_json(client.call("POST", "/v1/generate", json=body))
             return
@@ -69,7 +75,7 @@ def classify(
     """Label a text."""
     choices = [label.strip() for label in labels.split(",")] if labels else None
     body = given(input=text_or_input(text), labels=choices, model=model)
-    with connect(url) as client:
+    with Client(url) as client:
         print_scores(client.call("POST", "/v1/classify", json=body), as_json)
 
 
@@ -82,7 +88,7 @@ def infer(
 ) -> None:
     """Say whether a hypothesis follows from a premise, contradicts it, or neither."""
     body = given(premise=premise, hypothesis=hypothesis, model=model)
-    with connect(url) as client:
+    with Client(url) as client:
         print_scores(client.call("POST", "/v1/infer", json=body), as_json)
 
 
@@ -108,7 +114,7 @@ def nlu(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Find the intent of an utterance and the values in it."""
-    with connect(url) as client:
+    with Client(url) as client:
         answer = client.call("POST", "/v1/nlu", json=given(input=text_or_input(text), model=model))
     if as_json:
         print_json(answer)

@@ -6,6 +6,7 @@ import io
 import re
 from typing import TYPE_CHECKING
 
+from client.connection import reachable
 from client.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class RemoteFile(io.RawIOBase):
         return int(found[1])
 
     def _get(self, start: int, end: int) -> httpx.Response:
-        response = self._http.get(self._path, headers={"Range": f"bytes={start}-{end - 1}"})
+        with reachable(str(self._http.base_url)):
+            response = self._http.get(self._path, headers={"Range": f"bytes={start}-{end - 1}"})
         if response.is_error:
             raise RefusedError(response.status_code, response.content)
         return response

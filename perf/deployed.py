@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from client.http import Client, connect
+from client.http import Client
 from perf.errors import PlanError
 from perf.http.ask import Task
 from runtime.contract import Kind
@@ -33,7 +33,7 @@ class Deployed:
 
 def find_deployed(url: str, wanted: Sequence[str] = ()) -> list[Deployed]:
     """The ready deployments; with `wanted`, only these ids or models. Raises PlanError and ClientError."""
-    with connect(url) as client:
+    with Client(url) as client:
         records = client.call("GET", "/v1/deployments")["data"]
         ready = [record for record in records if record["state"] == "ready"]
         for name in wanted:
@@ -74,7 +74,7 @@ def _task(kind: Kind, labels: list[str]) -> Task:
 
 def grpc_address(url: str, deployed: Deployed) -> str:
     """HOST:PORT of a Triton that holds it. Raises PlanError."""
-    with connect(url) as client:
+    with Client(url) as client:
         servers = client.call("GET", "/v1/servers")["data"]
     for server in servers:
         if server["state"] == "ready" and f"{deployed.model}/{deployed.version}" in server["models"]:

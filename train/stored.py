@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from safetensors.numpy import save_file
 
 from client.errors import RefusedError, UnreachableError
-from client.http import connect
+from client.http import Client
 from export.archive import unpack_archive
 from export.checkpoint.config import Activation, Head
 from export.checkpoint.folder import NGRAM_TABLE
@@ -42,7 +42,7 @@ def fetch_stored(source: str, url: str, scratch: Path) -> Path | None:
     name, _, version = source.partition("/")
     archive = scratch / "stored.tar"
     try:
-        with connect(url) as client:
+        with Client(url) as client:
             path = f"/v1/models/{quote(name, safe='')}/versions/{quote(version or 'latest', safe='')}/archive"
             client.download(path, str(archive))
     except UnreachableError:

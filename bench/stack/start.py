@@ -18,7 +18,7 @@ from typing import Any
 from bench.stack.report import Bound, Model, Name, Pid, Report, Rounds, Target, publish
 from bench.stack.running import Stack
 from cli.command import Url
-from client.http import DEFAULT_URL, Client, connect
+from client.http import DEFAULT_URL, Client
 from perf.deployed import Deployed
 from perf.errors import LoadError
 from perf.http.progress import Progress
@@ -49,7 +49,7 @@ def start(
     deployed = stack.deployed(Kind.LM, model)
     say = Progress().say
     found: dict[str, list[float]] = {key: [] for key in STAGES}
-    with connect(stack.url) as client:
+    with Client(stack.url) as client:
         for _ in range(rounds):
             times = [*fresh_process(stack.folder(deployed).resolve()), *deploy_again(client, deployed)]
             for values, value in zip(found.values(), times, strict=True):

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from client.http import Client, connect
+from client.http import Client
 from perf.http.ask import Api, Task, requests
 from perf.http.figures import Figures, Round
 from perf.http.load import ClosedLoop, Load, OpenLoop, intended_times
@@ -32,7 +32,7 @@ def greet(plan: Plan) -> Plan:
 
 
 def _greeted(target: LoadTarget, plan: Plan) -> LoadTarget:
-    with connect(target.url, key=target.key) as client:
+    with Client(target.url, key=target.key) as client:
         if target.api is Api.OPENAI and target.model is None:  # other servers than LMaaS insist on a name
             target = replace(target, model=client.call("GET", "/v1/models")["data"][0]["id"])
         answer = _ask_once(client, target, plan)

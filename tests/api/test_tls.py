@@ -21,7 +21,7 @@ from api.environment import SettingsError, load_settings
 from api.server import Server
 from api.shared_listener import Counts, SharedListener
 from cli import start_checks
-from client.http import Client, connect
+from client.http import Client
 from tests.api.asgi import until
 from tests.api.certificate import write_certificate
 from tests.api.conftest import Run, Serve
@@ -45,7 +45,7 @@ def test_the_api_speaks_https(
     changed = settings.model_copy(update={"port": 0, "tls_certificate": certificate, "tls_key": key})
 
     def ask(port: int) -> None:
-        with connect(f"https://127.0.0.1:{port}") as client:
+        with Client(f"https://127.0.0.1:{port}") as client:
             assert client.call("POST", "/v1/generate", json={"prompt": "a"})["model"] == "mini-lm"
             body = {"prompt": "a", "stream": True}
             streamed = [data for _, data in client.events("POST", "/v1/generate", json=body)]

@@ -37,9 +37,9 @@ def server(
 
         @contextmanager
         def connect(url: str) -> Iterator[Client]:
-            yield Client(http)  # type: ignore[arg-type]
+            yield Client(http=http)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(lifecycle, "connect", connect)
+        monkeypatch.setattr(lifecycle, "Client", connect)
         yield http
 
 

@@ -36,9 +36,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     @contextmanager
     def connect(url: str) -> Iterator[Client]:
         with httpx.Client(transport=httpx.MockTransport(respond), base_url=url) as http:
-            yield Client(http)
+            yield Client(http=http)
 
-    monkeypatch.setattr(operations, "connect", connect)
+    monkeypatch.setattr(operations, "Client", connect)
     return listed
 
 
@@ -68,9 +68,9 @@ def test_a_deployment_gets_bounds_for_its_replicas(monkeypatch: pytest.MonkeyPat
     @contextmanager
     def connect(url: str) -> Iterator[Client]:
         with httpx.Client(transport=httpx.MockTransport(respond), base_url=url) as http:
-            yield Client(http)
+            yield Client(http=http)
 
-    monkeypatch.setattr(lifecycle, "connect", connect)
+    monkeypatch.setattr(lifecycle, "Client", connect)
     bounds = ["--min-replicas", "0", "--max-replicas", "4"]
     assert CliRunner().invoke(app, ["deploy", "m", *bounds]).exit_code == 0
     assert CliRunner().invoke(app, ["deploy", "m"]).exit_code == 0

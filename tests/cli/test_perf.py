@@ -90,9 +90,9 @@ def test_a_capacity_goes_to_the_deployment_s_record(monkeypatch: pytest.MonkeyPa
     @contextmanager
     def connect(url: str) -> Iterator[Client]:
         with httpx.Client(base_url=url) as http:
-            yield Recorder(http)
+            yield Recorder(http=http)
 
-    monkeypatch.setattr(commands, "connect", connect)
+    monkeypatch.setattr(commands, "Client", connect)
     deployed = Deployed("dep-1", "mini-lm", 1, "int8", Kind.LM, Task.GENERATE)
     capacity = Capacity(12.5, 800.0, 0.4, 0.5, "2026-11-24T18:00:00+00:00", "lmaas perf capacity --record")
     commands._record(NOWHERE, Found(deployed, capacity, []))

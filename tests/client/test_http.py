@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from client.errors import RefusedError, UnreachableError
-from client.http import connect, is_loopback
+from client.http import Client, is_loopback
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -48,23 +48,23 @@ def no_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_this_machine_is_reached_without_the_proxy(echo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing listens there
-    with connect(echo) as client:
+    with Client(echo) as client:
         assert client.call("GET", "/v1/models") == {"asked": "/v1/models"}
 
 
 def test_another_machine_is_reached_through_the_proxy(echo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", echo)
-    with connect("http://appliance.invalid:8080") as client:
+    with Client("http://appliance.invalid:8080") as client:
         assert client.call("GET", "/v1/models") == {"asked": "http://appliance.invalid:8080/v1/models"}
 
 
 def test_a_bad_address_is_named() -> None:
-    with pytest.raises(UnreachableError, match=r"^http://\[::1: [^\n]+$"), connect("http://[::1"):
+    with pytest.raises(UnreachableError, match=r"^http://\[::1: [^\n]+$"), Client("http://[::1"):
         pass
 
 
 def test_a_port_where_nothing_listens_is_named() -> None:
-    with pytest.raises(UnreachableError, match="nothing answers at http://127"), connect(NOWHERE) as client:
+    with pytest.raises(UnreachableError, match="nothing answers at http://127"), Client(NOWHERE) as client:
         client.call("GET", "/v1/models")
 
 
@@ -84,7 +84,7 @@ def test_a_refusal_is_the_detail_of_its_problem_document(body: bytes, message: s
 
 
 def test_a_refused_call_raises(echo: str) -> None:
-    with pytest.raises(RefusedError, match="501"), connect(echo) as client:
+    with pytest.raises(RefusedError, match="501"), Client(echo) as client:
         client.call("POST", "/v1/models")
 
 
@@ -127,7 +127,7 @@ def test_the_user_s_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}"
         for key in (None, "another", ""):
-            with connect(url, key=key) as client:
+            with Client(url, key=key) as client:
                 sent.append(client.call("GET", "/")["sent"])
         server.shutdown()
         thread.join()

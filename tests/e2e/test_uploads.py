@@ -14,7 +14,7 @@ import pytest
 
 from client import upload as module
 from client.errors import UnreachableError
-from client.http import connect
+from client.http import Client
 from export.archive import pack_folder
 from tests.e2e.appliance import ROOT, Appliance
 from tests.e2e.test_command_line import lmaas
@@ -104,11 +104,11 @@ def test_another_run_goes_on_as_well(
     path.write_bytes(bytes(range(256)) * 8000)
     monkeypatch.setattr(module, "ATTEMPTS", 1)
     with proxy(appliance, cuts=1) as way:
-        with pytest.raises(UnreachableError), connect(way.url) as client:
+        with pytest.raises(UnreachableError), Client(way.url) as client:
             client.upload(path)
         first = way.sent
         assert first < path.stat().st_size
-        with connect(way.url) as client:
+        with Client(way.url) as client:
             digest = client.upload(path)
         assert way.sent - first < path.stat().st_size
     assert appliance.http.head(f"/v1/blobs/{digest}").status_code == 200
@@ -118,7 +118,7 @@ def test_many_parts(appliance: Appliance, tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "archive"
     path.write_bytes(bytes(range(255)) * 4000)
     monkeypatch.setattr(module, "PART_BYTES", 300_000)
-    with connect(appliance.url) as client:
+    with Client(appliance.url) as client:
         digest = client.upload(path)
     shown: httpx.Response = appliance.http.get(f"/v1/blobs/{digest}")
     assert shown.json() == {"digest": digest, "received": 1_020_000, "stored": True}

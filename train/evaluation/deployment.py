@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 
 from client.errors import RefusedError
-from client.http import Client, connect, is_loopback
+from client.http import Client, is_loopback
 from runtime.contract import TOKENIZER_FILE, Kind, Variant
 from runtime.heads import HeadAnswer, HeadInput
 from runtime.manifest import MANIFEST_FILE, Manifest
@@ -35,7 +35,7 @@ def open_deployment(name: str, url: str, *, raw_scores: bool = False) -> Iterato
 
     Raises EvaluationError and the family of client/errors.py.
     """
-    with connect(url) as client:
+    with Client(url) as client:
         deployed = _deployment(client, name)
         path = f"/v1/models/{quote(deployed['model'], safe='')}/versions/{deployed['version']}"
         version = client.call("GET", path)
