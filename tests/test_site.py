@@ -19,6 +19,7 @@ from docs.site import CONFIG, ROOT, build
 from runtime.manifest import Manifest
 from tests.monitoring.promql import expressions, parsed, selectors
 
+CODE = ("code", "pre", "script", "style")
 REFERENCE = ("api", "cli", "metrics", "manifest")
 
 
@@ -30,9 +31,12 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.loaded: list[str] = []
         self.ids: set[str] = set()
+        self.prose: list[str] = []  # text outside of code
+        self._code = 0
         self.feed(file.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._code += tag in CODE
         found = {name: value for name, value in attrs if value}
         if "id" in found:
             self.ids.add(found["id"])
@@ -40,6 +44,13 @@ class Page(HTMLParser):
             self.links.append(found["href"])
         elif "src" in found or (tag == "link" and "href" in found):
             self.loaded.append(found.get("src") or found["href"])
+
+    def handle_endtag(self, tag: str) -> None:
+        self._code -= tag in CODE
+
+    def handle_data(self, data: str) -> None:
+        if not self._code:
+            self.prose += data.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +91,14 @@ def test_a_browser_loads_nothing_from_elsewhere(pages: dict[Path, Page]) -> None
     loaded = [address for page in pages.values() for address in page.loaded]
     assert len(loaded) > 100
     assert [address for address in loaded if urlsplit(address).netloc] == []
+
+
+def test_lists_tables_and_blocks_are_no_prose(pages: dict[Path, Page]) -> None:
+    """As they become where the generator reads Markdown otherwise than GitHub."""
+    marks = ("- ", "* ", "| ", "```")
+    lines = [(str(file), line) for file, page in pages.items() for line in page.prose]
+    assert len(lines) > 5000
+    assert [(file, line) for file, line in lines if line.lstrip().startswith(marks)] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:
