@@ -27,3 +27,10 @@ def test_pasted_it_answers_as_shown(appliance: Appliance, command: str, shown: s
     ended = subprocess.run(["bash", "-c", pasted], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     assert alike(json.loads(shown), json.loads(ended.stdout)), ended.stdout
+
+
+def test_its_python_runs(appliance: Appliance, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "README.md").read_text()
+    code = "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    exec(code.replace(ADDRESS, appliance.url), {"__name__": "readme"})
+    assert capsys.readouterr().out.strip()
