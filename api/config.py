@@ -16,6 +16,7 @@ from api.back.cluster.quality_gate import QualityGate
 from api.back.settings import BackSettings, tensorrt_cache
 from runtime.config import EngineSettings, number_fields
 from runtime.contract import Device, Variant
+from runtime.manifest import MAX_CHAT_TEMPLATE
 
 PREFIX = "LMAAS_"
 MIB = 1024**2
@@ -24,6 +25,12 @@ GIB = 1024**3
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})|\[?[0-9A-Fa-f:.]{2,45}\]?")
 ORIGIN = re.compile(r"https?://([a-z0-9_]([a-z0-9_.-]{0,252})|\[[0-9a-f:.]{2,45}\])(:[0-9]{1,5})?")
 BUNDLED_MODELS = Path(__file__).resolve().parent.parent / "models"
+
+# Plain text, for a model that was trained on no conversations.
+PLAIN_TEMPLATE = (
+    r"{% for message in messages %}{{ message.role.capitalize() + ': ' + message.content + '\n' }}"
+    r"{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -238,6 +245,12 @@ class Settings(BaseSettings):
     )
     audit_retention_days: Count = Field(
         default=365, description="How long the audit log is kept, in days; at most 100,000 entries."
+    )
+    chat_template: str = Field(
+        default=PLAIN_TEMPLATE,
+        max_length=MAX_CHAT_TEMPLATE,
+        description="Jinja template of /v1/chat/completions for models that bring none; empty: they take no "
+        "conversations.",
     )
     clamp_max_tokens: bool = Field(
         default=False,

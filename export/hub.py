@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.checkpoint.chat import TEMPLATE_FILE
 from export.checkpoint.config import CONFIG_FILE, read_config
 from export.checkpoint.folder import refuse_adapter
 from export.checkpoint.generation import GENERATION_FILE
@@ -23,6 +24,7 @@ from export.reading import CONVERT_LINE, PICKLE_NAMES
 
 SMALL_FILES = (
     *(CONFIG_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    TEMPLATE_FILE,
     *("vocab.json", "merges.txt", "encoder.json", "vocab.bpe", GENERATION_FILE),
 )
 LISTING_SECONDS = 10.0  # the library's timeout for a file's headers; it has none for a listing

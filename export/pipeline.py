@@ -14,6 +14,7 @@ from typing import IO
 import onnx
 import onnxruntime
 
+from export.checkpoint.chat import read_chat
 from export.checkpoint.config import Head
 from export.checkpoint.folder import Checkpoint, CountedCheckpoint
 from export.checkpoint.tokenizer import write_tokenizer
@@ -58,12 +59,13 @@ def export_checkpoint(
     stages = Stages(["read", *_stages(building), "finish"], report)
     stages.begin("read")
     checkpoint = Checkpoint.open(source)
+    chat = read_chat(source) if checkpoint.config.head is Head.LM else {}
     with new_folder(output, overwrite=overwrite) as folder, TemporaryFile(dir=folder) as scratch:
         export = _Export(checkpoint, folder, text, scratch, stages)
         for variant in building:
             export.add(variant)
         stages.begin("finish")
-        manifest = export.finish(name, variants, origin or source.resolve().name)
+        manifest = export.finish(name, variants, origin or source.resolve().name, chat)
         manifest_path = folder / MANIFEST_FILE
         manifest_path.write_text(manifest.to_json(), "utf-8")
         if verify is not None:
@@ -147,7 +149,7 @@ class _Export:
             return SmoothedCheckpoint(self._checkpoint, ranges)
         return CenteredCheckpoint(self._checkpoint) if variant is Variant.FP16 else self._checkpoint
 
-    def finish(self, name: str, variants: Sequence[Variant], origin: str) -> Manifest:
+    def finish(self, name: str, variants: Sequence[Variant], origin: str, chat: dict[str, str]) -> Manifest:
         for variant in self._files.keys() - set(variants):
             shutil.rmtree(self._folder / variant.value)
         config = self._checkpoint.config
@@ -162,6 +164,7 @@ class _Export:
             nlu_echo=config.nlu_echo,
             problem_type=config.problem_type,
             sampling=dict(config.sampling),
+            chat=chat,
             golden=self._reference.prompts,
             provenance={
                 "source": origin,

@@ -19,6 +19,8 @@ from runtime.contract import Kind, Variant, shown, without_padding
 
 MANIFEST_SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
+CHAT_TEMPLATE = "chat_template"  # in Manifest.chat
+MAX_CHAT_TEMPLATE = 65_536  # characters
 
 
 class ManifestError(ValueError):
@@ -110,6 +112,7 @@ class Manifest:
     nlu_echo: bool = False  # the model reads ids + [eos] + ids and tags the second copy
     problem_type: str = "single_label_classification"  # as transformers names it
     sampling: dict[str, float] = field(default_factory=dict)  # lm: for requests that do not set them
+    chat: dict[str, str] = field(default_factory=dict)  # CHAT_TEMPLATE, and the tokens that it names, as text
     golden: tuple[GoldenPrompt, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     schema_version: int = MANIFEST_SCHEMA_VERSION

@@ -42,6 +42,7 @@ from api.back.store.task_writer import TaskWriter
 from api.back.store.tasks import TaskStore
 from api.back.store.uploads import UploadStore
 from api.back.store.usage import UsageStore
+from api.back.templates import Templates
 from api.errors import ServerFault
 from export.members import ArchiveLimits
 
@@ -63,6 +64,7 @@ class Backend:
     uploads: UploadStore
     batches: BatchStore
     callbacks: CallbackStore
+    templates: Templates
 
     @classmethod
     @asynccontextmanager
@@ -90,6 +92,7 @@ class Backend:
                     FileStore.open(database, blobs) as files,
                     _uploads(settings, blobs) as uploads,
                     garbage.collecting(database, blobs, settings.upload_retention),
+                    Templates.open() as templates,
                     _cluster(settings, installation, database, models, worker) as cluster,
                 ):
                     yield cls(
@@ -106,6 +109,7 @@ class Backend:
                         uploads=uploads,
                         batches=BatchStore(database, worker),
                         callbacks=CallbackStore(database),
+                        templates=templates,
                     )
 
 

@@ -17,6 +17,7 @@ from api.middle.batch_lines import LineFormat
 from api.middle.batch_runner import BatchParts
 from api.middle.batches import Batches, BatchLimits
 from api.middle.callbacks import OUTCOMES, Callbacks
+from api.middle.chat import Chat
 from api.middle.dispatcher import Dispatcher
 from api.middle.files import FileLimits, Files
 from api.middle.gaps import Gaps
@@ -41,6 +42,7 @@ class Service:
     accounts: Accounts
     batches: Batches
     callbacks: Callbacks
+    chat: Chat
     _cluster: ClusterManager
 
     @classmethod
@@ -76,6 +78,7 @@ class Service:
             accounts,
             _batches(backend, settings, metrics, form, gaps, files, accounts, tasks.admission.allowances),
             callbacks,
+            Chat(cluster, backend.templates, settings.chat_template),
             backend.cluster,
         )
 

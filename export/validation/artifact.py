@@ -46,6 +46,7 @@ _LIMITS = {
 MAX_GOLDEN_PROMPTS = 16
 MAX_GOLDEN_TOKENS = 64  # of one answer
 MAX_GOLDEN_LENGTH = 100_000  # characters of one prompt
+MAX_CHAT_TOKENS = 16
 MAX_NOTE_LENGTH = 1000  # characters of the name, and of each note of provenance
 
 

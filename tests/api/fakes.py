@@ -51,6 +51,7 @@ from api.back.store.task_queue import TaskQueue
 from api.back.store.tasks import TaskStore
 from api.back.store.uploads import UploadStore
 from api.back.store.usage import UsageStore
+from api.back.templates import Templates
 from api.caller import ALL_SCOPES, KEY_PREFIX, NO_LIMITS, Limits, Scope
 from api.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from api.log_context import LogContext
@@ -509,6 +510,7 @@ class FakeCluster(ClusterManager):
         self.observers = []
         self.live: dict[str, DeploymentRecord] = {}
         self.labels: dict[str, tuple[str, ...]] = {}
+        self.chat: dict[str, dict[str, str]] = {}
         self.requests: list[tuple[str | Sequence[int], dict[str, Any], Operation]] = []
         self.closed = 0  # generators that ended in any way
         self.running = 0
@@ -600,7 +602,8 @@ class FakeCluster(ClusterManager):
     def _target(self, record: DeploymentRecord) -> Target:
         kind = self.models.records[record.model].kind or Kind.LM
         labels = self.labels[record.model]
-        return Target(record.id, record.model, record.version, record.variant, kind, labels, 512)
+        chat = self.chat.get(record.model, {})
+        return Target(record.id, record.model, record.version, record.variant, kind, labels, 512, chat)
 
     def targets(self, model: str) -> list[Target]:
         return [self._target(record) for record in self.live.values() if record.model == model]
@@ -760,8 +763,7 @@ class FakeBack:
         tasks = FakeTasks()
         return cls(models, tasks, FakeQueue(tasks), FakeConverter(models), cluster)
 
-    @property
-    def backend(self) -> Backend:
+    def backend(self, templates: Templates) -> Backend:
         return Backend(
             self.models,
             self.tasks,
@@ -776,12 +778,14 @@ class FakeBack:
             self.uploads,
             self.batches,
             FakeCallbacks(),
+            templates,
         )
 
     @asynccontextmanager
     async def open(self, settings: BackSettings) -> AsyncIterator[Backend]:
         self.opened += 1
         try:
-            yield self.backend
+            async with Templates.open() as templates:
+                yield self.backend(templates)
         finally:
             self.closed += 1

@@ -49,6 +49,7 @@ class Deployment:
             kind=manifest.kind,
             labels=manifest.labels,
             context_length=manifest.architecture.context_length,
+            chat=manifest.chat,
         )
         self.expected = False  # it was ready once, or an earlier run had deployed it: readiness waits for it
         self.share = 0.0  # of the model's traffic, as the router counts it

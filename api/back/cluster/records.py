@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -27,6 +27,8 @@ class Target:
     kind: Kind
     labels: tuple[str, ...]  # classes of a classifier, intents of an nlu model
     context_length: int  # tokens
+    # Of a language model: its chat template, and the texts of special tokens that this names.
+    chat: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from api.front.routes import (
     access,
     batches,
     blobs,
+    chat,
     deployments,
     files,
     inference,
@@ -22,6 +23,7 @@ from api.front.routes import (
 ENDPOINTS: tuple[Endpoint, ...] = (
     *inference.ENDPOINTS,
     *openai.ENDPOINTS,
+    *chat.ENDPOINTS,
     *vllm.ENDPOINTS,
     *models.ENDPOINTS,
     *uploads.ENDPOINTS,

@@ -36,19 +36,29 @@ TAG = "OpenAI"
 DONE = b"data: [DONE]\n\n"
 
 
-def completion_head(task_id: str, model: str, version: int, precision: str) -> dict[str, Any]:
+def openai_head(
+    prefix: str,
+    kind: str,
+    *,
+    id: str,
+    model: str,
+    version: int,
+    precision: str,
+    **_: Any,  # noqa: A002
+) -> dict[str, Any]:
     """The fields of a completion, or of a chunk of it, around its choices."""
     return {
-        "id": f"cmpl-{task_id}",
-        "object": "text_completion",
+        "id": f"{prefix}-{id}",
+        "object": kind,
         "created": int(time.time()),
         "model": model,
         "system_fingerprint": f"{model}-{version}-{precision}",
     }
 
 
-def head_of(answer: GenerateAnswer) -> dict[str, Any]:
-    return completion_head(answer.id, answer.model, answer.version, answer.precision)
+def head_of(answer: GenerateAnswer, prefix: str = "cmpl", kind: str = "text_completion") -> dict[str, Any]:
+    origin = {name: getattr(answer, name) for name in ("id", "model", "version", "precision")}
+    return openai_head(prefix, kind, **origin)
 
 
 def openai_logprobs(tokens: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
@@ -84,17 +94,26 @@ def openai_choice(choice: Choice) -> dict[str, Any]:
     }
 
 
-class CompletionStream:
+class AnswerStream:
+    """Chunks of an answer of task `generate`; the last one has the usage where it is asked for."""
+
     def __init__(self, request: Request, include_usage: bool) -> None:
         self._request = request
         self._include_usage = include_usage
         self._head: dict[str, Any] | None = None
 
+    def head(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Around the choices of each chunk; `data` is that of the first event."""
+        return openai_head("cmpl", "text_completion", **data)
+
+    def choice(self, choice: Choice) -> dict[str, Any]:
+        return openai_choice(choice)
+
     def piece(self, event: Event) -> bytes:
         data = event.data
         if self._head is None:
-            self._head = completion_head(data["id"], data["model"], data["version"], data["precision"])
-        choices = [openai_choice(Choice.from_json(choice)) for choice in data["choices"]]
+            self._head = self.head(data)
+        choices = [self.choice(Choice.from_json(choice)) for choice in data["choices"]]
         usage = {"usage": None} if self._include_usage else {}
         return sse({**self._head, "choices": choices, **usage})
 
@@ -105,7 +124,8 @@ class CompletionStream:
         last = b""
         if self._include_usage:
             usage = answer.model_dump(mode="json", include={"usage"})
-            last = sse({**(self._head or head_of(answer)), "choices": [], **usage})
+            head = self._head or self.head(answer.model_dump(exclude={"choices", "usage", "timings"}))
+            last = sse({**head, "choices": [], **usage})
         return last + DONE
 
 
@@ -114,10 +134,8 @@ async def completions(request: Request, asked: CompletionRequest) -> Response:
     job = submit(request, "generate", parameters)
     if asked.stream:
         await first_event(request, job)
-        include_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        return JobStream(
-            job, CompletionStream(request, include_usage), request.app.state.settings, owned=True
-        )
+        form = AnswerStream(request, asked.includes_usage)
+        return JobStream(job, form, request.app.state.settings, owned=True)
     return json_answer(completion(await answer_of(request, job)))
 
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.caller import Scope
-from api.front.calls import answer_of, json_answer
+from api.front.calls import answer_of, json_answer, service
 from api.front.endpoint import Endpoint
 from api.front.openapi import release
 from api.front.routes.inference import submit
@@ -61,6 +61,7 @@ async def tokenizer_info(request: Request, asked: TokenizerQuery) -> Response:
             model_max_length=found.max_model_len,
             eos_token=found.eos_token,
             bos_token=found.eos_token,
+            chat_template=service(request).chat.template_of(found.model, found.version),
         )
     )
 

@@ -37,10 +37,49 @@ def _beyond(name: str) -> Any:
     return parameter_field(parameter, default=None, description=f"Beyond OpenAI. {parameter.help}")
 
 
-class CompletionRequest(TakesNeutral):
-    model_config = ConfigDict(json_schema_extra=ECHO_OR_TOKENS)
+class GeneratingRequest(TakesNeutral):
+    """What completions and conversations take."""
 
     model: ModelName | None = Field(default=None, description="Default: the oldest language model deployed.")
+    temperature: float | None = _shared("temperature", le=2)
+    top_p: float | None = _shared("top_p")
+    n: int | None = _shared("n")
+    stream: bool | None = False
+    stream_options: StreamOptions | None = Field(
+        default=None, description="Without stream it has no effect: the answer carries usage anyway."
+    )
+    stop: Stop | None = _shared("stop", default=None)
+    presence_penalty: float | None = _shared("presence_penalty")
+    frequency_penalty: float | None = _shared("frequency_penalty")
+    logit_bias: LogitBias | None = _shared("logit_bias")
+    seed: int | None = _shared("seed", ge=-MAX_INT64 - 1)
+    min_tokens: int | None = _beyond("min_tokens")
+    top_k: int | None = _beyond("top_k")
+    min_p: float | None = _beyond("min_p")
+    repetition_penalty: float | None = _beyond("repetition_penalty")
+    ignore_eos: bool | None = _beyond("ignore_eos")
+    priority: int | None = _beyond("priority")
+    special_tokens: bool | None = _beyond("special_tokens")
+
+    @property
+    def includes_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def shared(self) -> dict[str, Any]:
+        """The fields that task `generate` has, too; null means the default, as with OpenAI.
+
+        What is left out stays so, for the model's own default to hold.
+        """
+        names = GenerateParameters.model_fields.keys() & self.model_fields_set
+        given = {name: getattr(self, name) for name in names}
+        if self.seed is not None:
+            given["seed"] = self.seed % 2**63
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class CompletionRequest(GeneratingRequest):
+    model_config = ConfigDict(json_schema_extra=ECHO_OR_TOKENS)
+
     prompt: OneOrManyPrompts[str] | None = Field(
         default="",
         description="Text or token ids, or a list of either. Empty text, or none: the start of a text, which "
@@ -51,43 +90,17 @@ class CompletionRequest(TakesNeutral):
         default=16,
         description="Most tokens per choice; default: 16, or what the context has left. 0 only with echo.",
     )
-    temperature: float | None = _shared("temperature", le=2)
-    top_p: float | None = _shared("top_p")
-    n: int | None = _shared("n")
     best_of: int | None = _shared("best_of")
-    stream: bool | None = False
-    stream_options: StreamOptions | None = Field(
-        default=None, description="Without stream it has no effect: the answer carries usage anyway."
-    )
     logprobs: int | None = _shared("logprobs")
     echo: bool | None = _shared("echo")
-    stop: Stop | None = _shared("stop", default=None)
-    presence_penalty: float | None = _shared("presence_penalty")
-    logit_bias: LogitBias | None = _shared("logit_bias")
-    frequency_penalty: float | None = _shared("frequency_penalty")
-    seed: int | None = _shared("seed", ge=-MAX_INT64 - 1)
-    min_tokens: int | None = _beyond("min_tokens")
-    top_k: int | None = _beyond("top_k")
-    min_p: float | None = _beyond("min_p")
-    repetition_penalty: float | None = _beyond("repetition_penalty")
-    ignore_eos: bool | None = _beyond("ignore_eos")
-    priority: int | None = _beyond("priority")
-    special_tokens: bool | None = _beyond("special_tokens")
 
     def parameters(self) -> dict[str, Any]:
-        """The same request as parameters of task `generate`; null means the default, as with OpenAI.
-
-        What is left out stays so, for the model's own default to hold.
-        """
-        shared = GenerateParameters.model_fields.keys() & self.model_fields_set
-        given = {name: getattr(self, name) for name in shared}
-        if given.get("prompt") is None:
-            given["prompt"] = ""
-        if given.get("max_tokens") is None:  # it is our default that may not fit
+        """The same request as parameters of task `generate`."""
+        given = self.shared()
+        given.setdefault("prompt", "")
+        if "max_tokens" not in given:  # it is our default that may not fit
             given |= {"max_tokens": type(self).model_fields["max_tokens"].default, "clamp_max_tokens": True}
-        if self.seed is not None:
-            given["seed"] = self.seed % 2**63
-        return {name: value for name, value in given.items() if value is not None}
+        return given
 
 
 class CompletionLogprobs(BaseModel):

@@ -52,4 +52,5 @@ class TokenizerInfo(BaseModel):
     tokenizer_class: str = "GPT2TokenizerFast"
     model_max_length: int = Field(description="Tokens that the model's context holds.")
     eos_token: str | None = Field(description="Null where no token ends a text.")
+    chat_template: str | None = Field(description="What makes a prompt of a conversation; null: nothing.")
     bos_token: str | None = Field(description="What stands before a text: GPT-2's end of text.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.testclient import TestClient
 
+from api.config import PLAIN_TEMPLATE
 from api.errors import InvalidInput
 from runtime.contract import MAX_TOKENIZED
 from tests.api.fakes import FakeBack
@@ -38,6 +39,7 @@ def test_what_an_evaluation_harness_asks_of_a_tokenizer(client: TestClient) -> N
         "model_max_length": 512,
         "eos_token": "<|endoftext|>",
         "bos_token": "<|endoftext|>",
+        "chat_template": PLAIN_TEMPLATE,
     }
 
 
