@@ -186,7 +186,8 @@ NUM_CANDIDATES = Parameter(int, 10, "How many candidates.", Limits(1, 1000))
 IGNORED_PARAMETERS = frozenset(
     {
         "user", "safety_identifier", "store", "metadata", "service_tier", "prompt_cache_key",
-        "prompt_cache_retention", "request_id", "cache_salt", "add_special_tokens",
+        "prompt_cache_retention", "request_id", "cache_salt", "add_special_tokens", "parallel_tool_calls",
+        "prediction", "reasoning_effort", "verbosity",
     }
 )  # fmt: skip
 # Parameters that would change an answer in a way that is not possible here, each with the value that changes
@@ -220,6 +221,15 @@ NEUTRAL_PARAMETERS: Mapping[str, Any] = {
     "guided_grammar": None,
     "guided_decoding_backend": None,
     "modalities": ["text"],
+    "tools": [],
+    "functions": [],
+    "function_call": "none",
+    "audio": None,
+    "web_search_options": None,
+    "chat_template": None,
+    "chat_template_kwargs": {},
+    "documents": None,
+    "continue_final_message": False,
 }
 
 

@@ -38,7 +38,7 @@ class Templates:
         try:
             yield templates
         finally:
-            await templates._end()
+            await templates.close()
 
     async def render(self, template: str, values: Mapping[str, Any]) -> str:
         """Raises TemplateFailed, which names neither the template nor the model; ServerFault."""
@@ -61,7 +61,7 @@ class Templates:
         except (BrokenPipeError, ConnectionResetError):
             found = b""
         except BaseException:  # it was asked for an answer that nobody awaits any longer
-            await self._end()
+            await self.close()
             raise
         if found:
             answer: dict[str, str] = json.loads(found)
@@ -84,7 +84,8 @@ class Templates:
             start_new_session=True,
         )
 
-    async def _end(self) -> None:
+    async def close(self) -> None:
+        """End the child; the next text starts another one."""
         child, self._child = self._child, None
         if child is not None:
             with suppress(ProcessLookupError):

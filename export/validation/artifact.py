@@ -10,6 +10,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+from export.checkpoint.chat import SPECIAL_TOKENS
 from export.checkpoint.config import (
     MAX_CONTEXT_LENGTH,
     MAX_HEADS,
@@ -32,7 +33,15 @@ from export.validation.dry_run import dry_run
 from export.validation.graph import check_graph
 from runtime.calibration import CALIBRATION_FILE, Calibration, CalibrationError
 from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, Kind, Variant, shown
-from runtime.manifest import MANIFEST_FILE, Architecture, FileEntry, Manifest, ManifestError
+from runtime.manifest import (
+    CHAT_TEMPLATE,
+    MANIFEST_FILE,
+    MAX_CHAT_TEMPLATE,
+    Architecture,
+    FileEntry,
+    Manifest,
+    ManifestError,
+)
 
 # A server allocates its cache and its tables by these numbers before it runs the graph.
 _LIMITS = {
@@ -46,7 +55,6 @@ _LIMITS = {
 MAX_GOLDEN_PROMPTS = 16
 MAX_GOLDEN_TOKENS = 64  # of one answer
 MAX_GOLDEN_LENGTH = 100_000  # characters of one prompt
-MAX_CHAT_TOKENS = 16
 MAX_NOTE_LENGTH = 1000  # characters of the name, and of each note of provenance
 
 
@@ -167,10 +175,15 @@ def _check_texts(manifest: Manifest) -> None:
         ("labels", [*manifest.labels, *manifest.slot_labels], MAX_LABEL_LENGTH),
         ("provenance", notes, MAX_NOTE_LENGTH),
         ("golden", golden, MAX_GOLDEN_LENGTH),
+        ("chat", [*manifest.chat, *manifest.chat.values()], MAX_CHAT_TEMPLATE),
     ):
         longest = max(map(len, texts), default=0)
         if longest > most:
             raise _wrong(name, f"a text of {longest} characters, but at most {most} are read")
+    if unknown := manifest.chat.keys() - {CHAT_TEMPLATE, *SPECIAL_TOKENS}:
+        raise _wrong(
+            "chat", f"{shown(min(unknown))} is not one of {CHAT_TEMPLATE}, {', '.join(SPECIAL_TOKENS)}"
+        )
     if not manifest.golden:
         raise _wrong(
             "golden", "none, but a server proves a build by them, and probes it: export the model again"

@@ -745,6 +745,7 @@ class FakeBack:
     uploads: UploadStore = dataclasses.field(default_factory=FakeUploads)
     batches: BatchStore = dataclasses.field(default_factory=FakeBatches)
     deployments: FakeDeployments = dataclasses.field(default_factory=FakeDeployments)
+    templates: Templates = dataclasses.field(default_factory=Templates)
     opened: int = 0
     closed: int = 0
 
@@ -763,7 +764,8 @@ class FakeBack:
         tasks = FakeTasks()
         return cls(models, tasks, FakeQueue(tasks), FakeConverter(models), cluster)
 
-    def backend(self, templates: Templates) -> Backend:
+    @property
+    def backend(self) -> Backend:
         return Backend(
             self.models,
             self.tasks,
@@ -778,14 +780,14 @@ class FakeBack:
             self.uploads,
             self.batches,
             FakeCallbacks(),
-            templates,
+            self.templates,
         )
 
     @asynccontextmanager
     async def open(self, settings: BackSettings) -> AsyncIterator[Backend]:
         self.opened += 1
         try:
-            async with Templates.open() as templates:
-                yield self.backend(templates)
+            yield self.backend
         finally:
+            await self.templates.close()
             self.closed += 1

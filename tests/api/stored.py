@@ -38,6 +38,7 @@ class StoredBack(FakeBack):
                 ) as self.uploads,
             ):
                 yield self.backend
+                await self.templates.close()
 
 
 def stored(worker: str = "here") -> StoredBack:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -67,8 +67,8 @@ class ChatStream(AnswerStream):
         super().__init__(request, include_usage)
         self._begun: set[int] = set()
 
-    def head(self, data: dict[str, Any]) -> dict[str, Any]:
-        return openai_head("chatcmpl", "chat.completion.chunk", **data)
+    def head(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        return openai_head("chatcmpl", "chat.completion.chunk", data)
 
     def choice(self, choice: Choice) -> dict[str, Any]:
         delta = {"content": choice.text}

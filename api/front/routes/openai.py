@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -36,29 +36,19 @@ TAG = "OpenAI"
 DONE = b"data: [DONE]\n\n"
 
 
-def openai_head(
-    prefix: str,
-    kind: str,
-    *,
-    id: str,
-    model: str,
-    version: int,
-    precision: str,
-    **_: Any,  # noqa: A002
-) -> dict[str, Any]:
-    """The fields of a completion, or of a chunk of it, around its choices."""
+def openai_head(prefix: str, kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a completion, or of a chunk of it, around its choices; `data` is a GenerateAnswer."""
     return {
-        "id": f"{prefix}-{id}",
+        "id": f"{prefix}-{data['id']}",
         "object": kind,
         "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": f"{model}-{version}-{precision}",
+        "model": data["model"],
+        "system_fingerprint": f"{data['model']}-{data['version']}-{data['precision']}",
     }
 
 
 def head_of(answer: GenerateAnswer, prefix: str = "cmpl", kind: str = "text_completion") -> dict[str, Any]:
-    origin = {name: getattr(answer, name) for name in ("id", "model", "version", "precision")}
-    return openai_head(prefix, kind, **origin)
+    return openai_head(prefix, kind, vars(answer))
 
 
 def openai_logprobs(tokens: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
@@ -102,9 +92,9 @@ class AnswerStream:
         self._include_usage = include_usage
         self._head: dict[str, Any] | None = None
 
-    def head(self, data: dict[str, Any]) -> dict[str, Any]:
+    def head(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Around the choices of each chunk; `data` is that of the first event."""
-        return openai_head("cmpl", "text_completion", **data)
+        return openai_head("cmpl", "text_completion", data)
 
     def choice(self, choice: Choice) -> dict[str, Any]:
         return openai_choice(choice)
@@ -124,7 +114,7 @@ class AnswerStream:
         last = b""
         if self._include_usage:
             usage = answer.model_dump(mode="json", include={"usage"})
-            head = self._head or self.head(answer.model_dump(exclude={"choices", "usage", "timings"}))
+            head = self._head or self.head(vars(answer))
             last = sse({**head, "choices": [], **usage})
         return last + DONE
 

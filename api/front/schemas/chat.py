@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from api.front.schemas.openai import GeneratingRequest
-from api.middle.schemas.base import MAX_PROMPTS, Schema, TakesNeutral, one_or_many
+from api.middle.schemas.base import MAX_PROMPTS, Schema, one_or_many
 from runtime.messages import Usage
 from runtime.parameters import PARAMETERS
 
@@ -19,7 +19,7 @@ class TextPart(Schema):
     text: str
 
 
-class Message(TakesNeutral):
+class Message(Schema):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: (
         Annotated[
@@ -29,6 +29,9 @@ class Message(TakesNeutral):
         | None
     ) = None
     name: str | None = None
+    refusal: str | None = Field(default=None, description="Accepted, and without effect.")
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_call_id: str | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Message:

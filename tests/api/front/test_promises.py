@@ -93,6 +93,8 @@ def plain(schema: Schema) -> st.SearchStrategy[Any]:
 # Members whose values must fit what is there. No server is called back from here.
 BOUNDS = st.fixed_dictionaries({"min": st.integers(0, 2), "max": st.integers(2, 4)})
 GIVEN: Mapping[str, st.SearchStrategy[Any]] = {
+    "messages": st.lists(st.just({"role": "user", "content": "a"}), min_size=1),
+    "top_logprobs": st.none(),  # only with logprobs
     "aliases": st.just(ALIASES),
     "autoscale": st.none() | BOUNDS,  # no schema says that one is not above the other
     "best_of": st.none(),  # likewise: it is not below n, and n in a stream
