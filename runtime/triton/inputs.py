@@ -20,6 +20,10 @@ from runtime.errors import RequestFault
 from runtime.request import Request, parse_request
 
 
+# Parameters of a request that say nothing about sampling; Triton hands on the `id` of its generate extension.
+NOT_SAMPLING = (SESSION, "id")
+
+
 @dataclass(frozen=True, slots=True)
 class RequestedOutputs:
     """What the responses of one `lm` request must hold."""
@@ -151,5 +155,5 @@ def _parameters(request: Any) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise RequestFault.invalid(LmTensors.SAMPLING_PARAMETERS, "a JSON object is needed")
     if value is None:
-        parameters = {name: parameters[name] for name in parameters if name != SESSION}
+        parameters = {name: parameters[name] for name in parameters if name not in NOT_SAMPLING}
     return parameters

@@ -75,7 +75,7 @@ def test_numbers_may_be_text_and_parameters_may_come_with_the_request(server: Se
     assert server.details("the cat", {**texts, "ignore_eos": True})["choices"] == expected
     answer = httpx.post(
         f"http://127.0.0.1:{server.ports.http}/v2/models/lm/generate",
-        json={"text_input": "the cat", "parameters": GREEDY},
+        json={"text_input": "the cat", "parameters": GREEDY, "id": "42"},
         trust_env=False,
     ).json()
     assert json.loads(answer["details"])["choices"] == expected
