@@ -19,8 +19,7 @@ from runtime.contract import (
 from runtime.errors import RequestFault
 from runtime.request import Request, parse_request
 
-
-# Parameters of a request that say nothing about sampling; Triton hands on the `id` of its generate extension.
+# Parameters of a request that are none of sampling: Triton passes the `id` of its generate extension on.
 NOT_SAMPLING = (SESSION, "id")
 
 
