@@ -269,7 +269,7 @@ def test_faults_without_number_are_not_all_counted(
         ("/v1/completions", {"prompt": "a", "max_tokens": 0}, "max_tokens"),
         ("/v1/completions", {"prompt": "a", "temperature": 3}, "temperature"),
         ("/v1/completions", {"prompt": "a", "stream_options": {"include": 1}}, "stream_options.include"),
-        ("/v1/completions", {"prompt": "a", "functions": []}, "functions"),
+        ("/v1/completions", {"prompt": "a", "functions": [{"name": "f"}]}, "functions"),
         ("/v1/embeddings", {"input": "a", "dimensions": 8}, "dimensions"),
         ("/v1/embeddings", {"input": [1, "a"]}, "input.1"),
         ("/v1/embeddings", {"input": ""}, "input"),
