@@ -1,4 +1,4 @@
-"""Writing a checkpoint folder: config.json, model.safetensors in fp16 and tokenizer.json."""
+"""Writing a checkpoint folder: config.json, model.safetensors in fp16, tokenizer.json and more."""
 
 import json
 from pathlib import Path
@@ -54,6 +54,13 @@ def save_checkpoint(
         "clean_up_tokenization_spaces": False,
     }
     (out / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n", "utf-8")
+
+
+def save_sampling(out: Path, config: GPT2Config, **sampling: float) -> None:
+    """Write generation_config.json: the parameters with which texts are sampled where a request sets none."""
+    ends = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id")}
+    text = json.dumps({**ends, "do_sample": True, **sampling}, indent=2)
+    (out / "generation_config.json").write_text(text + "\n", "utf-8")
 
 
 def folder_bytes(folder: Path) -> int:

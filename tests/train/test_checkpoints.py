@@ -9,6 +9,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from export.checkpoint.config import read_config
 from train.checkpoint import MAX_BYTES_OF_ALL_MODELS, folder_bytes
 from train.data import LabelRow
 from train.evaluate import perplexity
@@ -55,6 +56,12 @@ def test_language_model_tokenizer_is_plain(models: Path) -> None:
     text = 'Once upon a time, "Lily" said:\n  ünïcode  twice.'
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
     assert END_OF_TEXT_ID not in tokenizer.encode(text).ids
+
+
+def test_language_model_brings_its_sampling(models: Path) -> None:
+    config = read_config(models / "mini-lm")
+    assert (config.eos_token_id, config.sampling) == (END_OF_TEXT_ID, {"temperature": 0.7, "top_p": 0.9})
+    assert config.notes == ()
 
 
 def test_language_model_reads_a_story(models: Path, data: Path) -> None:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2LMHeadModel
 
+from export.checkpoint.config import read_config
 from tests.train.tiny import SENTENCES, tiny_config, tiny_tokenizer
-from train.checkpoint import save_checkpoint
+from train.checkpoint import save_checkpoint, save_sampling
 from train.language_model import (
     LOOPS_FADE,
     PackedMixture,
@@ -52,7 +53,10 @@ def test_loss_falls_and_the_best_state_is_kept(tmp_path: Path) -> None:
     assert token_loss(model.eval(), rows).item() == pytest.approx(best)
 
     save_checkpoint(tmp_path / "lm", model, config, tokenizer, architectures=["GPT2LMHeadModel"])
+    save_sampling(tmp_path / "lm", config, top_p=0.5)
+    assert read_config(tmp_path / "lm").sampling == {"top_p": 0.5}
     loaded = GPT2LMHeadModel.from_pretrained(tmp_path / "lm", dtype=torch.float32)
+    assert (loaded.generation_config.do_sample, loaded.generation_config.top_p) == (True, 0.5)
     assert token_loss(loaded.eval(), rows).item() == pytest.approx(best, abs=0.01)
     assert continue_text(loaded, tokenizer, "The fox", tokens=5)
 
