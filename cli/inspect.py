@@ -176,7 +176,10 @@ def _tell_artifact(facts: ArtifactFacts) -> None:
                 f"{shape.num_layers} layers, {shape.hidden_size} wide, {_heads(shape)} heads",
             ),
             ("context", f"{shape.context_length:,} tokens"),
-            ("vocabulary", f"{shape.vocab_size:,} tokens; end of text is {_token(shape.eos_token_id)}"),
+            (
+                "vocabulary",
+                f"{shape.vocab_size:,} tokens; end of text is {listed(map(str, shape.ends)) or 'none'}",
+            ),
             *_label_rows(facts.labels, facts.slot_labels, facts.problem_type),
             ("KV cache", _cache(facts.cache_sizes, shape.context_length)),
             ("golden prompts", f"{facts.golden_prompts}, answered by each variant"),
@@ -195,10 +198,6 @@ def _tell_artifact(facts: ArtifactFacts) -> None:
 
 def _heads(shape: Architecture) -> str:
     return ", ".join(map(str, shape.layer_heads)) or str(shape.num_heads)
-
-
-def _token(token_id: int | None) -> str:
-    return "none" if token_id is None else str(token_id)
 
 
 def _tell_graph(facts: GraphFacts) -> None:

@@ -152,7 +152,7 @@ class _Export:
     def finish(self, name: str, variants: Sequence[Variant], origin: str, chat: dict[str, str]) -> Manifest:
         for variant in self._files.keys() - set(variants):
             shutil.rmtree(self._folder / variant.value)
-        config = self._checkpoint.config
+        config, notes = self._checkpoint.config, self._checkpoint.notes
         return Manifest(
             name=name,
             kind=config.head.kind,
@@ -171,7 +171,7 @@ class _Export:
                 "architecture": config.head.value,
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "compared_on": self._compared_on(),
-                **({"notes": "; ".join(config.notes)[:MAX_NOTE_LENGTH]} if config.notes else {}),
+                **({"notes": "; ".join(notes)[:MAX_NOTE_LENGTH]} if notes else {}),
                 "onnx": onnx.__version__,
                 "onnxruntime": onnxruntime.__version__,
             },

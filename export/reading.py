@@ -16,6 +16,7 @@ CONVERT_LINE = (
     "python -c \"import transformers as t; f = 'FOLDER'; c = t.AutoConfig.from_pretrained(f);"
     ' getattr(t, c.architectures[0]).from_pretrained(f).save_pretrained(f)"'
 )
+LFS_START = b"version https://git-lfs.github.com/spec/"  # of the text that Git LFS leaves in place of a file
 # Parsed JSON takes up to 35 times its bytes. A tokenizer of 200,000 tokens has about 10 MB.
 MAX_TEXT_BYTES = 16 << 20
 MAX_DIGITS = 30  # of a whole number
@@ -53,6 +54,16 @@ def plain_size(path: Path) -> int:
     return found.st_size
 
 
+def refuse_pointer(start: bytes, name: str) -> None:
+    """Raise CheckpointError where the first bytes of the file `name` are those of a Git LFS pointer."""
+    if start.startswith(LFS_START):
+        raise CheckpointError(
+            f"{name}: a Git LFS pointer, and not the file itself: fetch it with `git lfs pull` in its"
+            " repository, or with `hf download`",
+            field=name,
+        )
+
+
 def read_text(path: Path) -> str:
     """The whole of a UTF-8 file of at most MAX_TEXT_BYTES; raises CheckpointError."""
     size = plain_size(path)
@@ -74,6 +85,7 @@ def parse_json_object(data: bytes, name: str) -> dict[str, Any]:
 
 
 def _decode(data: bytes, name: str) -> str:
+    refuse_pointer(data, name)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

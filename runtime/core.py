@@ -71,7 +71,7 @@ class EngineCore:
         self._session = session
         self._session.attach(self.cache, config.prefill_chunk)
         self._prefill_chunk = config.prefill_chunk
-        self._eos_token_id = architecture.eos_token_id
+        self._ends = frozenset(architecture.ends)
         self._left_queue = left_queue
         self._lengths = AnswerLengths()
         self._states: dict[str, RequestState] = {}
@@ -215,7 +215,7 @@ class EngineCore:
             sequence.state.first_token = time.monotonic()
         self.counters.generated_tokens += 1
         sequence.tokens.append(sampled.token_id)
-        reason = sequence.ending(self._eos_token_id)
+        reason = sequence.ending(self._ends)
         self._events.append(TokenEvent(sequence.state, sequence.index, sampled, reason))
         if reason is not None:
             self._close_sequence(sequence, reason)

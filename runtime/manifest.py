@@ -38,6 +38,12 @@ class Architecture:
     eos_token_id: int | None  # None: no token ends a text
     pad_token_id: int | None  # None: a classifier answers at the last token, whichever it is
     layer_heads: tuple[int, ...] = ()  # heads of each layer of a pruned model; empty: num_heads in all
+    more_eos_token_ids: tuple[int, ...] = ()  # that end a text, beside eos_token_id
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Every token that ends a text; the first also begins one."""
+        return () if self.eos_token_id is None else (self.eos_token_id, *self.more_eos_token_ids)
 
     @property
     def heads(self) -> tuple[int, ...]:

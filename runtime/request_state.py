@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -161,9 +162,9 @@ class Sequence:
         """How many leading positions may come from another sequence's cache rows instead of being run."""
         return min(self.first_wanted, self.end - 1)
 
-    def ending(self, eos_token_id: int | None) -> FinishReason | None:
-        """Why the newest token is the last one, if it is."""
-        if self.stop_at_eos and self.tokens[-1] == eos_token_id:
+    def ending(self, ends: Container[int]) -> FinishReason | None:
+        """Why the newest token is the last one, if it is; `ends` are the tokens that end a text."""
+        if self.stop_at_eos and self.tokens[-1] in ends:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self.tokens) >= self.max_length else None
 

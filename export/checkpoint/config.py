@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from export.checkpoint.generation import Generation, read_generation
+from export.checkpoint.generation import Generation, read_generation, token_ids
 from export.errors import CheckpointError
 from export.reading import read_json_object
 from runtime.contract import Kind
@@ -36,10 +36,27 @@ class Activation(str, Enum):
     GELU = "gelu"
     RELU = "relu"
 
+    @classmethod
+    def named(cls, name: str) -> Activation | None:
+        """By any of transformers' names; None for another function."""
+        try:
+            return cls(_SAME_ACTIVATION.get(name, name))
+        except ValueError:
+            return None
+
     @property
     def lowest(self) -> float:
         """The smallest value of the function."""
         return 0.0 if self is Activation.RELU else -0.171
+
+
+# transformers' other names of these functions: the same formula, computed in other steps.
+_SAME_ACTIVATION = {
+    "gelu_fast": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "gelu_python_tanh": "gelu_pytorch_tanh",
+    "gelu_python": "gelu",
+}
 
 
 class Head(str, Enum):
@@ -55,6 +72,14 @@ class Head(str, Enum):
         if self is Head.LM:
             return Kind.LM
         return Kind.CLASSIFIER if self is Head.SEQUENCE else Kind.NLU
+
+
+# Classes of transformers that are served as a language model, and what is said about that.
+_SERVED_AS_LM = {
+    "GPT2DoubleHeadsModel": "GPT2DoubleHeadsModel: its language model is served",
+    "GPT2Model": "GPT2Model: a body without a head, for embeddings; it generates with its embedding as head",
+}
+BARE_BODY = "GPT2Model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +108,8 @@ class ModelConfig:
     tied: bool
     eos_token_id: int | None  # None: no token ends a text
     pad_token_id: int | None  # None: a classifier always answers at the last token
+    more_eos_token_ids: tuple[int, ...] = ()  # that end a text, too
+    assumed_head: bool = False  # config.json does not name the class
     labels: tuple[str, ...] = ()
     slot_labels: tuple[str, ...] = ()
     nlu_echo: bool = False
@@ -108,6 +135,7 @@ class ModelConfig:
             context_length=self.context_length,
             eos_token_id=self.eos_token_id,
             pad_token_id=self.pad_token_id,
+            more_eos_token_ids=self.more_eos_token_ids,
             layer_heads=self.layer_heads if set(self.layer_heads) != {self.num_heads} else (),
         )
 
@@ -138,13 +166,18 @@ class _Reader:
             raise refused(key, value, f"a whole number from {low} to {high} is needed")
         return value
 
-    def token(self, key: str, vocab_size: int, absent: int | None) -> int | None:
-        """The id of a token; None where it is null: the model has no such token."""
+    def tokens(self, key: str, vocab_size: int, absent: int | None) -> list[int]:
+        """The ids of a token, or of several in a list; none where it is null: the model has no such token."""
         if key not in self._data:
-            return absent
-        if self._data[key] is None:
-            return None
-        return self.integer(key, 0, 0, vocab_size - 1)
+            return [] if absent is None else [absent]
+        return token_ids(self._data[key], CONFIG_FILE, key, vocab_size)
+
+    def padding(self, vocab_size: int) -> int | None:
+        """None where no text can have the token: it is null, negative, or beyond the embedding."""
+        token = self.get("pad_token_id", -1)
+        if type(token) is not int:
+            raise refused("pad_token_id", token, "a whole number or null is needed")
+        return token if 0 <= token < vocab_size else None
 
     def boolean(self, key: str, default: bool) -> bool:
         value = self.get(key, default)
@@ -194,7 +227,7 @@ def read_config(folder: Path) -> ModelConfig:
     """Read and check `folder/config.json`; raises CheckpointError naming the key."""
     data = read_json_object(folder / CONFIG_FILE)
     read = _Reader(data)
-    head = _read_head(read)
+    head, notes = _read_head(read)
     _refuse_unsupported(read)
     hidden_size = read.integer("n_embd", 768, 1, MAX_HIDDEN_SIZE)
     num_heads = read.integer("n_head", 12, 1, MAX_HEADS)
@@ -202,12 +235,12 @@ def read_config(folder: Path) -> ModelConfig:
         raise refused("n_head", num_heads, f"n_embd {hidden_size} is not a multiple of it")
     vocab_size = read.integer("vocab_size", 50257, 1, MAX_VOCAB_SIZE)
     nlu_echo = read.boolean("nlu_echo", False)
-    eos_token_id = _read_end(read, vocab_size, needed=head is Head.LM or nlu_echo)
-    if nlu_echo and eos_token_id is None:
+    ends = _read_ends(read, vocab_size, needed=head is Head.LM or nlu_echo)
+    if nlu_echo and not ends:
         raise refused("eos_token_id", "null", "nlu_echo needs it, between the two copies of a text")
-    generation = Generation(eos_token_id)
+    generation = Generation(tuple(ends))
     if head is Head.LM:
-        generation = read_generation(folder, eos_token_id, vocab_size)
+        generation = read_generation(folder, ends, vocab_size)
     labels = () if head in (Head.LM, Head.TOKEN) else _read_labels(read)
     num_layers = read.integer("n_layer", 12, 1, MAX_LAYERS)
     inner_size = read.integer("n_inner", 4 * hidden_size, 1, MAX_INNER_SIZE)
@@ -225,9 +258,11 @@ def read_config(folder: Path) -> ModelConfig:
         layer_norm_epsilon=read.number("layer_norm_epsilon", 1e-5, 0.0, 1.0),
         scale_attention=read.boolean("scale_attn_weights", True),
         scale_by_layer=read.boolean("scale_attn_by_inverse_layer_idx", False),
-        tied=read.boolean("tie_word_embeddings", True),
-        eos_token_id=generation.eos_token_id,
-        pad_token_id=read.token("pad_token_id", vocab_size, None),
+        tied=read.boolean("tie_word_embeddings", True) or read.get("architectures", []) == [BARE_BODY],
+        eos_token_id=generation.ends[0] if generation.ends else None,
+        more_eos_token_ids=generation.ends[1:] if head is Head.LM else (),
+        pad_token_id=read.padding(vocab_size),
+        assumed_head=not read.get("architectures", []),
         labels=labels,
         slot_labels=_read_slot_labels(read, head),
         nlu_echo=nlu_echo,
@@ -235,42 +270,51 @@ def read_config(folder: Path) -> ModelConfig:
         ngrams=_read_ngrams(read, head),
         problem_type=_read_problem_type(read, labels),
         sampling=generation.sampling,
-        notes=generation.notes,
+        notes=(*notes, *generation.notes),
     )
 
 
-def _read_end(read: _Reader, vocab_size: int, *, needed: bool) -> int | None:
-    """The token that ends a text. The default is GPT-2's; None where the vocabulary is too small for that."""
-    eos_token_id = read.token("eos_token_id", vocab_size, GPT2_EOS)
-    if eos_token_id is None or eos_token_id < vocab_size:
-        return eos_token_id
+def _read_ends(read: _Reader, vocab_size: int, *, needed: bool) -> list[int]:
+    """The tokens that end a text. The default is GPT-2's; none where the vocabulary is too small for that."""
+    ends = read.tokens("eos_token_id", vocab_size, GPT2_EOS)
+    if all(token < vocab_size for token in ends):
+        return ends
     if needed:
         raise CheckpointError(
             f"{CONFIG_FILE}: eos_token_id: absent, which means {GPT2_EOS}, but vocab_size is {vocab_size}:"
             " give the id of the token that ends a text, or null where none does",
             field="eos_token_id",
         )
-    return None
+    return []
 
 
-def _read_head(read: _Reader) -> Head:
-    names = read.get("architectures", [])
-    choices = ", ".join(head.value for head in Head)
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in [head.value for head in Head]:
-        raise refused("architectures", names, f"one of {choices} is needed")
+def _read_head(read: _Reader) -> tuple[Head, tuple[str, ...]]:
+    """The head, and notes about what else the class has."""
     model_type = read.get("model_type", "gpt2")
     if model_type != "gpt2":
         raise refused("model_type", model_type, "only gpt2 is supported")
-    return Head(names[0])
+    names = read.get("architectures", [])
+    if names == []:
+        return Head.LM, (f"architectures: null, taken as {Head.LM.value}",)
+    known = [*(head.value for head in Head), *_SERVED_AS_LM]
+    if not isinstance(names, list) or len(names) != 1 or names[0] not in known:
+        raise refused("architectures", names, f"one of {', '.join(known)} is needed")
+    if names[0] in _SERVED_AS_LM:
+        return Head.LM, (_SERVED_AS_LM[names[0]],)
+    return Head(names[0]), ()
 
 
 def _read_activation(read: _Reader) -> Activation:
     name = read.get("activation_function", Activation.GELU_NEW.value)
-    try:
-        return Activation(name)
-    except ValueError:
-        choices = ", ".join(item.value for item in Activation)
-        raise refused("activation_function", name, f"not one of {choices}") from None
+    activation = Activation.named(name) if isinstance(name, str) else None
+    if activation is None:
+        choices = ", ".join([*(item.value for item in Activation), *_SAME_ACTIVATION])
+        raise refused(
+            "activation_function",
+            name,
+            f"another function: only {choices} are served; train with one of them",
+        )
+    return activation
 
 
 def _refuse_unsupported(read: _Reader) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from export.checkpoint.config import Head, ModelConfig, read_config
+from export.checkpoint.config import CONFIG_FILE, Head, ModelConfig, read_config
+from export.checkpoint.names import EMBEDDING, LM_HEAD, head_of, is_buffer, plain_names
 from export.checkpoint.tensors import TensorStore
 from export.checkpoint.tokenizer import read_tokenizer
 from export.errors import CheckpointError
@@ -18,22 +18,28 @@ from export.progress import OnProgress
 from export.reading import is_there
 
 Shape = tuple[int, ...]
-# Attention masks that old checkpoints store as buffers.
-_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
-_PREFIX = "transformer."
 NGRAM_TABLE = "ngrams.weight"  # [buckets, labels], of this project's own bag of n-grams
+# The class of a checkpoint that does not name its own, by a head that only this class has.
+_HEADS_OF = {"score": Head.SEQUENCE, "classifier": Head.TOKEN, "intent_head": Head.JOINT}
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
 class Checkpoint:
-    """Config, tokenizer and weights; names of weights have no `transformer.` prefix."""
+    """Config, tokenizer and weights; names of weights are plain, as `plain_names` makes them.
+
+    `notes` say where serving differs from transformers, and what of the folder is left out.
+    """
+
+    notes: tuple[str, ...]
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, tensors: TensorStore) -> None:
         self.config = config
         self.tokenizer = tokenizer
         self._tensors = tensors
-        self._stored = {name.removeprefix(_PREFIX): name for name in tensors}
-        _check_names(config, tensors, self._stored)
+        self._stored = plain_names(list(tensors), tensors.metadata)
+        if config.tied and config.head is Head.LM and LM_HEAD in self._stored:
+            self._stored.setdefault(EMBEDDING, self._stored[LM_HEAD])
+        self.notes = config.notes + _check_names(config, tensors, self._stored)
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
@@ -60,6 +66,7 @@ class DerivedCheckpoint(Checkpoint):
     def __init__(self, plain: Checkpoint) -> None:
         self.config = plain.config
         self.tokenizer = plain.tokenizer
+        self.notes = plain.notes
         self._plain = plain
 
     def weight(self, name: str) -> NDArray[np.float32]:
@@ -99,7 +106,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Every tensor that the architecture needs. Conv1D weights are `[in, out]`, heads `[out, in]`."""
     hidden = config.hidden_size
     shapes: dict[str, Shape] = {
-        "wte.weight": (config.vocab_size, hidden),
+        EMBEDDING: (config.vocab_size, hidden),
         "wpe.weight": (config.context_length, hidden),
         "ln_f.weight": (hidden,),
         "ln_f.bias": (hidden,),
@@ -122,7 +129,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
 def _head_shapes(config: ModelConfig) -> dict[str, Shape]:
     hidden, labels, slots = config.hidden_size, len(config.labels), len(config.slot_labels)
     if config.head is Head.LM:
-        return {} if config.tied else {"lm_head.weight": (config.vocab_size, hidden)}
+        return {} if config.tied else {LM_HEAD: (config.vocab_size, hidden)}
     if config.head is Head.TOKEN:
         return {"classifier.weight": (slots, hidden), "classifier.bias": (slots,)}
     bag: dict[str, Shape] = {} if config.ngrams is None else {NGRAM_TABLE: (config.ngrams.buckets, labels)}
@@ -136,26 +143,44 @@ def _head_shapes(config: ModelConfig) -> dict[str, Shape]:
     }
 
 
-def _check_names(config: ModelConfig, tensors: TensorStore, stored: dict[str, str]) -> None:
+def _check_names(config: ModelConfig, tensors: TensorStore, stored: dict[str, str]) -> tuple[str, ...]:
+    """Returns notes about heads that are left out. Raises CheckpointError naming the tensor."""
     expected = expected_shapes(config)
-    names = list(tensors)
-    if len(stored) != len(names):
-        twice = next(
-            name for name in names if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) in names
-        )
-        raise CheckpointError(f"tensor {twice}: stored with and without the prefix {_PREFIX}", field=twice)
-    for name, shape in expected.items():
-        if name not in stored:
-            raise CheckpointError(f"tensor {name}: missing, expected shape {shape}", field=name)
-        found = tensors.shape(stored[name])
-        if found != shape:
-            raise CheckpointError(f"tensor {name}: expected shape {shape}, found {found}", field=name)
-        tensors.require_readable(stored[name])
+    others: dict[str, None] = {}
     for name in stored:
+        if name in expected or is_buffer(name):
+            continue
+        head = head_of(name)
+        if head is None:
+            raise CheckpointError(f"tensor {name}: {config.head.value} has no such weight", field=name)
         # Some writers store a tied head; it is the embedding.
-        tied_head = name == "lm_head.weight" and config.tied
-        if name not in expected and not tied_head and not _BUFFER.fullmatch(name):
-            raise CheckpointError(
-                f"tensor {name}: {config.head.value} has no such weight (an adapter or another head?)",
-                field=name,
-            )
+        if name != LM_HEAD or not config.tied:
+            others[head] = None
+    if config.assumed_head and (known := [head for head in others if head in _HEADS_OF]):
+        raise CheckpointError(
+            f"{CONFIG_FILE}: architectures: null, and the weights have the head {known[0]}: name the model's"
+            f" class, {_HEADS_OF[known[0]].value}",
+            field="architectures",
+        )
+    for name, shape in expected.items():
+        _check_shape(config, tensors, stored, name, shape)
+    if not others:
+        return ()
+    return (f"{', '.join(others)}: left out, {config.head.value} has no such head",)
+
+
+def _check_shape(
+    config: ModelConfig, tensors: TensorStore, stored: dict[str, str], name: str, shape: Shape
+) -> None:
+    if name not in stored:
+        raise CheckpointError(f"tensor {name}: missing, expected shape {shape}", field=name)
+    found = tensors.shape(stored[name])
+    if found != shape:
+        why, field = f"tensor {name}: expected shape {shape}, found {found}", name
+        if head_of(name) and found[1:] == shape[1:] and config.head is not Head.LM:
+            key = "slot_labels" if name.startswith("slot_head") else "id2label"
+            instead = "" if key == "slot_labels" else " (num_labels without it)"
+            why = f"{CONFIG_FILE}: {key}{instead}: {shape[0]} names, but {name} has {found[0]} rows"
+            field = key
+        raise CheckpointError(why, field=field)
+    tensors.require_readable(stored[name])

@@ -1,7 +1,8 @@
-"""generation_config.json of a language model: its end of text, its sampling, and notes about the rest."""
+"""generation_config.json of a language model: its ends of text, its sampling, and notes about the rest."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,39 +25,32 @@ _SHOWN = 60  # characters of a name with its value in a note
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    eos_token_id: int | None  # None: no token ends a text
+    ends: tuple[int, ...]  # the tokens that end a text; the first also begins one
     sampling: dict[str, float] = field(default_factory=dict)  # defaults of requests, by parameter
     notes: tuple[str, ...] = ()  # about what is ignored
 
 
-def read_generation(folder: Path, eos_token_id: int | None, vocab_size: int) -> Generation:
+def read_generation(folder: Path, ends: Sequence[int], vocab_size: int) -> Generation:
     """How texts end, and what requests take where they set nothing, as vLLM reads this file.
 
-    transformers generates by this file, so its end of text has precedence over config.json's
-    (`eos_token_id`). Of several, only one ends a text here. The notes name the others, and all other values,
-    which are ignored. Raises CheckpointError.
+    `ends` are the tokens of config.json that end a text, of which the first also begins one; those of this file
+    are added. The notes name all other values, which are ignored. Raises CheckpointError.
     """
     if not is_there(folder / GENERATION_FILE):
-        return Generation(eos_token_id)
+        return Generation(tuple(ends))
     data = read_json_object(folder / GENERATION_FILE)
-    notes = []
-    ends = _ends(data, vocab_size)
-    if ends and eos_token_id not in ends:
-        notes.append(f"eos_token_id {ends[0]} ends a text, and not {eos_token_id} of config.json")
-        eos_token_id = ends[0]
-    if len(ends) > 1:
-        others = ", ".join(str(token) for token in ends[:_NAMES_SHOWN] if token != eos_token_id)
-        notes.append(f"eos_token_id {others}: only {eos_token_id} ends a text here")
+    more = token_ids(data.get("eos_token_id"), GENERATION_FILE, "eos_token_id", vocab_size)
     sampling = {name: float(data[name]) for name in MODEL_DEFAULTS if _is_possible(name, data.get(name))}
+    notes: tuple[str, ...] = ()
     if values := [
         f"{name} {value}"[:_SHOWN]
         for name, value in data.items()
         if name not in (*_SILENT, *sampling) and value is not None and (name, value) != _SAMPLES
     ]:
-        more = f" and {len(values) - _NAMES_SHOWN} more" if len(values) > _NAMES_SHOWN else ""
-        shown = ", ".join(values[:_NAMES_SHOWN]) + more
-        notes.append(f"{shown}: not taken over; a request brings its own")
-    return Generation(eos_token_id, sampling, tuple(f"{GENERATION_FILE}: {note}" for note in notes))
+        others = f" and {len(values) - _NAMES_SHOWN} more" if len(values) > _NAMES_SHOWN else ""
+        shown = ", ".join(values[:_NAMES_SHOWN]) + others
+        notes = (f"{GENERATION_FILE}: {shown}: not taken over; a request brings its own",)
+    return Generation(tuple(dict.fromkeys((*ends, *more))), sampling, notes)
 
 
 def _is_possible(name: str, value: Any) -> bool:
@@ -66,19 +60,11 @@ def _is_possible(name: str, value: Any) -> bool:
     return is_number and value in parameter.range
 
 
-def _ends(data: dict[str, Any], vocab_size: int) -> list[int]:
-    """The tokens that end a text, in the order of the file."""
-    value = data.get("eos_token_id")
-    if value is None:
-        return []
-    ends = list(dict.fromkeys(value)) if _is_list_of_numbers(value) else [value]
-    if not all(type(token) is int and 0 <= token < vocab_size for token in ends):
+def token_ids(value: Any, file: str, key: str, vocab_size: int) -> list[int]:
+    """The ids under `key` of `file`: one, or several in a list; none for null. Raises CheckpointError."""
+    given = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(token) is int and 0 <= token < vocab_size for token in given):
         needed = f"a whole number from 0 to {vocab_size - 1}, or a list of them, is needed"
-        raise CheckpointError(
-            f"{GENERATION_FILE}: eos_token_id: {str(value)[:80]!r}: {needed}", field=GENERATION_FILE
-        )
-    return ends
-
-
-def _is_list_of_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int for item in value)
+        field = key if file != GENERATION_FILE else file
+        raise CheckpointError(f"{file}: {key}: {str(value)[:80]!r}: {needed}", field=field)
+    return list(dict.fromkeys(given))

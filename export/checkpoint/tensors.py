@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from export.errors import CheckpointError
 from export.reading import (
     CONVERT_LINE,
+    LFS_START,
     MAX_TEXT_BYTES,
     PICKLE_NAMES,
     is_there,
     parse_json_object,
     plain_size,
     read_json_object,
+    refuse_pointer,
 )
 from runtime.contract import shown
 
@@ -42,7 +44,9 @@ _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-_READABLE = ("F32", "F16", "BF16")
+# BF16 has no type of NumPy: it is read by hand.
+_STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8")}
+_READABLE = (*_STORED, "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,8 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries = read_header(path).entries
+        header = read_header(path)
+        self.entries, self.metadata = header.entries, header.metadata
         with path.open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -86,8 +91,9 @@ class TensorFile:
             halves = np.frombuffer(self._data, np.dtype("<u2"), count, entry.start)
             array = (halves.astype(np.uint32) << 16).view(np.float32)
         else:
-            stored = np.dtype("<f4" if entry.dtype == "F32" else "<f2")
-            array = np.frombuffer(self._data, stored, count, entry.start).astype(np.float32, copy=False)
+            stored = np.frombuffer(self._data, _STORED[entry.dtype], count, entry.start)
+            with np.errstate(over="ignore"):  # of a float64: the check below names it
+                array = stored.astype(np.float32, copy=False)
         # Minimum and maximum propagate NaN and infinity and, unlike isfinite, allocate nothing.
         if count and not (np.isfinite(array.min()) and np.isfinite(array.max())):
             raise CheckpointError(f"tensor {name}: holds NaN or infinite values", field=name)
@@ -132,6 +138,11 @@ class TensorStore:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The writers' notes. safetensors' save_model notes a name that it left out as {name: kept name}."""
+        return {key: value for file in set(self._files.values()) for key, value in file.metadata.items()}
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._files[name].entries[name].shape
@@ -187,6 +198,7 @@ def read_header(path: Path) -> Header:
     size = plain_size(path)
     with path.open("rb") as file:
         prefix = file.read(8)
+        refuse_pointer(prefix + file.peek(len(LFS_START)), path.name)
         if len(prefix) < 8:
             raise _damaged(path, f"{size} bytes, too short for a header")
         (length,) = struct.unpack("<Q", prefix)

@@ -123,8 +123,11 @@ def _check_architecture(architecture: Architecture) -> None:
         value = getattr(architecture, name)
         if not 1 <= value <= most:
             raise _wrong(f"architecture.{name}", f"{value}, but it goes from 1 to {most}")
-    for name in ("eos_token_id", "pad_token_id"):
-        value = getattr(architecture, name)
+    tokens = [(name, getattr(architecture, name)) for name in ("eos_token_id", "pad_token_id")]
+    for name, value in (
+        *tokens,
+        *(("more_eos_token_ids", token) for token in architecture.more_eos_token_ids),
+    ):
         if value is not None and not 0 <= value < architecture.vocab_size:
             raise _wrong(f"architecture.{name}", f"{value} is no token of {architecture.vocab_size}")
     hidden, heads = architecture.hidden_size, architecture.num_heads

@@ -116,7 +116,7 @@ class SchedulerModel:
     def _advance(self, sequence: Sequence) -> None:
         if sequence.operation is Operation.GENERATE:
             sequence.tokens.append(len(sequence.tokens) % 3)
-        if sequence.operation is not Operation.GENERATE or sequence.ending(eos_token_id=99):
+        if sequence.operation is not Operation.GENERATE or sequence.ending(ends={99}):
             self.remove(sequence, FinishReason.LENGTH)
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""generation_config.json: the end of text as with transformers, sampling as with vLLM, notes on the rest."""
+"""generation_config.json: ends of text added to those of config.json, sampling as with vLLM, notes on the rest."""
 
 from __future__ import annotations
 
@@ -32,36 +32,29 @@ def write(folder: Path, data: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "end", "notes"),
+    ("data", "ends", "notes"),
     [
-        (None, 0, []),
-        ({}, 0, []),
-        ({"_from_model_config": True, "eos_token_id": 0, "transformers_version": "4.57.6"}, 0, []),
-        ({"eos_token_id": None, "temperature": None}, 0, []),
-        ({"eos_token_id": [0]}, 0, []),
-        ({"eos_token_id": 5}, 5, ["eos_token_id 5 ends a text, and not 0 of config.json"]),
-        ({"eos_token_id": [7, 0, 9]}, 0, ["eos_token_id 7, 9: only 0 ends a text here"]),
-        (
-            {"eos_token_id": [7, 9]},
-            7,
-            [
-                "eos_token_id 7 ends a text, and not 0 of config.json",
-                "eos_token_id 9: only 7 ends a text here",
-            ],
-        ),
-        ({"temperature": 0.7, "top_p": 0.9, "do_sample": True}, 0, []),
+        (None, (0,), []),
+        ({}, (0,), []),
+        ({"_from_model_config": True, "eos_token_id": 0, "transformers_version": "4.57.6"}, (0,), []),
+        ({"eos_token_id": None, "temperature": None}, (0,), []),
+        ({"eos_token_id": [0]}, (0,), []),
+        ({"eos_token_id": 5}, (0, 5), []),
+        ({"eos_token_id": [7, 0, 9]}, (0, 7, 9), []),
+        ({"temperature": 0.7, "top_p": 0.9, "do_sample": True}, (0,), []),
         (
             {"num_beams": 2, "do_sample": False},
-            0,
+            (0,),
             ["num_beams 2, do_sample False: not taken over; a request brings its own"],
         ),
     ],
 )
-def test_what_is_taken_over(data: object, end: int, notes: list[str], folder: Path) -> None:
+def test_what_is_taken_over(data: object, ends: tuple[int, ...], notes: list[str], folder: Path) -> None:
     if data is not None:
         write(folder, data)
     config = read_config(folder)
-    assert config.eos_token_id == config.architecture.eos_token_id == end
+    assert config.architecture.ends == ends
+    assert config.eos_token_id == ends[0]
     assert config.notes == tuple(f"generation_config.json: {note}" for note in notes)
     assert ModelFacts.of(config).notes == config.notes
 
@@ -114,18 +107,26 @@ def test_heads_do_not_generate(checkpoint: Callable[[str], Path], folder: Path) 
 
 
 @pytest.mark.parametrize(
-    ("changes", "written", "end"),
-    [({}, None, 0), ({"eos_token_id": None}, None, None), ({}, {"eos_token_id": 5}, 5)],
+    ("changes", "written", "end", "ends"),
+    [
+        ({}, None, 0, (0,)),
+        ({"eos_token_id": None}, None, None, ()),
+        ({"eos_token_id": None}, {"eos_token_id": 5}, 5, (5,)),
+        ({}, {"eos_token_id": 5}, 5, (0, 5)),
+        ({"eos_token_id": [0, 7]}, None, [0, 7], (0, 7)),
+        ({"eos_token_id": [7, 0]}, {"eos_token_id": [5, 7]}, [5, 7], (7, 0, 5)),
+    ],
 )
-def test_a_text_ends_as_with_transformers(
-    changes: dict[str, Any], written: object, end: int | None, tmp_path: Path
+def test_a_text_ends_where_one_of_both_files_says(
+    changes: dict[str, Any], written: object, end: object, ends: tuple[int, ...], tmp_path: Path
 ) -> None:
+    """transformers reads one of the two; the union ends a text here."""
     save_lm(tmp_path, **changes)
     if written is not None:
         write(tmp_path, written)
     model = GPT2LMHeadModel.from_pretrained(tmp_path)
     assert model.generation_config.eos_token_id == end
-    assert read_config(tmp_path).eos_token_id == end
+    assert read_config(tmp_path).architecture.ends == ends
 
 
 def test_null_means_none_and_absent_means_gpt2s_own(tmp_path: Path) -> None:

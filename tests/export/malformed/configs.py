@@ -75,7 +75,10 @@ CONFIGS: dict[str, tuple[Edit, str]] = {
         change_config(architectures=["BertModel"]),
         "architectures: \"['BertModel']\": one of",
     ),
-    "no architecture": (change_config(architectures=None), "architectures: '[]': one of GPT2LMHeadModel"),
+    "head of another task": (
+        change_config(architectures=["GPT2ForQuestionAnswering"]),
+        "architectures: \"['GPT2ForQuestionAnswering']\": one of GPT2LMHeadModel",
+    ),
     "five million lists": (
         write("config.json", b'{"architectures": ["Many"], "x": [' + b"[]," * 5_000_000 + b"0]}"),
         "architectures: \"['Many']\": one of GPT2LMHeadModel",
@@ -91,7 +94,7 @@ CONFIGS: dict[str, tuple[Edit, str]] = {
     ),
     "another activation": (
         change_config(activation_function="silu"),
-        "activation_function: 'silu': not one of",
+        "activation_function: 'silu': another function: only gelu_new, ",
     ),
     "layers a string": (change_config(n_layer="2"), "n_layer: '2': a whole number from 1 to 1024"),
     "layers true": (change_config(n_layer=True), "n_layer: 'True': a whole number from 1"),
@@ -167,7 +170,7 @@ LABELS: dict[str, tuple[str, Edit, str]] = {
     "fewer labels": (
         "classifier",
         change_config(id2label={"0": "a", "1": "b"}),
-        "score.weight: expected shape (2, 64)",
+        "id2label (num_labels without it): 2 names, but score.weight has 3 rows",
     ),
     "no slot labels": ("nlu", change_config(slot_labels=None), "slot_labels: '[]': GPT2ForJointNlu needs"),
     "slot labels of numbers": (

@@ -82,6 +82,10 @@ def as_type(dtype: torch.dtype) -> Edit:
     return change_tensors(change)
 
 
+def widen(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["transformer.ln_f.bias"] = tensors["transformer.ln_f.bias"].double() + 1e300
+
+
 def poison_halves(tensors: dict[str, torch.Tensor]) -> None:
     for name in tensors:
         tensors[name] = tensors[name].half()
@@ -180,11 +184,15 @@ TENSORS: dict[str, tuple[Edit, str]] = {
         lambda folder: os.truncate(folder / WEIGHTS, (folder / WEIGHTS).stat().st_size - 5),
         "(truncated or padded)",
     ),
-    "wide floats": (
-        as_type(torch.float64),
-        "tensor transformer.ln_f.bias: dtype F64, but only F32, F16, BF16",
+    "whole numbers": (as_type(torch.int8), "tensor transformer.ln_f.bias: dtype I8, but only F32, F16, F64"),
+    "wide floats beyond float32": (
+        change_tensors(widen),
+        "tensor transformer.ln_f.bias: holds NaN or infinite",
     ),
-    "whole numbers": (as_type(torch.int8), "tensor transformer.ln_f.bias: dtype I8, but only F32, F16, BF16"),
+    "pointer of Git LFS": (
+        write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 548105171\n"),
+        "model.safetensors: a Git LFS pointer, and not the file itself: fetch it with `git lfs pull`",
+    ),
     "NaN": (poison(float("nan")), "tensor transformer.h.1.mlp.c_fc.weight: holds NaN or infinite values"),
     "infinity in halves": (
         change_tensors(poison_halves),
@@ -197,18 +205,16 @@ TENSORS: dict[str, tuple[Edit, str]] = {
         "tensor ln_f.bias: missing, expected shape (64,)",
     ),
     "tensor of an adapter": (
-        add("transformer.h.0.lora_A", 4, 4),
-        "tensor h.0.lora_A: GPT2LMHeadModel has no such",
+        add("base_model.model.transformer.h.0.attn.c_attn.lora_A.default.weight", 4, 4),
+        "c_attn.lora_A.default.weight: adapters that are not merged into their model: merge them",
+    ),
+    "tensor of no part": (
+        add("transformer.h.0.extra", 4, 4),
+        "tensor h.0.extra: GPT2LMHeadModel has no such",
     ),
     "tensor with both prefixes": (
         add("ln_f.bias", 64),
-        "tensor transformer.ln_f.bias: stored with and without",
-    ),
-    "mixture of prefixes": (
-        change_tensors(
-            lambda tensors: tensors.update({"model.wte.weight": tensors.pop("transformer.wte.weight")})
-        ),
-        "tensor wte.weight: missing, expected shape (300, 64)",
+        "stored with and without a prefix: ",
     ),
     "table of no rows": (
         change_tensors(lambda tensors: tensors.update({"transformer.wte.weight": torch.zeros(0, 64)})),
