@@ -24,6 +24,7 @@ from export.reading import CONVERT_LINE, PICKLE_NAMES
 
 SMALL_FILES = (
     *(CONFIG_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.txt", "spiece.model", "tokenizer.model"),
     TEMPLATE_FILE,
     *("vocab.json", "merges.txt", "encoder.json", "vocab.bpe", GENERATION_FILE),
 )

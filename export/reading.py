@@ -19,7 +19,7 @@ CONVERT_LINE = (
 LFS_START = b"version https://git-lfs.github.com/spec/"  # of the text that Git LFS leaves in place of a file
 # Parsed JSON takes up to 35 times its bytes. A tokenizer of 200,000 tokens has about 10 MB.
 MAX_TEXT_BYTES = 16 << 20
-MAX_DIGITS = 30  # of a whole number
+MAX_DIGITS = 40  # of a whole number; transformers writes 31 for a tokenizer without a length
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",

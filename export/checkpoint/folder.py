@@ -32,14 +32,16 @@ class Checkpoint:
 
     notes: tuple[str, ...]
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, tensors: TensorStore) -> None:
+    def __init__(
+        self, config: ModelConfig, tokenizer: Tokenizer, tensors: TensorStore, notes: tuple[str, ...] = ()
+    ) -> None:
         self.config = config
         self.tokenizer = tokenizer
         self._tensors = tensors
         self._stored = plain_names(list(tensors), tensors.metadata)
         if config.tied and config.head is Head.LM and LM_HEAD in self._stored:
             self._stored.setdefault(EMBEDDING, self._stored[LM_HEAD])
-        self.notes = config.notes + _check_names(config, tensors, self._stored)
+        self.notes = config.notes + notes + _check_names(config, tensors, self._stored)
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
@@ -49,7 +51,8 @@ class Checkpoint:
         refuse_adapter([name for name in ADAPTER_FILES if is_there(folder / name)])
         config = read_config(folder)
         tensors = TensorStore.open(folder)
-        return cls(config, read_tokenizer(folder, config), tensors)
+        tokenizer, notes = read_tokenizer(folder, config)
+        return cls(config, tokenizer, tensors, notes)
 
     def weight(self, name: str) -> NDArray[np.float32]:
         """A tensor as float32, a view of the file if that stores float32; raises CheckpointError for NaN."""

@@ -1,25 +1,30 @@
-"""The tokenizer of a checkpoint as tokenizer.json, converted from GPT-2's two-file form where needed."""
+"""The tokenizer of a checkpoint as one tokenizer.json that gives the ids of transformers' AutoTokenizer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer
 
+from export.checkpoint.added_tokens import END_OF_TEXT, MAX_ADDED_TOKENS, TokenizerSettings
+from export.checkpoint.bpe_files import PAIRS, convert
+from export.checkpoint.complaints import complaints
 from export.checkpoint.config import ModelConfig
 from export.checkpoint.prompts import PromptReader
 from export.errors import CheckpointError
-from export.reading import is_there, read_json_object, read_text
+from export.reading import is_there, read_json_object
 from runtime.contract import TOKENIZER_FILE, Kind, is_byte_level, shown
 
-END_OF_TEXT = "<|endoftext|>"
-MAX_ADDED_TOKENS = 10_000  # the library compares them with each other
-# transformers' names, then those of OpenAI's release.
-_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+# Files of other kinds of tokenizers.
+_FOREIGN = {
+    "vocab.txt": "WordPiece",
+    "spiece.model": "SentencePiece",
+    "tokenizer.model": "SentencePiece",
+    "sentencepiece.bpe.model": "SentencePiece",
+}
+_ONLY = "only GPT-2's byte-level BPE is served"
 # The allowed parts of a tokenizer. Parts that multiply a text (Replace, Prepend) and tables that the library
 # trusts (Precompiled) are not allowed: a few bytes of them can take all memory and end the process.
 _PARTS = {
@@ -52,28 +57,75 @@ PATTERNS = (
 _PROBE = "".join(map(chr, range(32, 127))) + "\t\n\x00 ä é 漢字 🙂"
 
 
-def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
-    """The tokenizer of a checkpoint folder; raises CheckpointError where none can be served."""
-    tokenizer = _find_tokenizer(folder, config)
-    with _complaints(TOKENIZER_FILE):
+def read_tokenizer(folder: Path, config: ModelConfig) -> tuple[Tokenizer, tuple[str, ...]]:
+    """The tokenizer of a checkpoint folder, and notes about it.
+
+    Raises CheckpointError where none can be served.
+    """
+    settings = TokenizerSettings(folder)
+    found, file = _find_tokenizer(folder, config, settings)
+    added = settings.tokens([token.content for token in found.get_added_tokens_decoder().values()])
+    with complaints(file):
+        found.add_tokens(added)
+    tokenizer, notes = _within(_with_prefix_space(found, settings), config.vocab_size)
+    tokenizer = _checked(tokenizer, config.vocab_size)
+    with complaints(TOKENIZER_FILE):
         readable = next(PromptReader.of(tokenizer, config).shortest(), None)
     if readable is None:
         raise _refused(
             f"no text becomes a token that fits the context: {config.context_length} tokens (n_positions)"
         )
-    return tokenizer
+    return tokenizer, notes
 
 
-def _find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
+def _find_tokenizer(folder: Path, config: ModelConfig, settings: TokenizerSettings) -> tuple[Tokenizer, str]:
+    """The tokenizer as its files say, and the first of them."""
     if is_there(folder / TOKENIZER_FILE):
-        return open_tokenizer(folder / TOKENIZER_FILE, config.vocab_size, config.head.kind)
-    for vocabulary, merges in _PAIRS:
+        return _read(folder / TOKENIZER_FILE, config.head.kind), TOKENIZER_FILE
+    for vocabulary, merges in PAIRS:
         if is_there(folder / vocabulary) and is_there(folder / merges):
-            return _checked(_convert(folder / vocabulary, folder / merges), config.vocab_size)
+            begin = settings.token("bos_token") if settings.flag("add_bos_token") else None
+            return convert(folder / vocabulary, folder / merges, begin), vocabulary
+    for name, kind in _FOREIGN.items():
+        if is_there(folder / name):
+            raise CheckpointError(f"{name}: a {kind} tokenizer, but {_ONLY}", field=name)
     raise CheckpointError(
         f"{TOKENIZER_FILE}: missing, and no vocab.json + merges.txt or encoder.json + vocab.bpe either",
         field=TOKENIZER_FILE,
     )
+
+
+def _with_prefix_space(tokenizer: Tokenizer, settings: TokenizerSettings) -> Tokenizer:
+    """With a space before a text where tokenizer_config.json says so, and only there, as in transformers."""
+    data = json.loads(tokenizer.to_str())
+    part, wanted = data["pre_tokenizer"], settings.flag("add_prefix_space")
+    if part is None or part.get("add_prefix_space", wanted) is wanted:
+        return tokenizer
+    part["add_prefix_space"] = wanted
+    return Tokenizer.from_str(json.dumps(data))
+
+
+def _within(tokenizer: Tokenizer, vocab_size: int) -> tuple[Tokenizer, tuple[str, ...]]:
+    """Without special tokens beyond the embedding, which no text can have then, and a note about them."""
+    data = json.loads(tokenizer.to_str())
+    beyond = [token for token in data["added_tokens"] if token["special"] and token["id"] >= vocab_size]
+    if not beyond:
+        return tokenizer, ()
+    names = [token["content"] for token in beyond]
+    data["added_tokens"] = [token for token in data["added_tokens"] if token not in beyond]
+    vocabulary = data["model"].get("vocab")
+    if isinstance(vocabulary, dict):
+        made = {left + right for left, right in data["model"].get("merges", ())}
+        for name in names:
+            if len(name) > 1 and name not in made:
+                vocabulary.pop(name, None)
+    with complaints(TOKENIZER_FILE):
+        tokenizer = Tokenizer.from_str(json.dumps(data))
+    # transformers adds this one to every GPT-2 tokenizer without it.
+    named = [f"{token['content']} ({token['id']})" for token in beyond if token["content"] != END_OF_TEXT]
+    if not named:
+        return tokenizer, ()
+    return tokenizer, (f"{', '.join(named[:8])}: beyond the embedding of {vocab_size} tokens, left out",)
 
 
 def open_tokenizer(path: Path, vocab_size: int, kind: Kind) -> Tokenizer:
@@ -81,15 +133,16 @@ def open_tokenizer(path: Path, vocab_size: int, kind: Kind) -> Tokenizer:
 
     Raises CheckpointError.
     """
+    return _checked(_read(path, kind), vocab_size)
+
+
+def _read(path: Path, kind: Kind) -> Tokenizer:
     data = read_json_object(path)
     _check_parts(data)
     if kind is Kind.LM and not is_byte_level(data.get("decoder")):
-        raise _refused(
-            f"decoder: {_types_of(data.get('decoder'))}, but a language model is served by ByteLevel alone"
-        )
-    with _complaints(TOKENIZER_FILE):
-        tokenizer = Tokenizer.from_file(str(path))
-    return _checked(tokenizer, vocab_size)
+        raise _refused(f"decoder: {_types_of(data.get('decoder'))}, but {_ONLY} as a language model's")
+    with complaints(TOKENIZER_FILE):
+        return Tokenizer.from_file(str(path))
 
 
 def _check_parts(data: dict[str, Any]) -> None:
@@ -129,7 +182,7 @@ def _checked(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
     # Truncation or padding that a trainer stored would silently change prompts.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    with _complaints(TOKENIZER_FILE, "does not read any text: "):
+    with complaints(TOKENIZER_FILE, "does not read any text: "):
         ids = tokenizer.encode(_PROBE).ids + tokenizer.encode(_PROBE, _PROBE).ids
     # A template can contain ids that no token has.
     if max(ids, default=0) >= vocab_size:
@@ -149,52 +202,6 @@ def _types_of(part: Any) -> str:
 
 def _refused(why: str, field: str = TOKENIZER_FILE) -> CheckpointError:
     return CheckpointError(f"{TOKENIZER_FILE}: {why}", field=field)
-
-
-@contextmanager
-def _complaints(file: str, what: str = "") -> Iterator[None]:
-    """Turn the library's errors into CheckpointError: bare Exceptions, and panics of its Rust code."""
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        complaint = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{file}: {what}{complaint}", field=file) from None
-
-
-def _convert(vocabulary_path: Path, merges_path: Path) -> Tokenizer:
-    """GPT-2's byte-level BPE, set up as transformers' GPT2TokenizerFast does."""
-    vocabulary = read_json_object(vocabulary_path)
-    ids = list(vocabulary.values())
-    if not ids or not all(type(index) is int and 0 <= index < 1 << 32 for index in ids):
-        raise CheckpointError(
-            f"{vocabulary_path.name}: an object from tokens to ids is needed", field=vocabulary_path.name
-        )
-    if len(set(ids)) != len(ids):
-        raise CheckpointError(f"{vocabulary_path.name}: two tokens have one id", field=vocabulary_path.name)
-    merges = _read_merges(merges_path)
-    with _complaints(merges_path.name):
-        model = models.BPE(vocab=vocabulary, merges=merges)
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    if END_OF_TEXT in vocabulary:
-        tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-    return tokenizer
-
-
-def _read_merges(path: Path) -> list[tuple[str, str]]:
-    merges = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line or (number == 1 and line.startswith("#version")):
-            continue
-        parts = line.rstrip("\r").split(" ")
-        if len(parts) != 2:
-            raise CheckpointError(f"{path.name}: line {number}: two tokens are needed", field=path.name)
-        merges.append((parts[0], parts[1]))
-    return merges
 
 
 def write_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

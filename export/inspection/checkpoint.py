@@ -175,7 +175,7 @@ def _weights(folder: Path) -> WeightFacts | None:
 
 
 def _tokenizer(folder: Path, config: ModelConfig) -> TokenizerFacts:
-    tokenizer = read_tokenizer(folder, config)
+    tokenizer, _ = read_tokenizer(folder, config)
     added = tokenizer.get_added_tokens_decoder().items()
     return TokenizerFacts(
         files=tuple(name for name in _TOKENIZER_FILES if is_there(folder / name)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from kernels.library import missing
 from runtime.contract import FaultCode, FinishReason, Operation
 from runtime.engine import Engine
 from runtime.errors import ModelError, RequestFault
+from runtime.load import load_engine
 from runtime.messages import Answer
 from tests.runtime.conftest import OpenEngine
-from tests.runtime.engines import Collector, ask, submit, token_ids
+from tests.runtime.engines import Collector, ask, submit, token_ids, version_folder
 
 PROMPTS = [
     "the cat",
@@ -284,6 +286,24 @@ def test_token_ids_are_answered_as_their_text_is(
         ids = engine.tokenizer.encode(text)
         found = submit(engine, "", parameters, operation=operation, token_ids=ids).wait().details
         assert rounded({**found, "timings": None}) == rounded({**expected, "timings": None})
+
+
+def test_each_end_of_text_ends_it(engine: Engine, lm_artifact: Path, tmp_path: Path) -> None:
+    greedy: dict[str, Any] = {"max_tokens": 12, "temperature": 0, "ignore_eos": True}
+    ids = token_ids(engine, "the", **greedy)
+    folder = version_folder(lm_artifact, tmp_path / "1")
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    manifest["architecture"]["more_eos_token_ids"] = [299, ids[5]]
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    opened = load_engine(folder)
+    try:
+        (choice,) = ask(opened, "the", **greedy | {"ignore_eos": False})["choices"]
+        assert choice["token_ids"] == ids[: ids.index(ids[5]) + 1]
+        assert choice["finish_reason"] == "stop"
+        assert choice["text"] == engine.tokenizer.decode(choice["token_ids"][:-1])
+        assert token_ids(opened, "the", **greedy) == ids
+    finally:
+        opened.close()
 
 
 def test_special_tokens_of_a_prompt(engine: Engine) -> None:

@@ -68,7 +68,7 @@ def _exported(folder: Path, about: Description, threads: int) -> Iterator[Target
 
 def _open(folder: Path, config: ModelConfig, about: Description, meter: ProcessMeter) -> Target:
     model = load_module(folder, config)
-    tokenizer = as_served(read_tokenizer(folder, config))
+    tokenizer = as_served(read_tokenizer(folder, config)[0])
     if config.head is Head.LM:
         return CheckpointLanguage(about, model, tokenizer, config, meter)
     manifest = Manifest(

@@ -37,7 +37,7 @@ def write_pair(folder: Path, vocabulary: str, merges: str) -> None:
 @pytest.mark.parametrize("names", [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")])
 def test_two_files_become_one(names: tuple[str, str], folder: Path) -> None:
     write_pair(folder, *names)
-    converted = read_tokenizer(folder, read_config(folder))
+    converted, _ = read_tokenizer(folder, read_config(folder))
     write_pair(folder, "vocab.json", "merges.txt")
     reference = GPT2TokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
     for text in TEXTS:
@@ -51,7 +51,7 @@ def test_stored_truncation_and_padding_are_dropped(folder: Path) -> None:
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=50)
     tokenizer.save(str(folder / "tokenizer.json"))
-    found = read_tokenizer(folder, read_config(folder)).encode("the little cat sat on the mat").ids
+    found = read_tokenizer(folder, read_config(folder))[0].encode("the little cat sat on the mat").ids
     assert found == tiny_tokenizer().encode("the little cat sat on the mat").ids
 
 
@@ -116,13 +116,13 @@ PARTS: dict[str, tuple[dict[str, Any], str]] = {
     "added tokens": ({"added_tokens": [{}] * 10_001}, "added_tokens: 10001, but at most 10000"),
     "decoder that cannot be served": (
         {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}},
-        "decoder: 'WordPiece', but a language model is served by ByteLevel alone",
+        "decoder: 'WordPiece', but only GPT-2's byte-level BPE is served as a language model's",
     ),
     "decoders in a row": (
         {"decoder": sequence("decoders", {"type": "ByteFallback"}, {"type": "Fuse"})},
-        "decoder: a Sequence of 'ByteFallback', 'Fuse', but a language model",
+        "decoder: a Sequence of 'ByteFallback', 'Fuse', but only GPT-2's",
     ),
-    "no decoder": ({"decoder": None}, "decoder: none, but a language model"),
+    "no decoder": ({"decoder": None}, "decoder: none, but only GPT-2's"),
     "no text": (
         {"model": {"type": "BPE", "vocab": {"<|endoftext|>": 0}, "merges": []}},
         "no text becomes a token that fits the context: 96 tokens",
@@ -176,7 +176,7 @@ def test_a_head_needs_no_decoder(checkpoint: Callable[[str], Path], folder: Path
 def test_a_special_token_in_a_text_is_read(folder: Path) -> None:
     """As in the engine: a golden prompt must be the same tokens here and there."""
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
-    assert 0 in read_tokenizer(folder, read_config(folder)).encode("a <|endoftext|> b").ids
+    assert 0 in read_tokenizer(folder, read_config(folder))[0].encode("a <|endoftext|> b").ids
 
 
 @pytest.mark.parametrize("regex", PATTERNS)

@@ -25,7 +25,7 @@ CONFIGS: dict[str, tuple[Edit, str]] = {
     "config key twice": (write("config.json", b'{"a": 1, "a": 2}'), "the name 'a' comes twice"),
     "config of many digits": (
         write("config.json", b'{"n_layer": 1' + b"0" * 5000 + b"}"),
-        "config.json: not JSON: a number of 5001 digits, but at most 30 are read",
+        "config.json: not JSON: a number of 5001 digits, but at most 40 are read",
     ),
     "config with NaN": (
         change_config(layer_norm_epsilon=float("nan")),

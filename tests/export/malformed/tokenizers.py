@@ -52,7 +52,10 @@ TOKENIZERS: dict[str, tuple[Edit, str]] = {
         "tokenizer.json: missing, and no vocab.json + merges.txt",
     ),
     "tokenizer not JSON": (write("tokenizer.json", b"no"), "tokenizer.json: not JSON: Expecting value"),
-    "tokenizer of nothing": (write("tokenizer.json", b"{}"), "tokenizer.json: decoder: none, but a language"),
+    "tokenizer of nothing": (
+        write("tokenizer.json", b"{}"),
+        "tokenizer.json: decoder: none, but only",
+    ),
     "tokenizer without a model": (
         write("tokenizer.json", json.dumps({"decoder": BYTE_LEVEL}).encode()),
         "tokenizer.json: Model missing",
