@@ -11,8 +11,9 @@ import typer
 
 from cli.command import AsJson, Url, fail
 from cli.completion import deployed_names, model_names
-from cli.show import print_json, print_listing, print_table, quality, size
+from cli.show import plain, print_json, print_listing, print_table, quality, size
 from client.http import DEFAULT_URL, Client
+from runtime.contract import MODEL_NAME, model_name
 
 models = typer.Typer(help="List, show, upload, download and delete models.", no_args_is_help=True)
 
@@ -90,14 +91,15 @@ def push_model(
 
     An upload that was cut off goes on where it ended when the command is run again.
     """
+    legal = name if MODEL_NAME.fullmatch(name) else model_name(name)
+    if legal != name and not as_json:
+        print(plain(f"{name} is served as {legal}: a name has small letters, digits and . _ -"))
     with Client(url) as client, tempfile.TemporaryDirectory() as scratch:
         archive = source
         if source.is_dir():
-            from export.archive import pack_folder
-
-            archive = Path(scratch) / f"{name}.tar.gz"
-            pack_folder(source, archive)
-        body = {"name": name, "blob": client.upload(archive), "deploy": deploy_it, "force": force}
+            archive = Path(scratch) / f"{legal}.tar.gz"
+            _pack(source, archive, quiet=as_json)
+        body = {"name": legal, "blob": client.upload(archive), "deploy": deploy_it, "force": force}
         if precision is not None:
             body["precision"] = precision
         accepted = client.call("POST", "/v1/models", json=body)
@@ -109,9 +111,22 @@ def push_model(
     if not as_json:
         result = task["result"]
         served = f" and serves in {result['precision']}" if result["precision"] else ""
-        print(f"{name} version {accepted['version']} is ready{served}")
+        print(f"{legal} version {accepted['version']} is ready{served}")
         if result["note"]:
             print(result["note"])
+
+
+def _pack(folder: Path, archive: Path, *, quiet: bool) -> None:
+    """Pack what an export reads; says what is left out."""
+    from export.archive import pack_folder, skipped_note
+    from export.errors import ExportError
+
+    try:
+        skipped = pack_folder(folder, archive)
+    except ExportError as error:
+        fail(plain(str(error)))
+    for note in () if quiet else skipped_note(skipped):
+        print(plain(f"note: {note}"))
 
 
 def follow_task(client: Client, task: dict[str, Any], quiet: bool) -> dict[str, Any]:

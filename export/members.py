@@ -1,6 +1,6 @@
-"""The members of a .tar, .tar.gz or .zip archive, read one after the other within limits.
+"""The members of a .tar, .tar.gz, .tar.zst or .zip archive, read one after the other within limits.
 
-No header makes a reader allocate, unpack or seek more than the limits allow. Standard library only.
+No header makes a reader allocate, unpack or seek more than the limits allow.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ _MAX_GZIP_STREAMS = 1 << 18
 # Weights hardly compress, and text to about a fifth. A bomb of fewer unpacked bytes than this does no harm.
 _HARMLESS_BYTES = 64 << 20
 _MAX_RATIO = 100  # unpacked bytes per byte of the archive
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+_OTHERS = {b"\xfd7zX": "xz", b"BZh9": "bzip2", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR"}
+_MAX_WINDOW_BYTES = 128 << 20  # of zstd's memory: that of `zstd --long`
 # With other methods, zipfile unpacks a whole block at once or allocates what a header asks for.
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -62,10 +65,14 @@ def open_members(path: Path, limits: ArchiveLimits) -> Iterator[Iterator[Member]
             if start[:2] == b"PK":
                 with _ZipSource(path, limits) as source, zipfile.ZipFile(source) as archive:
                     yield _zip_members(archive, path.stat().st_size, limits)
-            elif start[:2] == b"\x1f\x8b":
-                stream = _Gunzip(file, Room(path, limits, with_headers=True))
+            elif start[:2] == b"\x1f\x8b" or start == _ZSTANDARD:
+                room = Room(path, limits, with_headers=True)
+                stream = _Gunzip(file, room) if start != _ZSTANDARD else _Unzstd(file, room)
                 yield _tar_members(stream)
                 stream.drain()
+            elif start in _OTHERS:
+                why = f"packed by {_OTHERS[start]}; only gzip, zstd and zip are read: pack it again"
+                raise ArchiveError(f"archive: {why}", field="file")
             else:
                 yield _tar_members(file)
     except _READ_ERRORS as error:
@@ -172,6 +179,34 @@ class _Gunzip:
         self._inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)  # 16 asks for gzip's header and trailer
 
 
+class _Unzstd:
+    """Unpacks a zstd file (RFC 8878) within `room`."""
+
+    def __init__(self, file: IO[bytes], room: Room) -> None:
+        import zstandard
+
+        self._error = zstandard.ZstdError
+        unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+        self._reader = unpacker.stream_reader(file, read_across_frames=True)
+        self._room = room
+
+    def read(self, size: int, /) -> bytes:
+        """Returns `size` bytes, and fewer only at the end."""
+        parts = []
+        try:
+            while size and (part := self._reader.read(min(size, CHUNK_BYTES))):
+                self._room.take(len(part))
+                parts.append(part)
+                size -= len(part)
+        except self._error as error:
+            raise ValueError(str(error)) from None
+        return b"".join(parts)
+
+    def drain(self) -> None:
+        while self.read(CHUNK_BYTES):
+            pass
+
+
 def _tar_members(stream: Stream) -> Iterator[Member]:
     for member in read_tar(stream):
         if member.kind not in (Kind.FILE, Kind.FOLDER):
@@ -197,11 +232,12 @@ def _zip_members(archive: zipfile.ZipFile, size: int, limits: ArchiveLimits) -> 
             raise refused(
                 info.filename, f"packed by method {info.compress_type}; only stored and deflated are read"
             )
-        if info.filename.endswith("/"):
-            yield Member(info.filename, PurePosixPath(info.filename), True, 0, io.BytesIO())
+        name = info.filename.replace("\\", "/")  # as PowerShell's Compress-Archive writes them
+        if name.endswith("/"):
+            yield Member(name, PurePosixPath(name), True, 0, io.BytesIO())
         else:
             with archive.open(info) as data:
-                yield Member(info.filename, PurePosixPath(info.filename), False, info.file_size, data)
+                yield Member(name, PurePosixPath(name), False, info.file_size, data)
 
 
 def refused(name: str, why: str) -> ArchiveError:
@@ -215,4 +251,6 @@ def escaped(name: str) -> str:
 
 def _unsound(error: Exception) -> ArchiveError:
     what = escaped(str(error) or type(error).__name__)[:120]
-    return ArchiveError(f"archive: not a sound .tar, .tar.gz or .zip archive ({what})", field="file")
+    return ArchiveError(
+        f"archive: not a sound .tar, .tar.gz, .tar.zst or .zip archive ({what})", field="file"
+    )

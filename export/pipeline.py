@@ -42,13 +42,15 @@ def export_checkpoint(
     overwrite: bool = False,
     calibration: Path | None = None,
     origin: str | None = None,
+    notes: Sequence[str] = (),
     verify: Verify | None = None,
     report: Report = ignore,
 ) -> Manifest:
     """Export the Hugging Face folder `source` into the new folder `output`; raises ExportError.
 
     The artifact is written beside `output` and renamed at the end: it appears complete or not at all.
-    `calibration` is a text file on which variants are compared; `origin` is recorded in the provenance.
+    `calibration` is a text file on which variants are compared; `origin` is recorded in the provenance,
+    and so are `notes` with those of the checkpoint.
     `verify` checks the artifact before the rename; if it raises ExportError, the artifact is removed.
     """
     check_variants(variants)
@@ -65,7 +67,8 @@ def export_checkpoint(
         for variant in building:
             export.add(variant)
         stages.begin("finish")
-        manifest = export.finish(name, variants, origin or source.resolve().name, chat)
+        found = origin or source.resolve().name
+        manifest = export.finish(name, variants, found, chat, notes)
         manifest_path = folder / MANIFEST_FILE
         manifest_path.write_text(manifest.to_json(), "utf-8")
         if verify is not None:
@@ -149,10 +152,18 @@ class _Export:
             return SmoothedCheckpoint(self._checkpoint, ranges)
         return CenteredCheckpoint(self._checkpoint) if variant is Variant.FP16 else self._checkpoint
 
-    def finish(self, name: str, variants: Sequence[Variant], origin: str, chat: dict[str, str]) -> Manifest:
+    def finish(
+        self,
+        name: str,
+        variants: Sequence[Variant],
+        origin: str,
+        chat: dict[str, str],
+        notes: Sequence[str],
+    ) -> Manifest:
         for variant in self._files.keys() - set(variants):
             shutil.rmtree(self._folder / variant.value)
-        config, notes = self._checkpoint.config, self._checkpoint.notes
+        config = self._checkpoint.config
+        notes = (*self._checkpoint.notes, *notes)
         return Manifest(
             name=name,
             kind=config.head.kind,

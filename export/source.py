@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.archive import ARTIFACT_MARK, unpack_archive
+from export.archive import ARTIFACT_MARK, files_of, skipped_note, unpack_archive
 from export.errors import ExportError
 from export.hub import HubName, fetch_checkpoint
 from export.members import ArchiveLimits
@@ -26,6 +26,7 @@ class Source:
 
     folder: Path
     origin: str
+    notes: tuple[str, ...] = ()  # about what of it is skipped
 
 
 def export_source(
@@ -55,6 +56,7 @@ def export_source(
                 overwrite=overwrite,
                 calibration=calibration,
                 origin=found.origin,
+                notes=found.notes,
                 verify=verify,
                 report=report,
             )
@@ -73,10 +75,13 @@ def open_source(source: Path | str, scratch: Path, limits: ArchiveLimits) -> Ite
     """
     path = Path(source)
     if path.is_dir():
-        yield Source(path, path.name or path.resolve().name)
+        notes = () if (path / ARTIFACT_MARK).is_file() else skipped_note(files_of(path)[1])
+        yield Source(path, path.name or path.resolve().name, notes)
     elif path.is_file():
         with scratch_folder(scratch) as folder:
-            yield Source(unpack_archive(path, folder, limits), path.name)
+            skipped: list[str] = []
+            unpacked = unpack_archive(path, folder, limits, skipped.append)
+            yield Source(unpacked, path.name, skipped_note(skipped))
     elif not path.exists() and (hub := HubName.parse(str(source))) is not None:
         folder, commit = fetch_checkpoint(hub)
         yield Source(folder, f"hub: {hub.repository}@{commit}")

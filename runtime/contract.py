@@ -18,6 +18,8 @@ GRAPH_FILE = "model.onnx"
 BACKEND_NAME = "lmaas"
 DRAIN_VARIABLE = "LMAAS_DRAIN_SECONDS"  # what a `lmaas triton` gives the requests of its models to end
 
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
 MAX_HEAD_BATCH = 64  # texts of one request to a head, and of one run of it
 MAX_HEAD_CHARACTERS = 8192  # of several texts in one request; bounds how long other requests wait for it
 MAX_TOKENIZED = 100_000  # characters, or token ids, of one request of operation `tokenize`
@@ -32,6 +34,11 @@ def shown(value: Any) -> str:
         value = f"{value[:73]}..."
     text = ascii(value[:80] if isinstance(value, list | tuple) else value)
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def model_name(text: str) -> str:
+    """A legal name of a model that is like `text`: `openai-community-gpt2` of `openai-community/gpt2`."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("._-")[:64] or "model"
 
 
 class Kind(str, Enum):

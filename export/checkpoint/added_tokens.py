@@ -12,12 +12,12 @@ from typing import Any
 
 from tokenizers import AddedToken
 
+from export.checkpoint.chat import TOKENIZER_CONFIG_FILE
 from export.checkpoint.config import CONFIG_FILE
 from export.errors import CheckpointError
 from export.reading import is_there, read_json_object
 from runtime.contract import shown
 
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
 END_OF_TEXT = "<|endoftext|>"

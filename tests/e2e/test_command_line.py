@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,10 +61,12 @@ def test_tells_scripts(appliance: Appliance) -> None:
 
 
 def test_push_deploy_pull_remove(appliance: Appliance, tmp_path: Path) -> None:
-    pushed = lmaas(
-        "models", "push", "cli-nli", str(ROOT / "models" / "mini-nli"), "--deploy", url=appliance.url
-    )
-    assert "is ready and serves in int8" in pushed
+    folder = Path(shutil.copytree(ROOT / "models" / "mini-nli", tmp_path / "folder"))
+    (folder / "training_args.bin").write_bytes(b"\x80\x02}q\x00.")
+    pushed = lmaas("models", "push", "CLI/NLI", str(folder), "--deploy", url=appliance.url)
+    assert "CLI/NLI is served as cli-nli: " in pushed
+    assert "note: skipped, because no export reads them: training_args.bin" in pushed
+    assert "cli-nli version 1 is ready and serves in int8" in pushed
     archive = tmp_path / "nli.tar"
     lmaas("models", "pull", "cli-nli", "-o", str(archive), url=appliance.url)
     assert archive.stat().st_size > 1_000_000

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import pickle
 import struct
 import tarfile
@@ -11,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
-from export.archive import pack_folder, unpack_archive, validate_archive
+from export.archive import pack_folder, skipped_note, unpack_archive, validate_archive
 from export.errors import ArchiveError
 from export.members import ArchiveLimits
 from tests.export.archives import (
@@ -41,6 +44,7 @@ LIMITS = ArchiveLimits(max_members=20, max_unpacked_bytes=100_000, max_depth=4)
 LOOKS_LIKE_PICKLE = struct.pack("<Q", 0x280) + b'{"a"' + bytes(700)
 
 
+PICKLED = {name: data for name, data in SOUND.items() if not name.endswith(".safetensors")}
 REFUSED: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "an empty file"),
     "text": (b"hello there" * 100, "not a sound"),
@@ -91,8 +95,20 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "name twice, written differently": (tar_of({**SOUND, "./m//config.json": b"{}"}), "there twice"),
     "name twice in a zip": (zip_twice(), "there twice"),
     "below a file": (tar_of({**SOUND, "m/config.json/x": b""}), "below m/config.json, which is a file"),
-    "pickle by name": (tar_of({**SOUND, "m/pytorch_model.bin": b"x"}), "a pickle: only safetensors"),
-    "pickle by name in a zip": (zip_of({**SOUND, "m/optimizer.PT": b"x"}), "a pickle: only safetensors"),
+    "nothing but a pickle": (tar_of({**PICKLED, "m/pytorch_model.bin": b"x"}), "a pickle: only safetensors"),
+    "nothing but a pickle in a zip": (zip_of({**PICKLED, "m/model.PT": b"x"}), "a pickle: only safetensors"),
+    "an adapter as a pickle": (
+        tar_of({"m/adapter_config.json": b"{}", "m/config.json": b"{}", "m/adapter_model.bin": b"x"}),
+        "save the adapter as safetensors",
+    ),
+    "xz": (lzma.compress(tar_of(SOUND, mode="w")), "packed by xz; only gzip, zstd and zip are read"),
+    "bzip2": (bz2.compress(tar_of(SOUND, mode="w")), "packed by bzip2; only"),
+    "damaged zstd": (zstandard.compress(tar_of(SOUND, mode="w"))[:60] + bytes(30), "not a sound"),
+    "bomb of zstd": (
+        zstandard.compress(tar_of({"m/config.json": bytes(5_000_000)}, mode="w")),
+        "limit of 100000",
+    ),
+    "parent path of Windows": (zip_of({"..\\evil": b"x"}), "a path with .."),
     "pickle by content": (tar_of({**SOUND, "m/notes.txt": pickle.dumps([1])}), "a pickle by its content"),
     "torch file by content": (
         tar_of({**SOUND, "m/notes.txt": zip_of({"a": b"b"})}),
@@ -143,8 +159,15 @@ def test_refuses(data: bytes, message: str, archive: Callable[[bytes], Path], tm
 
 @pytest.mark.parametrize(
     "data",
-    [tar_of(SOUND), tar_of(SOUND, mode="w"), zip_of(SOUND), tar_of(SOUND, special("m", tarfile.DIRTYPE))],
-    ids=["tar.gz", "tar", "zip", "folder after its files"],
+    [
+        tar_of(SOUND),
+        tar_of(SOUND, mode="w"),
+        zip_of(SOUND),
+        tar_of(SOUND, special("m", tarfile.DIRTYPE)),
+        zstandard.compress(tar_of(SOUND, mode="w")),
+        zip_of({name.replace("/", "\\"): data for name, data in SOUND.items()}),
+    ],
+    ids=["tar.gz", "tar", "zip", "folder after its files", "tar.zst", "zip of PowerShell"],
 )
 def test_unpacks_by_content(data: bytes, archive: Callable[[bytes], Path], tmp_path: Path) -> None:
     path = archive(data)
@@ -154,6 +177,51 @@ def test_unpacks_by_content(data: bytes, archive: Callable[[bytes], Path], tmp_p
     root = unpack_archive(path, into, LIMITS)
     assert root == into / "m"
     assert {f"m/{child.name}": child.read_bytes() for child in root.iterdir()} == SOUND
+
+
+LEFT = {
+    "m/training_args.bin": b"\x80\x02}q\x00.",
+    "m/optimizer.pt": b"PK\x03\x04",
+    "m/.git/config": b"[core]",
+    "m/.git/HEAD": b"ref",
+    "m/README.md": b"# m",
+    "m/LICENSE": b"Apache",
+    "m/runs/events.out": b"x",
+}
+
+
+@pytest.mark.parametrize("pack", [tar_of, zip_of])
+def test_what_no_export_reads_is_skipped(
+    pack: Callable[[dict[str, bytes]], bytes], archive: Callable[[bytes], Path], tmp_path: Path
+) -> None:
+    into = tmp_path / "into"
+    into.mkdir()
+    skipped: list[str] = []
+    root = unpack_archive(archive(pack({**LEFT, **SOUND})), into, LIMITS, skipped.append)
+    assert {f"m/{path.relative_to(root)}": path.read_bytes() for path in root.rglob("*")} == SOUND
+    assert sorted(skipped) == sorted(LEFT)
+    names = "m/training_args.bin, m/optimizer.pt, m/.git, m/runs/events.out"
+    assert skipped_note(skipped) == (f"skipped, because no export reads them: {names}",)
+    assert skipped_note(["README.md", "LICENSE.txt", ".gitattributes"]) == ()
+    (note,) = skipped_note([f"{number}.pt" for number in range(20)])
+    assert note.endswith("7.pt and 12 more")
+
+
+def test_only_what_an_export_reads_is_packed(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    (folder / "checkpoint-500").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    needed = ("config.json", "merges.txt", "model.safetensors", "tokenizer.model")
+    for name in (*needed, "scheduler.pt", "pytorch_model.bin", "rust_model.ot", "checkpoint-500/config.json"):
+        (folder / name).write_bytes(b"{}")
+    assert pack_folder(folder, tmp_path / "m.tar.gz") == [
+        ".git", "checkpoint-500", "pytorch_model.bin", "rust_model.ot", "scheduler.pt",
+    ]  # fmt: skip
+    with tarfile.open(tmp_path / "m.tar.gz") as packed:
+        assert packed.getnames() == sorted(needed)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ArchiveError, match=r"pytorch_model\.bin': a pickle: only safetensors .* convert it"):
+        pack_folder(folder, tmp_path / "n.tar.gz")
 
 
 def test_root_may_be_the_archive_itself(archive: Callable[[bytes], Path], tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from export.archive import validate_archive
 from export.errors import ArchiveError
 from export.files import hash_file
 from export.members import ArchiveLimits
+from runtime.contract import MODEL_NAME, model_name, shown
 from runtime.manifest import MANIFEST_FILE, Manifest
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 NUMBER = re.compile(r"[0-9]{1,9}")
 MAX_DESCRIPTION = 4000  # characters
 
@@ -32,7 +32,7 @@ Versions = list[VersionRecord]
 
 
 class ModelStore:
-    """Names match `NAME`; versions count from 1, and a number is never used again under the same name."""
+    """Names match `MODEL_NAME`; versions count from 1, and a number is used once under the same name."""
 
     def __init__(
         self,
@@ -130,8 +130,8 @@ class ModelStore:
         field = f"aliases.{alias}"
         if alias == LATEST:
             raise InvalidInput.of(field, "always names the highest version that is ready; it cannot be set")
-        if not NAME.fullmatch(alias) or NUMBER.fullmatch(alias):
-            raise InvalidInput.of(field, f"{alias!r} does not match {NAME.pattern}, or is a number")
+        if not MODEL_NAME.fullmatch(alias) or NUMBER.fullmatch(alias):
+            raise InvalidInput.of(field, f"{alias!r} does not match {MODEL_NAME.pattern}, or is a number")
         if version is not None and not await catalog.read_versions(connection, name, version):
             raise InvalidInput.of(field, f"model {name!r} has no version {version}")
         await catalog.set_alias(connection, name, alias, version)
@@ -283,8 +283,9 @@ class ModelStore:
 
 def _check_name(name: str) -> None:
     """Raises InvalidInput."""
-    if not NAME.fullmatch(name):
-        raise InvalidInput.of("name", f"{name!r} does not match {NAME.pattern}")
+    if not MODEL_NAME.fullmatch(name):
+        wanted = f"{shown(name)} does not match {MODEL_NAME.pattern}; {model_name(name)!r} would"
+        raise InvalidInput.of("name", wanted)
 
 
 def _stored_files(manifest: Manifest, folder: Path) -> dict[str, StoredFile]:

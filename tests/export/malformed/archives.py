@@ -123,10 +123,13 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: tar_of({".": b"x"}),
         "a file in place of the archive's own folder",
     ),
-    "pickle by name": (lambda: tar_of({"m/pytorch_model.bin": b"x"}), "pytorch_model.bin': a pickle: only"),
+    "only a pickle": (
+        lambda: tar_of({"m/config.json": b"{}", "m/pytorch_model.bin": b"x"}),
+        "pytorch_model.bin': a pickle: only",
+    ),
     "pickle by content": (
-        lambda: tar_of({"m/notes": pickle.dumps([1])}),
-        "'m/notes': a pickle by its content",
+        lambda: tar_of({"m/notes.txt": pickle.dumps([1])}),
+        "'m/notes.txt': a pickle by its content",
     ),
     "zip in a tar": (zip_in_tar, "archive member 'm/more.data': a pickle by its content"),
     "many members": (

@@ -17,7 +17,7 @@ from api.back.store import catalog
 from api.back.store.records import DeploymentRecord, DeploymentState, ModelRecord, VersionState, now
 from api.errors import Conflict, InvalidInput, NotFound, ServerFault, TooLarge
 from export.archive import unpack_archive
-from runtime.contract import TOKENIZER_FILE, Kind, Variant
+from runtime.contract import MODEL_NAME, TOKENIZER_FILE, Kind, Variant, model_name
 from runtime.manifest import Manifest
 from tests.api.back.stores import Stores, open_stores
 
@@ -67,7 +67,22 @@ async def test_a_bad_name_is_refused(stores: Stores, upload: Upload, name: str) 
     with pytest.raises(InvalidInput) as caught:
         await stores.models.add_upload(name, archive, "x")
     assert caught.value.errors[0].field == "name"
+    proposed = caught.value.errors[0].message.split("; ")[1].split("'")[1]
+    assert MODEL_NAME.fullmatch(proposed)
     assert not archive.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "legal"),
+    [
+        ("openai-community/gpt2", "openai-community-gpt2"),
+        ("MyModel", "mymodel"),
+        ("gpt2", "gpt2"),
+        ("é", "model"),
+    ],
+)
+def test_a_legal_name_is_proposed(name: str, legal: str) -> None:
+    assert model_name(name) == legal
 
 
 async def test_what_is_no_checkpoint_is_refused(stores: Stores, tmp_path: Path) -> None:
