@@ -36,6 +36,14 @@ Source = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The artifact's folder; it must not exist yet.")]
+Adapter = Annotated[
+    Path | None,
+    typer.Option(
+        help="A LoRA of PEFT to merge into the checkpoint: the folder of its adapter_config.json.",
+        exists=True,
+        file_okay=False,
+    ),
+]
 Name = Annotated[str | None, typer.Option(help="The model's name; the source's own without it.")]
 Calibration = Annotated[
     Path | None,
@@ -55,6 +63,7 @@ def export(
     source: Source,
     output: Output,
     name: Name = None,
+    adapter: Adapter = None,
     variants: Annotated[str, typer.Option(help=VARIANTS_HELP)] = "fp32,int8",
     calibration: Calibration = None,
     verify: WithVerify = False,
@@ -72,6 +81,7 @@ def export(
                 name or _own_name(source),
                 _variants(variants),
                 calibration,
+                adapter=adapter,
                 overwrite=overwrite,
                 verify=verify,
             )
@@ -93,6 +103,7 @@ def _export(
     variants: Sequence[Variant],
     calibration: Path | None,
     *,
+    adapter: Path | None,
     overwrite: bool,
     verify: bool,
 ) -> Manifest:
@@ -112,6 +123,7 @@ def _export(
                 variants=variants,
                 overwrite=overwrite,
                 limits=ArchiveLimits(),
+                adapter=adapter,
                 calibration=calibration,
                 verify=partial(_verify, rows, show) if verify else None,
                 report=show,

@@ -83,6 +83,10 @@ def push_model(
     precision: Annotated[
         str | None, typer.Option(help="With --deploy: auto, fp32, fp16, int8 or int4.")
     ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="A LoRA of PEFT to merge into it: a folder.", exists=True, file_okay=False),
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
@@ -96,9 +100,9 @@ def push_model(
         print(plain(f"{name} is served as {legal}: a name has small letters, digits and . _ -"))
     with Client(url) as client, tempfile.TemporaryDirectory() as scratch:
         archive = source
-        if source.is_dir():
+        if source.is_dir() or adapter is not None:
             archive = Path(scratch) / f"{legal}.tar.gz"
-            _pack(source, archive, quiet=as_json)
+            _pack(source, adapter, archive, quiet=as_json)
         body = {"name": legal, "blob": client.upload(archive), "deploy": deploy_it, "force": force}
         if precision is not None:
             body["precision"] = precision
@@ -116,16 +120,23 @@ def push_model(
             print(result["note"])
 
 
-def _pack(folder: Path, archive: Path, *, quiet: bool) -> None:
-    """Pack what an export reads; says what is left out."""
-    from export.archive import pack_folder, skipped_note
+def _pack(source: Path, adapter: Path | None, archive: Path, *, quiet: bool) -> None:
+    """Pack what an export reads, with the adapter merged into it; says what is left out."""
+    from export.archive import pack_folder
     from export.errors import ExportError
+    from export.members import ArchiveLimits
+    from export.source import merged, open_source
 
+    scratch = archive.parent
     try:
-        skipped = pack_folder(folder, archive)
+        with (
+            open_source(source, scratch / "unpacked", ArchiveLimits()) as opened,
+            merged(opened, adapter, scratch / "merged") as found,
+        ):
+            pack_folder(found.folder, archive)
     except ExportError as error:
         fail(plain(str(error)))
-    for note in () if quiet else skipped_note(skipped):
+    for note in () if quiet else found.notes:
         print(plain(f"note: {note}"))
 
 

@@ -211,6 +211,11 @@ def _find_root(files: list[str]) -> str:
         hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
         if path.name in (CHECKPOINT_MARK, ARTIFACT_MARK) and not hidden:
             roots.add("" if str(path.parent) == "." else str(path.parent))
+    if not roots and any(PurePosixPath(path).name == ADAPTER_MARK for path in files):
+        raise ArchiveError(
+            f"archive: an adapter ({ADAPTER_MARK}) without its base: pack the base's folder beside it",
+            field="file",
+        )
     if not roots:
         found = escaped(", ".join(files[:3])) or "nothing at all"
         raise ArchiveError(

@@ -99,8 +99,7 @@ def refuse_adapter(files: Collection[str]) -> None:
     for name in ADAPTER_FILES:
         if name in files:
             raise CheckpointError(
-                f"{name}: an adapter, and only whole models are served: merge it into its model (peft's"
-                " merge_and_unload), and save that in a folder without the adapter",
+                f"{name}: an adapter; `lmaas export BASE --adapter FOLDER` merges it into its base",
                 field=name,
             )
 

@@ -45,7 +45,7 @@ def plain_names(stored: Collection[str], tied: Mapping[str, str]) -> dict[str, s
                 " merge_and_unload) and save that, or export the adapter's own folder with --adapter",
                 field=name,
             )
-        plain = _plain(name)
+        plain = plain_name(name)
         if plain in found:
             raise CheckpointError(
                 f"tensor {name}: stored with and without a prefix: {found[plain]} is the same weight",
@@ -54,11 +54,11 @@ def plain_names(stored: Collection[str], tied: Mapping[str, str]) -> dict[str, s
         found[plain] = name
     for left_out, kept in tied.items():
         if kept in stored:
-            found.setdefault(_plain(left_out), kept)
+            found.setdefault(plain_name(left_out), kept)
     return found
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     parts = [part for part in name.split(".") if part not in _WRAPPERS]
     while len(parts) > 1 and parts[0] in _FIRST_WRAPPERS:
         parts = parts[1:]

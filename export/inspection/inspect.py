@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from export.archive import ARTIFACT_MARK, CHECKPOINT_MARK, PICKLE_SUFFIXES, unpack_archive
+from export.adapter import merge_adapter
+from export.archive import ADAPTER_MARK, ARTIFACT_MARK, CHECKPOINT_MARK, PICKLE_SUFFIXES, unpack_archive
 from export.checkpoint.tensors import INDEX_FILE
 from export.errors import ArchiveError, CheckpointError, ExportError
 from export.inspection.artifact import ArtifactFacts, inspect_artifact
@@ -52,6 +54,10 @@ def inspect_path(path: Path, limits: ArchiveLimits) -> Facts:
 def _inspect_folder(folder: Path, name: str) -> Facts:
     if (folder / ARTIFACT_MARK).is_file():
         return inspect_artifact(folder, name)
+    if (folder / ADAPTER_MARK).is_file() and (folder / CHECKPOINT_MARK).is_file():
+        with suppress(CheckpointError), TemporaryDirectory(prefix="lmaas-") as merged:  # as an export does
+            merge_adapter(folder, folder, Path(merged))
+            return inspect_checkpoint(Path(merged), name)
     if (folder / CHECKPOINT_MARK).is_file() or any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):
         return inspect_checkpoint(folder, name)
     raise ExportError(

@@ -162,6 +162,6 @@ def test_an_adapter_is_refused_by_both(folder: Folder, tmp_path: Path) -> None:
     checkpoint = folder(save_lm)
     (checkpoint / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}), "utf-8")
     why = problem(checkpoint)
-    with pytest.raises(CheckpointError, match="an adapter, and only whole models are served") as caught:
+    with pytest.raises(CheckpointError, match="an adapter; `lmaas export BASE --adapter FOLDER`") as caught:
         export_checkpoint(checkpoint, tmp_path / "out", name="x", variants=[Variant.FP32])
     assert caught.value.message == why

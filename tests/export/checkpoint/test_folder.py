@@ -64,11 +64,11 @@ REFUSED: dict[str, tuple[Edit, str, str]] = {
         "absent, which means 50256, but vocab_size is 300: give the id",
     ),
     "padding that is no number": (change_config(pad_token_id="0"), "pad_token_id", "a whole number or null"),
-    "adapter": (write("adapter_config.json", b"{}"), "adapter_config.json", "merge it into its model"),
+    "adapter": (write("adapter_config.json", b"{}"), "adapter_config.json", "merges it into its base"),
     "adapter without its settings": (
         write("adapter_model.safetensors", b""),
         "adapter_model.safetensors",
-        "only whole models are served",
+        "merges it into its base",
     ),
     "more layers than weights": (
         change_config(n_layer=3),
