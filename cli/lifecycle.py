@@ -77,7 +77,7 @@ def show_model(
 def push_model(
     name: Name,
     source: Annotated[
-        Path, typer.Argument(help="A checkpoint's folder, or a .tar, .tar.gz or .zip of one.", exists=True)
+        Path, typer.Argument(help="A checkpoint's folder, or a .tar, .tar.gz, .tar.zst or .zip of one.", exists=True)
     ],
     deploy_it: Annotated[bool, typer.Option("--deploy", help="Deploy it once converted.")] = False,
     precision: Annotated[

@@ -80,6 +80,10 @@ _SERVED_AS_LM = {
     "GPT2Model": "GPT2Model: a body without a head, for embeddings; it generates with its embedding as head",
 }
 BARE_BODY = "GPT2Model"
+_ONE_LABEL = (
+    "problem_type: null with one label, taken as regression: the answer is the raw value;"
+    " multi_label_classification gives the sigmoid of transformers' pipeline"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +246,8 @@ def read_config(folder: Path) -> ModelConfig:
     if head is Head.LM:
         generation = read_generation(folder, ends, vocab_size)
     labels = () if head in (Head.LM, Head.TOKEN) else _read_labels(read)
+    if head is Head.SEQUENCE and len(labels) == 1 and read.get("problem_type", None) is None:
+        notes += (_ONE_LABEL,)
     num_layers = read.integer("n_layer", 12, 1, MAX_LAYERS)
     inner_size = read.integer("n_inner", 4 * hidden_size, 1, MAX_INNER_SIZE)
     return ModelConfig(

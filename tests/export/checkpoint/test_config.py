@@ -36,7 +36,11 @@ def test_padding_that_no_text_can_have_is_none(padding: int, folder: Path) -> No
     assert read_config(folder).pad_token_id is None
 
 
-@pytest.mark.parametrize("changes", [{"num_labels": 2}, {"id2label": {"0": "a", "1": "b"}, "num_labels": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_labels": 2}, {"id2label": {"0": "a", "1": "b"}, "num_labels": 3}],
+    ids=["known", "unknown"],
+)
 def test_a_number_of_labels_that_disagrees(
     changes: dict[str, object], checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -50,3 +54,15 @@ def test_a_number_of_labels_that_disagrees(
         Checkpoint.open(folder)
     message = "config.json: id2label (num_labels without it): 2 names, but score.weight has 3 rows"
     assert (caught.value.field, caught.value.message) == ("id2label", message)
+
+
+def test_one_label_without_a_problem_type(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """The raw value, and a note: transformers' pipeline applies the sigmoid where config.json says nothing."""
+    folder = Path(shutil.copytree(checkpoint("classifier"), tmp_path / "checkpoint"))
+    change_config(id2label={"0": "score"})(folder)
+    config = read_config(folder)
+    assert config.problem_type == "regression"
+    assert any("gives the sigmoid of transformers' pipeline" in note for note in config.notes)
+    change_config(problem_type="multi_label_classification")(folder)
+    config = read_config(folder)
+    assert (config.problem_type, config.notes) == ("multi_label_classification", ())
