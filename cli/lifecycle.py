@@ -61,6 +61,8 @@ def show_model(
         threshold = calibration["threshold"]
         under = "no threshold" if threshold is None else f"abstains under {threshold:g}"
         print(f"calibrated: temperature {calibration['temperature']:g}, {under}")
+    if notes := answer["provenance"].get("notes"):
+        print(plain(f"notes: {notes}"))
     rows = [
         (
             precision,
@@ -76,9 +78,7 @@ def show_model(
 @models.command("push")
 def push_model(
     name: Name,
-    source: Annotated[
-        Path, typer.Argument(help="A checkpoint's folder, or a .tar, .tar.gz, .tar.zst or .zip of one.", exists=True)
-    ],
+    source: Annotated[Path, typer.Argument(help="A checkpoint's folder, or an archive of one.", exists=True)],
     deploy_it: Annotated[bool, typer.Option("--deploy", help="Deploy it once converted.")] = False,
     precision: Annotated[
         str | None, typer.Option(help="With --deploy: auto, fp32, fp16, int8 or int4.")
@@ -116,8 +116,8 @@ def push_model(
         result = task["result"]
         served = f" and serves in {result['precision']}" if result["precision"] else ""
         print(f"{legal} version {accepted['version']} is ready{served}")
-        if result["note"]:
-            print(result["note"])
+        for note in filter(None, (result["note"], result.get("notes"))):
+            print(plain(note))
 
 
 def _pack(source: Path, adapter: Path | None, archive: Path, *, quiet: bool) -> None:

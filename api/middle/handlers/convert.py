@@ -51,6 +51,7 @@ class ConvertHandler(Handler[ConvertParameters, ConvertAnswer]):
             deployment=deployment.id if deployment else None,
             precision=deployment.variant.value if deployment else None,
             note=deployment.note if deployment else None,
+            notes=version.manifest.provenance.get("notes"),
         )
 
     async def _deploy(

@@ -29,3 +29,7 @@ class ConvertAnswer(BaseModel):
     deployment: str | None = Field(default=None, description="Id of the deployment, where one was asked for.")
     precision: VariantName | None = Field(default=None, description="What that deployment serves.")
     note: str | None = Field(default=None, description="Why it serves that precision.")
+    notes: str | None = Field(
+        default=None,
+        description="What of the upload was left out, and where serving differs from transformers.",
+    )

@@ -57,7 +57,7 @@ def test_a_number_of_labels_that_disagrees(
 
 
 def test_one_label_without_a_problem_type(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    """The raw value, and a note: transformers' pipeline applies the sigmoid where config.json says nothing."""
+    """The raw value, and a note: there, transformers' pipeline applies the sigmoid."""
     folder = Path(shutil.copytree(checkpoint("classifier"), tmp_path / "checkpoint"))
     change_config(id2label={"0": "score"})(folder)
     config = read_config(folder)
