@@ -159,7 +159,7 @@ def test_ctrl_c_while_verifying_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     ("source", "options", "expected"),
     [
         ("nothing.zip", (), "nothing.zip: no such file or folder"),
-        ("text", (), "archive: not a sound .tar, .tar.gz or .zip archive"),
+        ("text", (), "archive: not a sound .tar, .tar.gz, .tar.zst or .zip archive"),
         ("\x1b[31m", (), "\\x1b[31m: no such file or folder"),
         ("x" * 300, (), "File name too long"),
         (NLI, ("--variants", "fp32,fp31"), "--variants: 'fp31' is not one of fp32, fp16, int8, int4"),

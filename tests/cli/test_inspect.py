@@ -163,7 +163,7 @@ def test_an_artifact_for_scripts(artifact: Path) -> None:
     ("path", "expected"),
     [
         ("nothing", "lmaas: nothing: no such file or folder"),
-        ("README.md", "lmaas: README.md: archive: not a sound .tar, .tar.gz or .zip archive"),
+        ("README.md", "lmaas: README.md: archive: not a sound .tar, .tar.gz, .tar.zst or .zip archive"),
         ("docs", "lmaas: docs: no checkpoint (config.json) and no artifact (manifest.json)"),
         ("\x1b[31m", "lmaas: \\x1b[31m: no such file or folder"),
         ("x" * 300, "File name too long"),

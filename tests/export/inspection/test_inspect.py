@@ -371,7 +371,7 @@ def test_damaged_graphs_are_described_or_refused(changes: list[tuple[int, int]],
     [
         ("weights.bin", b"", "weights.bin: pickles are not opened; convert it where you trust it: python"),
         ("weights.pt", b"", "pickles are not opened"),
-        ("notes.txt", b"text", "notes.txt: archive: not a sound .tar, .tar.gz or .zip archive"),
+        ("notes.txt", b"text", "notes.txt: archive: not a sound .tar, .tar.gz, .tar.zst or .zip archive"),
         ("bad.safetensors", b"", "bad.safetensors: not a sound safetensors file"),
         ("manifest.json", b"{}", "manifest.name: missing"),
         ("manifest.json", b"[", "manifest.json: not JSON"),
