@@ -142,7 +142,10 @@ def _read(path: Path, kind: Kind) -> Tokenizer:
     if kind is Kind.LM and not is_byte_level(data.get("decoder")):
         raise _refused(f"decoder: {_types_of(data.get('decoder'))}, but {_ONLY} as a language model's")
     with complaints(TOKENIZER_FILE):
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
+    if not tokenizer.get_vocab(with_added_tokens=True):
+        raise _refused("the vocabulary is empty")
+    return tokenizer
 
 
 def _check_parts(data: dict[str, Any]) -> None:
@@ -174,8 +177,6 @@ def _check_part(section: str, part: Any) -> None:
 
 def _checked(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    if not vocabulary:
-        raise _refused("the vocabulary is empty")
     token, largest = max(vocabulary.items(), key=lambda item: item[1])
     if largest >= vocab_size:
         raise _refused(f"token {shown(token)} has id {largest}, beyond vocab_size {vocab_size}", "vocab_size")
