@@ -33,7 +33,7 @@ class Generation:
 def read_generation(folder: Path, ends: Sequence[int], vocab_size: int) -> Generation:
     """How texts end, and what requests take where they set nothing, as vLLM reads this file.
 
-    `ends` are the tokens of config.json that end a text, of which the first also begins one; those of this file
+    `ends` are the tokens of config.json that end a text; the first also begins one. Those of this file
     are added. The notes name all other values, which are ignored. Raises CheckpointError.
     """
     if not is_there(folder / GENERATION_FILE):

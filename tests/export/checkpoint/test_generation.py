@@ -1,4 +1,4 @@
-"""generation_config.json: ends of text added to those of config.json, sampling as with vLLM, notes on the rest."""
+"""generation_config.json: ends of text beside those of config.json, sampling as with vLLM, and notes."""
 
 from __future__ import annotations
 
