@@ -255,7 +255,7 @@ def test_command_tells_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     (event,) = [json.loads(line) for line in ended.stdout.splitlines()]
     assert event["event"] == "error"
     assert event["field"] == "file"
-    assert "not a sound .tar, .tar.gz or .zip" in event["message"]
+    assert "not a sound .tar, .tar.gz, .tar.zst or .zip" in event["message"]
     assert ended.stderr == ""
     assert os.listdir(tmp_path) == ["upload"]
 
