@@ -30,7 +30,7 @@ VARIANTS_HELP = (
 Source = Annotated[
     str,
     typer.Argument(
-        help="A checkpoint's folder in Hugging Face layout, a .tar.gz or .zip of one, or a name on the"
+        help="A checkpoint's folder in Hugging Face layout, an archive of one, or a name on the"
         " Hugging Face hub: gpt2, owner/name, name@revision.",
         show_default=False,
     ),

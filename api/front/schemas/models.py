@@ -247,7 +247,7 @@ class UploadDocument(UploadForm):
     """The form as the OpenAPI document shows it."""
 
     file: str = Field(
-        description="A .tar, .tar.gz or .zip of a checkpoint or an artifact.",
+        description="A .tar, .tar.gz, .tar.zst or .zip of a checkpoint or an artifact.",
         json_schema_extra={"contentMediaType": "application/octet-stream"},
     )
 
