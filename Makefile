@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 STATE := $(or $(LMAAS_HOME),var)
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
-REQUIREMENTS := pyproject.toml constraints.txt setup.py $(wildcard kernels/native/*)
+REQUIREMENTS := pyproject.toml constraints.txt setup.py $(wildcard kernels/native/*.* kernels/native/levels/*)
 SOURCES := lmaas.py sbom.py setup.py api bench cli client docs export helm kernels perf runtime train tests
 
 .DEFAULT_GOAL := help

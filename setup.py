@@ -12,9 +12,19 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
 
-INSTRUCTIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "fma")
-FLAGS = ("-shared", "-fPIC", "-O3", "-std=gnu11", "-fno-sanitize=all", "-Wall", "-Wextra", "-Werror", "-s")
-SOURCES = sorted(str(path) for path in Path("kernels/native").glob("*.c"))
+OPERATORS = "kernels.operators"
+NATIVE = Path("kernels/native")
+AVX2 = ("avx2", "fma")
+# Levels of the operators, with what a processor must have. kernels/native/levels is compiled once for each.
+LEVELS = {
+    "avx512vnni": (*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"),
+    "avxvnni": (*AVX2, "avxvnni"),
+    "avx2": AVX2,
+    "reference": (),
+}
+FLAGS = ("-fPIC", "-O3", "-std=gnu11", "-fno-sanitize=all", "-Wall", "-Wextra", "-Werror")
+# Every level gives the same bits: no sum is fused with a product unless the source does it.
+SAME_BITS = ("-ffp-contract=off", "-fwrapv", "-fno-math-errno", "-Wno-psabi")
 
 
 class BuildOperators(build_ext):
@@ -30,9 +40,24 @@ class BuildOperators(build_ext):
         if built != target and built.exists() and not newer_group([*ext.sources, *ext.depends], built):
             shutil.copy2(built, target)
             return
-        command = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu.2.17", *FLAGS]
-        command += ext.extra_compile_args
-        subprocess.run([*command, "-o", str(target), *ext.sources, *ext.extra_link_args], check=True)
+        objects = self.compile_levels(Path(self.build_temp)) if ext.name == OPERATORS else []
+        run_compiler("-shared", "-s", "-o", str(target), *ext.sources, *objects, *ext.extra_link_args)
+
+    def compile_levels(self, folder: Path) -> list[str]:
+        """One object for each source and level."""
+        objects = []
+        for level, instructions in LEVELS.items():
+            for source in sorted((NATIVE / "levels").glob("*.c")):
+                objects.append(str(folder / f"{source.stem}_{level}.o"))
+                folder.mkdir(parents=True, exist_ok=True)
+                flags = [*SAME_BITS, f"-DLEVEL={level}", *(f"-m{name}" for name in instructions)]
+                run_compiler(*flags, "-c", "-o", objects[-1], str(source))
+        return objects
+
+
+def run_compiler(*arguments: str) -> None:
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu.2.17", *FLAGS]
+    subprocess.run([*command, *arguments], check=True)
 
 
 class OneWheel(bdist_wheel):
@@ -45,10 +70,10 @@ class OneWheel(bdist_wheel):
 setup(
     ext_modules=[
         Extension(
-            "kernels.operators",
-            SOURCES,
-            depends=["kernels/native/ort.h", "kernels/native/simd.h"],
-            extra_compile_args=[f"-m{name}" for name in INSTRUCTIONS],
+            OPERATORS,
+            sorted(map(str, NATIVE.glob("*.c"))),
+            depends=sorted(map(str, [*NATIVE.glob("*.h"), *NATIVE.glob("levels/*")])),
+            extra_link_args=["-lm"],
         ),
         Extension("kernels.preload", ["kernels/preload.c"], extra_link_args=["-lpthread", "-ldl"]),
     ],

@@ -126,10 +126,10 @@ class Settings(BaseSettings):
         default=EngineSettings().device.value,
         description="What models run on; cuda: the first NVIDIA GPU, in fp16.",
     )
-    kernels: Literal["auto", "off"] = Field(
+    kernels: Literal["auto", "off", "avx512vnni", "avxvnni", "avx2", "reference"] = Field(
         default="auto",
-        description="Operators of our own for int8: auto, where the processor can run them; "
-        "off: ONNX Runtime's.",
+        description="Operators of our own for int8: auto, with the best instructions that the processor has; "
+        "off: ONNX Runtime's; or the instructions to use. The answer is the same with all of them.",
     )
     tensorrt: bool = Field(
         default=False, description="Let TensorRT compile what it can of a model; only with cuda."

@@ -236,7 +236,7 @@ class Facades:
             return None
         self._announced = True
         not_imported = [message for each in everything if each for message in each.not_imported]
-        return Serving(latest.deployments, not_imported)
+        return Serving(latest.deployments, not_imported, latest.kernels)
 
     def _stop(self) -> None:
         """Drain all of them; a second call ends them at once."""

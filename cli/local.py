@@ -120,6 +120,8 @@ def version(as_json: AsJson = False) -> None:
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as of
 
+    from kernels.library import described_level
+
     def installed(package: str) -> str:
         try:
             return of(package)
@@ -128,6 +130,7 @@ def version(as_json: AsJson = False) -> None:
 
     packages = ("lmaas", "onnxruntime", "onnx", "tokenizers", "starlette", "tritonclient", "nvidia-pytriton")
     versions = {"python": sys.version.split()[0]} | {package: installed(package) for package in packages}
+    versions["kernels"] = described_level()
     if as_json:
         print_json(versions)
     else:

@@ -71,10 +71,11 @@ def servers(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     print_listing(
         answer,
         as_json,
-        ("server", "state", "outstanding", "restarts", "models"),
+        ("server", "state", "kernels", "outstanding", "restarts", "models"),
         lambda server: (
             server["name"],
             server["state"],
+            server["kernels"] or "",
             server["outstanding"],
             server["restarts"],
             ", ".join(server["models"]),

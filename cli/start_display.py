@@ -25,6 +25,7 @@ class Serving:
 
     deployments: list[str]  # a line each
     not_imported: list[str]  # bundled models, each with the reason
+    kernels: list[str]  # what computes int8 on the servers
 
     @classmethod
     def of(cls, appliance: Appliance) -> Serving:
@@ -32,7 +33,8 @@ class Serving:
             f"{record.model:<16} version {record.version}, {record.variant.value}, {record.state.value}"
             for record in appliance.service.models.deployments()
         ]
-        return cls(lines, appliance.not_imported)
+        kernels = {server.kernels for server in appliance.service.servers()}
+        return cls(lines, appliance.not_imported, sorted(filter(None, kernels)))
 
 
 Show = Callable[[str, str, Serving | None], None]  # stage, message, and at the end what is served
@@ -75,6 +77,8 @@ class StartDisplay:
         where = f"  API      {self._url}\n  docs     {self._url}/docs\n"
         # At the address of all of them, /metrics answers for the one that happens to take the request.
         where += "".join(f"  metrics  {url}/metrics\n" for url in self._facades or [self._url])
+        if serving.kernels:
+            where += f"  kernels  {', '.join(serving.kernels)}\n"
         if not serving.deployments:
             return f"{head}\n{where}\n  no models yet: lmaas models push NAME FOLDER --deploy\n"
         models = "\n".join(f"    {line}" for line in serving.deployments)

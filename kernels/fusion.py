@@ -1,6 +1,6 @@
 """From the graph of an artifact to the one that runs here: whole patterns become one operator each.
 
-An artifact's graph is written in operators that every ONNX Runtime has. Where this processor can run our own,
+An artifact's graph is written in operators that every ONNX Runtime has. Unless LMAAS_KERNELS is off,
 these patterns are replaced when the graph is opened; what does not match stays as it is.
 
     rounding by row, MatMulIntegerToFloat, scaling     -> Linear

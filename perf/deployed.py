@@ -10,7 +10,7 @@ from urllib.parse import quote
 from client.http import Client
 from perf.errors import PlanError
 from perf.http.ask import Task
-from runtime.contract import Kind
+from runtime.contract import Kind, Variant
 
 ENTAILMENT = "entailment"  # a classifier with this label judges pairs
 
@@ -25,10 +25,12 @@ class Deployed:
     precision: str
     kind: Kind
     task: Task
+    kernels: str = ""  # what computes int8 on its servers, as /v1/servers says
 
     @property
     def label(self) -> str:
-        return f"{self.model} version {self.version} {self.precision}"
+        computed = f" ({self.kernels})" if self.kernels and self.precision == Variant.INT8.value else ""
+        return f"{self.model} version {self.version} {self.precision}{computed}"
 
 
 def find_deployed(url: str, wanted: Sequence[str] = ()) -> list[Deployed]:
@@ -41,8 +43,9 @@ def find_deployed(url: str, wanted: Sequence[str] = ()) -> list[Deployed]:
                 raise PlanError(f"no ready deployment has the id or model {name!r}; see `lmaas deployments`")
         if not ready:
             raise PlanError(f"nothing is ready at {url}; see `lmaas deployments`")
+        servers = client.call("GET", "/v1/servers")["data"]
         return [
-            _deployed(client, record)
+            _deployed(client, record, servers)
             for record in ready
             if not wanted or record["id"] in wanted or record["model"] in wanted
         ]
@@ -58,11 +61,14 @@ def check_alone(deployed: Sequence[Deployed], wanted: Deployed) -> None:
         )
 
 
-def _deployed(client: Client, record: dict[str, Any]) -> Deployed:
+def _deployed(client: Client, record: dict[str, Any], servers: list[dict[str, Any]]) -> Deployed:
     name, version = record["model"], record["version"]
     view = client.call("GET", f"/v1/models/{quote(name, safe='')}/versions/{version}")
     kind = Kind(view["kind"])
-    return Deployed(record["id"], name, version, record["precision"], kind, _task(kind, view["labels"]))
+    holders = [server for server in servers if f"{name}/{version}" in server["models"]]
+    kernels = ", ".join(sorted({each["kernels"] for each in holders if each.get("kernels")}))
+    task = _task(kind, view["labels"])
+    return Deployed(record["id"], name, version, record["precision"], kind, task, kernels)
 
 
 def _task(kind: Kind, labels: list[str]) -> Task:

@@ -41,13 +41,14 @@ def write_report(
     data: Mapping[str, Any],
     draw: Callable[[], Figure] | None = None,
     folder: Path | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> None:
     """Print the report and write it to NAME.md, NAME.json and, with `draw`, NAME.png in `folder`.
 
-    Without a folder it is perf/results. Where matplotlib is not installed there is no picture, and a line
-    says how to get one.
+    Without a folder it is perf/results. `more` are facts beside those of `machine`. Where matplotlib is not
+    installed there is no picture, and a line says how to get one.
     """
-    facts = machine()
+    facts = machine() | dict(more or {})
     head = ", ".join(f"{key} {value}" for key, value in facts.items())
     whole = f"{head}\n\n`{command}`\n\n{text}"
     folder = folder or RESULTS

@@ -22,6 +22,7 @@ import onnxruntime
 from numpy.typing import DTypeLike, NDArray
 
 from kernels.fusion import ARGMAX, LOG_SUM
+from kernels.library import LevelError
 from kernels.processors import usable_cores
 from kernels.session import element_type, open_graph
 from runtime.contract import ENGINE_FILE, LmGraph, Operation
@@ -57,6 +58,8 @@ def open_session(
         if accelerator is not None:
             return accelerator.open_graph(graph, options, logits)
         return open_graph(graph, options)
+    except LevelError as error:
+        raise ModelError(str(error)) from None
     except AcceleratorError as error:
         raise ModelError(f"{ENGINE_FILE}: device: cuda (LMAAS_DEVICE), but {error}") from None
     except Exception as error:  # onnxruntime has a type for each status, and only Exception is their base

@@ -2,74 +2,37 @@
  *
  *   x [rows, columns] float -> argmax [rows] int64, log_sum [rows] float
  *
- * Equal values: the first. A row with a NaN has the place of the first one, and the sum NaN.
+ * Equal values: the first. A row with a NaN has the place of the first one, and the sum NaN. What is computed is in
+ * levels/argmax.c.
  */
-#include <math.h>
-
+#include "levels.h"
 #include "ort.h"
-#include "simd.h"
 
 typedef struct {
   OrtApi *api;
+  const Level *level;
 } ArgMaxLogSumExp;
-
-typedef struct {
-  const float *x;
-  size_t columns;
-  int64_t *argmax;
-  float *log_sum;
-} Run;
-
-static void reduce_row(void *data, size_t row) {
-  const Run *run = data;
-  const float *x = run->x + row * run->columns;
-  const __m512 nothing = _mm512_set1_ps(-INFINITY);
-  __m512 most = nothing;
-  for (size_t i = 0; i < run->columns; i += LANES) {
-    const __m512 value = _mm512_mask_loadu_ps(nothing, lanes(run->columns - i), x + i);
-    if (_mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q)) {
-      run->argmax[row] = (int64_t)i + __builtin_ctz(_mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q));
-      run->log_sum[row] = NAN;
-      return;
-    }
-    most = _mm512_max_ps(most, value);
-  }
-  const float peak = _mm512_reduce_max_ps(most);
-  const __m512 peaks = _mm512_set1_ps(peak);
-  run->argmax[row] = -1;
-  for (size_t i = 0; run->argmax[row] < 0 && i < run->columns; i += LANES) {
-    const __m512 value = _mm512_maskz_loadu_ps(lanes(run->columns - i), x + i);
-    const __mmask16 equal = _mm512_mask_cmp_ps_mask(lanes(run->columns - i), value, peaks, _CMP_EQ_OQ);
-    if (equal) run->argmax[row] = (int64_t)i + __builtin_ctz(equal);
-  }
-  __m512 sum = _mm512_setzero_ps();
-  for (size_t i = 0; i < run->columns; i += LANES) {
-    const __mmask16 mask = lanes(run->columns - i);
-    const __m512 value = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), peaks);
-    sum = _mm512_mask_add_ps(sum, mask, sum, exponential(value));
-  }
-  run->log_sum[row] = peak + logf(_mm512_reduce_add_ps(sum));
-}
 
 static OrtStatus *create_argmax(const Operator *self, OrtApi *api, const OrtKernelInfo *info, void **kernel) {
   (void)self, (void)info;
   ArgMaxLogSumExp *op = malloc(sizeof *op);
   if (!op) return ort_status(api, ORT_FAIL, "ArgMaxLogSumExp: out of memory");
-  op->api = api;
+  op->api = api, op->level = chosen_level();
   *kernel = op;
   return NULL;
 }
 
 static OrtStatus *run_argmax(void *kernel, OrtKernelContext *context) {
-  OrtApi *api = ((const ArgMaxLogSumExp *)kernel)->api;
+  const ArgMaxLogSumExp *op = kernel;
+  OrtApi *api = op->api;
   Tensor x;
   TRY(read_input(api, context, 0, &x));
   if (x.rank != 2 || x.sides[1] < 1) return ort_status(api, ORT_FAIL, "ArgMaxLogSumExp: x must be [rows, columns]");
   void *argmax, *log_sum;
   TRY(make_output(api, context, 0, x.sides, 1, &argmax));
   TRY(make_output(api, context, 1, x.sides, 1, &log_sum));
-  Run run = {x.data, (size_t)x.sides[1], argmax, log_sum};
-  return x.sides[0] ? ort_parallel(api, context, reduce_row, (size_t)x.sides[0], &run) : NULL;
+  ArgmaxRun run = {x.data, (size_t)x.sides[1], argmax, log_sum};
+  return x.sides[0] ? ort_parallel(api, context, op->level->reduce_row, (size_t)x.sides[0], &run) : NULL;
 }
 
 static const char *argmax_name(const Operator *self) { return (void)self, "ArgMaxLogSumExp"; }

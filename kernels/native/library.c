@@ -1,21 +1,85 @@
-/* The door of the library: what ONNX Runtime calls to learn its operators, and whether this processor can run them. */
+/* The door of the library: what ONNX Runtime calls to learn its operators, and the level at which they compute. */
 #include <cpuid.h>
 #include <pthread.h>
+#include <string.h>
 
+#include "levels.h"
 #include "ort.h"
-#include "simd.h"
 
-enum { SAVED = 0xe6 }; /* registers that the operating system keeps for a thread: xmm, ymm, masks, both halves of zmm */
+/* ---- levels ---------------------------------------------------------------------------------------------------- */
 
-/* 1 where the processor has every instruction that the operators are built from (Intel's manual, CPUID leaf 7). */
-int lmaas_supported(void) {
+/* Registers that the operating system keeps for a thread: xmm and ymm; with masks and both halves of zmm. */
+enum { YMM = 0x06, ZMM = 0xe6, AVX_VNNI = 1 << 4 /* leaf 7.1, EAX */ };
+
+static int keeps(unsigned registers) {
   unsigned a, b, c, d, low, high;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA)) return 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  if ((low & SAVED) != SAVED || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+  return (low & registers) == registers;
+}
+
+static int runs_reference(void) { return 1; }
+
+static int runs_avx2(void) {
+  unsigned a, b, c, d;
+  if (!keeps(YMM) || !__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_FMA)) return 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+
+static int runs_avxvnni(void) {
+  unsigned a, b, c, d;
+  return runs_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & AVX_VNNI);
+}
+
+static int runs_avx512vnni(void) {
+  unsigned a, b, c, d;
+  if (!keeps(ZMM) || !runs_avx2() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
   const unsigned wanted = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
   return (b & wanted) == wanted && (c & bit_AVX512VNNI);
 }
+
+#define DECLARE(level)                                                  \
+  size_t panels_##level(size_t), row_bytes_##level(size_t);             \
+  int pack_##level(Linear *, const int8_t *, int);                      \
+  void round_part_##level(void *, size_t), multiply_part_##level(void *, size_t); \
+  void attend_part_##level(void *, size_t), reduce_row_##level(void *, size_t);
+#define ENTRY(level)                                                                                         \
+  {#level, runs_##level, panels_##level, row_bytes_##level, pack_##level, round_part_##level, multiply_part_##level, \
+   attend_part_##level, reduce_row_##level}
+
+DECLARE(avx512vnni) DECLARE(avxvnni) DECLARE(avx2) DECLARE(reference)
+static const Level levels[] = {ENTRY(avx512vnni), ENTRY(avxvnni), ENTRY(avx2), ENTRY(reference)}; /* the best first */
+enum { LEVELS = sizeof levels / sizeof *levels };
+
+static const Level *chosen = &levels[LEVELS - 1];
+
+__attribute__((constructor)) static void choose_best(void) {
+  for (int i = LEVELS; i-- > 0;)
+    if (levels[i].runs()) chosen = &levels[i];
+}
+
+const Level *chosen_level(void) { return chosen; }
+
+/* The name of the level in use. */
+const char *lmaas_level(void) { return chosen->name; }
+
+static const Level *find(const char *name) {
+  for (int i = 0; i < LEVELS; i++)
+    if (!strcmp(levels[i].name, name) && levels[i].runs()) return &levels[i];
+  return NULL;
+}
+
+/* 1 where there is such a level and the processor has it. */
+int lmaas_runs(const char *name) { return find(name) != NULL; }
+
+/* What is created from now on computes at this level: 1; 0 where the processor lacks it. */
+int lmaas_use(const char *name) {
+  const Level *level = find(name);
+  if (level) chosen = level;
+  return level != NULL;
+}
+
+/* ---- memory of threads ------------------------------------------------------------------------------------------- */
 
 typedef struct {
   void *memory;
@@ -49,6 +113,8 @@ void *scratch(int use, size_t bytes) {
   }
   return kept[use].memory;
 }
+
+/* ---- operators -------------------------------------------------------------------------------------------------- */
 
 OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
   OrtApi *api = base->GetApi(API_VERSION);

@@ -678,7 +678,11 @@ class FakeCluster(ClusterManager):
         models = [f"{record.model}/{record.version}" for record in self.live.values()]
         address = "127.0.0.1:1"
         state = ServerState.READY
-        return [ServerRecord("triton-0", state, 42, address, address, address, 0, 1, models, 0, 0.0, now())]
+        return [
+            ServerRecord(
+                "triton-0", state, 42, "avx2", address, address, address, 0, 1, models, 0, 0.0, now()
+            )
+        ]
 
     def drain_server(self, name: str, draining: bool) -> ServerRecord:
         (server,) = self.servers()

@@ -30,7 +30,9 @@ FACADE = """
 import json, os, signal, sys
 name = os.path.basename(os.environ["LMAAS_HOME"])
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-serving = {"deployments": ["tiny"], "not_imported": [name + ": broken"] if name == "facade-1" else []}
+serving = {"deployments": ["tiny"], "not_imported": [], "kernels": ["avx2"]}
+if name == "facade-1":
+    serving["not_imported"].append("facade-1: broken")
 print("a library speaks", flush=True)
 print(json.dumps({"stage": "ready", "message": f"process {os.getpid()}", "serving": serving}), flush=True)
 while True:

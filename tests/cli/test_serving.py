@@ -92,5 +92,6 @@ def test_every_kind_of_address(address: str, needed: bool) -> None:
 @pytest.mark.parametrize("keyed", [False, True])
 def test_the_command_to_try_sends_a_key_where_one_is_needed(keyed: bool) -> None:
     display = StartDisplay("http://h:1", silent=True, keyed=keyed)
-    banner = display.banner(Serving(["mini-lm version 1, int8, ready"], []))
+    banner = display.banner(Serving(["mini-lm version 1, int8, ready"], [], ["avx2"]))
     assert ('-H "authorization: Bearer $LMAAS_API_KEY"' in banner) is keyed
+    assert "\n  kernels  avx2\n" in banner

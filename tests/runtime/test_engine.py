@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from export.verification import numpy_gpt2 as oracle
-from kernels.library import missing
+from kernels.library import level, missing, supported_levels, use_level
 from runtime.contract import FaultCode, FinishReason, Operation
 from runtime.engine import Engine
 from runtime.errors import ModelError, RequestFault
@@ -641,6 +641,18 @@ def oracle_logprobs(checkpoint: Path, ids: list[int]) -> list[float]:
     logits = oracle.lm_logits(weights, config, ids)
     logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     return [float(logprobs[place, token]) for place, token in enumerate(ids[1:])]
+
+
+@pytest.mark.skipif(bool(missing()), reason="of our operators")
+def test_every_level_gives_the_same_answer(open_engine: OpenEngine) -> None:
+    """Tokens and log-probabilities, to the last bit."""
+    before, answers = level(), []
+    for name in supported_levels():
+        assert use_level(name)
+        engine = open_engine(variant="int8")
+        answers.append(ask(engine, "the cat", max_tokens=24, temperature=0, logprobs=3, ignore_eos=True))
+    assert use_level(str(before))
+    assert all(answer["choices"] == answers[0]["choices"] for answer in answers)
 
 
 @pytest.mark.skipif(bool(missing()), reason="of our operators")

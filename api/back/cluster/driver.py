@@ -27,7 +27,7 @@ class Capabilities:
     machine: str  # servers with the same name share its memory
     device: Device
     free_memory: int | None  # bytes, of the GPU where it computes on one; None: unknown
-    has_kernels: bool  # its processor runs the operators of `kernels`
+    has_kernels: bool  # it uses the operators of `kernels`
 
 
 class ServerDriver(Protocol):
@@ -56,6 +56,10 @@ class ServerDriver(Protocol):
     @property
     def key(self) -> str:
         """The key of Triton's control routes, new with each start."""
+
+    @property
+    def kernels(self) -> str | None:
+        """What computes int8 there: a level of `kernels.library`, or onnxruntime; None: unknown."""
 
     @property
     def pid(self) -> int | None:

@@ -21,7 +21,7 @@ from api.back.cluster.repository import ModelRepository
 from api.back.cluster.resources import available_gpu_memory, available_memory
 from api.back.cluster.server_home import HOST, Ports, ServerHome
 from api.back.cluster.triton_process import PortTaken, TritonProcess
-from kernels.library import missing
+from kernels.library import described_level, missing
 from runtime.contract import Device
 
 PORT_TRIES = 3  # a port that was free when it was chosen may be taken before Triton opens it
@@ -54,6 +54,10 @@ class LocalTriton:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None and self._process.running else None
+
+    @property
+    def kernels(self) -> str | None:
+        return described_level() if self._home.settings.engine.device is Device.CPU else None
 
     async def start(self, seconds: float) -> None:
         self._process = None

@@ -14,6 +14,7 @@ from api.back.cluster.installation import PYTHON, Installation
 from api.back.cluster.resources import available_memory
 from api.back.cluster.server_home import HOST, PORT_STEP, SHARED_MEMORY
 from api.back.settings import BackSettings
+from kernels.library import LevelError, missing
 from kernels.processors import usable_cores
 from runtime.contract import Device
 
@@ -59,6 +60,7 @@ def find_problems(settings: BackSettings, machine: Machine | None = None) -> lis
     return [
         *(_missing_parts(machine) if settings.servers else ()),
         *(_missing_providers(settings) if settings.servers else ()),
+        *(_missing_instructions() if settings.servers else ()),
         *_few_processors(settings, machine),
         *_scarce_memory(settings, machine),
         *_taken_ports(settings),
@@ -99,6 +101,14 @@ def _missing_providers(settings: BackSettings) -> list[str]:
     except AcceleratorError as error:
         name = "LMAAS_TENSORRT is true" if settings.engine.tensorrt_cache else "LMAAS_DEVICE is cuda"
         return [f"{name}, but {error}"]
+    return []
+
+
+def _missing_instructions() -> list[str]:
+    try:
+        missing()
+    except LevelError as error:
+        return [str(error)]
     return []
 
 

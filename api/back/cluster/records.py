@@ -55,6 +55,7 @@ class ServerRecord:
     name: str
     state: ServerState
     pid: int | None
+    kernels: str | None  # a level of `kernels.library`, or onnxruntime; None: unknown
     grpc_address: str  # host:port
     http_address: str | None  # None: it has no HTTP
     metrics_address: str

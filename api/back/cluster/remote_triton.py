@@ -45,6 +45,10 @@ class RemoteTriton:
         self._given_up = asyncio.Event()
 
     @property
+    def kernels(self) -> str | None:
+        return None
+
+    @property
     def leaving(self) -> bool:
         return False
 

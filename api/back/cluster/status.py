@@ -26,6 +26,7 @@ def server_record(server: Supervisor, replicas: Sequence[Replica]) -> ServerReco
         name=server.name,
         state=_state(server, replicas),
         pid=server.driver.pid if server.up else None,
+        kernels=server.driver.kernels,
         grpc_address=endpoints.grpc,
         http_address=endpoints.http,
         metrics_address=endpoints.metrics,

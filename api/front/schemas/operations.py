@@ -20,6 +20,10 @@ class ServerView(BaseModel):
         "replica, and requests only where no other replica can. dead: it is started again after `backoff`."
     )
     pid: int | None
+    kernels: str | None = Field(
+        description="What computes int8: our operators with the instructions avx512vnni, avxvnni, avx2 or "
+        "reference, or onnxruntime. Null where the server runs elsewhere."
+    )
     grpc_address: str
     http_address: str | None = Field(description="Null where LMAAS_TRITON_HTTP_PORT gives it no HTTP.")
     metrics_address: str
@@ -36,6 +40,7 @@ class ServerView(BaseModel):
             name=record.name,
             state=record.state.value,
             pid=record.pid,
+            kernels=record.kernels,
             grpc_address=record.grpc_address,
             http_address=record.http_address,
             metrics_address=record.metrics_address,

@@ -54,6 +54,7 @@ class ScriptedDriver(ServerDriver):
 
     shared = False
     leaving = False
+    kernels = None
 
     def __init__(self, number: int = 0) -> None:
         self.number = number

@@ -21,7 +21,7 @@ from api.back.cluster.triton_client import TritonClient
 from api.back.cluster.triton_process import PortTaken, TritonProcess
 from api.back.settings import BackSettings
 from api.errors import ApiError, ServerFault, Unavailable
-from kernels.library import missing
+from kernels.library import level, missing
 from runtime.contract import Device
 from tests.api.back.cluster.requests import processes
 from tests.api.back.conftest import AWKWARD_NAME
@@ -140,6 +140,7 @@ async def test_it_reports_its_machine(triton: LocalTriton) -> None:
     found = await triton.capabilities()
     assert (found.machine, found.device) == (socket.gethostname(), Device.CPU)
     assert found.has_kernels is (missing() is None)
+    assert triton.kernels == (level() or "onnxruntime")
     assert found.free_memory is not None
     assert found.free_memory > 0
 
