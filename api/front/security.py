@@ -67,6 +67,7 @@ class PagesMiddleware(CORSMiddleware):
             allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["*"],
             expose_headers=EXPOSED,
+            allow_private_network=True,  # a page of the internet may ask a server in the user's own network
         )
         self._site = site
 

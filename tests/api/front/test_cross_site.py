@@ -107,6 +107,24 @@ def test_an_allowed_page_calls_and_streams(serve: Serve, back: FakeBack) -> None
         assert client.get("/nowhere", headers=page).headers["access-control-allow-origin"] == APP
 
 
+def test_openai_s_javascript_client_calls_from_a_page_of_the_internet(serve: Serve) -> None:
+    """Its own headers, a key that the preflight does not have, and a server in the user's own network."""
+    sent = (
+        "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-retry-count"
+    )
+    asked = {
+        "origin": APP,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": sent,
+        "access-control-request-private-network": "true",
+    }
+    with serve(access="keys", cors_origins=APP) as client:
+        preflight = client.options("/v1/chat/completions", headers=asked)
+    assert preflight.status_code == 200
+    assert set(preflight.headers["access-control-allow-headers"].split(",")) >= set(sent.split(","))
+    assert preflight.headers["access-control-allow-private-network"] == "true"
+
+
 def test_an_allowed_page_must_know_the_server_s_name(serve: Serve) -> None:
     with serve(cors_origins=APP) as client:
         rebound = {"host": "evil.example", "origin": APP}
