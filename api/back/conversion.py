@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import os
-import re
 import shutil
-import sys
 import uuid
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from api.back.cluster.installation import ROOT
-from api.back.guard import guarded
+from api.back.child import Bounds, Event, InputRefusedError, Progress, run_bounded
 from api.back.settings import BackSettings
 from api.back.store.models import ModelStore
 from api.back.store.records import VersionRecord, VersionState
-from api.errors import ApiError, InvalidInput, ServerFault, StoreFull, StoreUnavailable
-from kernels.library import SWITCH
+from api.errors import ApiError, InvalidInput, ServerFault, StoreUnavailable
 from runtime.manifest import Manifest
 
-NICE = 10  # requests have priority
-MAX_LINE = 1024 * 1024  # bytes of one progress line
-ERROR_TAIL = 2000  # bytes of stderr that are logged
-INPUT_AT_FAULT = 2  # exit status of the exporter
-SIGNALLED = 128  # added by the guard to a signal's number
-OUT_OF_ROOM = re.compile(r"No space left on device|Disk quota exceeded")
-OUT_OF_MEMORY = re.compile(r"MemoryError|bad_alloc|[Cc]annot allocate memory|Failed to allocate")
 
-logger = logging.getLogger(__name__)
-Progress = Callable[[dict[str, Any]], None]
-
-
-def _ignore(event: dict[str, Any]) -> None:
+def _ignore(event: Event) -> None:
     """For callers that show no progress."""
 
 
@@ -73,53 +53,25 @@ class Converter:
         async with self._staging() as folder:
             archive, artifact = folder / "upload", folder / "artifact"
             await self._models.place_archive(version, archive)
-            try:
-                await asyncio.wait_for(
-                    self._run(version.model, archive, artifact, progress),
-                    self._settings.convert_timeout_seconds,
-                )
-            except asyncio.TimeoutError:
-                limit = self._settings.convert_timeout_seconds
-                raise ServerFault(f"the conversion took longer than {limit:g} s") from None
+            await self._export(version.model, archive, artifact, progress)
             manifest = await asyncio.to_thread(Manifest.load, artifact)
             return await self._models.finish(version, manifest, artifact)
 
-    async def _run(self, model: str, archive: Path, artifact: Path, progress: Progress) -> None:
+    async def _export(self, model: str, archive: Path, artifact: Path, progress: Progress) -> None:
         variants = ",".join(variant.value for variant in self._settings.variants)
-        command = [sys.executable, "-m", "export", str(archive), str(artifact)]
-        command += ["--name", model, "--variants", variants, "--json-progress"]
-        inherited = {
-            name: os.environ[name] for name in ("HOME", "LANG", "PATH", SWITCH) if name in os.environ
-        }
-        child = await asyncio.create_subprocess_exec(
-            *guarded(command, nice=NICE, data_bytes=self._settings.convert_memory_bytes),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            limit=MAX_LINE,
-            cwd=ROOT,  # `-m` imports from the working directory first: it must not be that of an upload
-            env={**inherited, "TMPDIR": str(artifact.parent)},
-            start_new_session=True,
-        )
+        options = ["--name", model, "--variants", variants, "--json-progress"]
+        bounds = Bounds(self._settings.convert_memory_bytes, self._settings.convert_timeout_seconds)
         try:
-            failure, complaint = await asyncio.gather(_follow(child, progress), _tail(child))
-            status = await child.wait()
-        finally:
-            await _end(child)
-        if status == INPUT_AT_FAULT and failure is not None:
-            raise InvalidInput.of("file", failure)
-        if status != 0:
-            logger.error("the exporter ended with status %d: %s", status, complaint)
-            if OUT_OF_ROOM.search(f"{failure} {complaint}"):
-                raise StoreFull(f"the disk is full: {artifact.parent}: make room there")
-            raise ServerFault(self._explain(status, complaint))
-
-    def _explain(self, status: int, complaint: str) -> str:
-        limit = f"{self._settings.convert_memory_bytes} bytes of memory"
-        if OUT_OF_MEMORY.search(complaint):
-            return f"the conversion needs more than {limit}"
-        how = f"died of signal {status - SIGNALLED}" if status > SIGNALLED else f"failed with status {status}"
-        return f"the exporter {how}; it may use at most {limit}, and the server's log says more"
+            await run_bounded(
+                "export",
+                [str(archive), str(artifact), *options],
+                name="conversion",
+                scratch=archive.parent,
+                bounds=bounds,
+                progress=progress,
+            )
+        except InputRefusedError as error:
+            raise InvalidInput.of("file", str(error)) from None
 
     @asynccontextmanager
     async def _staging(self) -> AsyncIterator[Path]:
@@ -129,39 +81,3 @@ class Converter:
             yield folder
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
-
-
-async def _events(lines: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
-    try:
-        async for line in lines:
-            yield json.loads(line)
-    except ValueError as error:  # not JSON, or a line beyond MAX_LINE
-        raise ServerFault(f"the exporter's report cannot be read: {error}") from None
-
-
-async def _follow(child: Process, progress: Progress) -> str | None:
-    """Pass progress on; returns the exporter's message if the input is at fault."""
-    failure = None
-    assert child.stdout is not None
-    async for event in _events(child.stdout):
-        if event["event"] == "progress":
-            progress({name: event[name] for name in ("stage", "done", "total")})
-        elif event["event"] == "error":
-            failure = str(event["message"])
-    return failure
-
-
-async def _tail(child: Process) -> str:
-    """The last bytes that it wrote to stderr."""
-    tail = b""
-    assert child.stderr is not None
-    while chunk := await child.stderr.read(ERROR_TAIL):
-        tail = (tail + chunk)[-ERROR_TAIL:]
-    return tail.decode(errors="replace").strip()
-
-
-async def _end(child: Process) -> None:
-    """Kill it if it still runs, with its child processes."""
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, 9)
-    await asyncio.shield(child.wait())
