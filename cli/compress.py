@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 from cli.command import fail
 from cli.train import command_line, one_line_errors, option_parameters, show
 from train.data import Kind, Problem
-from train.options import Options, described
+from train.options import LINEAR, Options, make_options
 
 if TYPE_CHECKING:
     from export.checkpoint.config import ModelConfig
@@ -25,7 +26,7 @@ RUN_OPTIONS = (
     *("out", "held_out", "test", "normalize", "deduplicate", "context", "pack", "dropout"),
     *("batch_size", "epochs", "learning_rate", "warm_up", "weight_decay", "label_smoothing"),
     *("token_dropout", "gradient_accumulation", "early_stopping", "evaluate_every", "save_every"),
-    *("seed", "precision", "device", "threads", "resume", "overwrite"),
+    *("seed", "precision", "device", "threads", "url", "resume", "overwrite"),
 )
 Data = Annotated[
     Path,
@@ -53,7 +54,9 @@ def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @_with_run_options
 def prune(
-    checkpoint: Annotated[Path, typer.Argument(help="The folder of a checkpoint.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint's folder, or NAME or NAME/VERSION of a stored model.")
+    ],
     data: Data,
     heads: Annotated[float, typer.Option(help="The share of all attention heads that goes.")] = 0.0,
     neurons: Annotated[float, typer.Option(help="The share of all MLP neurons that goes.")] = 0.0,
@@ -71,17 +74,18 @@ def prune(
 
     The checkpoint is really smaller, and `lmaas export` and the engine take it as any other.
     """
-    with one_line_errors(given["out"]):
+    with one_line_errors(given["out"]), _opened([checkpoint], given["url"]) as folders:
         from train.compression import Pruning
         from train.pruning import Criterion, Ranking, Shares
 
-        config = _config(checkpoint)
+        config = _config(folders[checkpoint])
         shares = Shares(heads, neurons, Ranking(ranking), neuron_step)
         if not heads and not neurons:
             fail("prune: --heads and --neurons are both 0: there is nothing to do")
         given["epochs"] = given["epochs"] or 1
-        options = _options(config, given, train=data, start=str(checkpoint))
-        _run(config.head.kind, options, Pruning(shares, Criterion(criterion), rows), [("before", checkpoint)])
+        options = _options(config, given, train=data, start=checkpoint)
+        pruning = Pruning(shares, Criterion(criterion), rows)
+        _run(config.head.kind, options, pruning, [("before", folders[checkpoint])])
 
 
 @_with_run_options
@@ -89,7 +93,8 @@ def distil(
     teachers: Annotated[
         list[str],
         typer.Argument(
-            help="Folders of checkpoints. Several are an ensemble. `linear`: TF-IDF and logistic regression."
+            help="Folders of checkpoints, or stored models (NAME or NAME/VERSION). Several are an ensemble."
+            " `linear`: TF-IDF and logistic regression."
         ),
     ],
     data: Data,
@@ -100,7 +105,7 @@ def distil(
         int | None, typer.Option(help="Width of the student, below the teacher's.", min=1)
     ] = None,
     student: Annotated[
-        Path | None, typer.Option(help="Begin with this checkpoint, and not with the teacher's layers.")
+        str | None, typer.Option(help="Begin with this checkpoint, and not with the teacher's layers.")
     ] = None,
     temperature: Annotated[float, typer.Option(help="At which probabilities are compared.")] = 2.0,
     alpha: Annotated[float, typer.Option(help="Weight of the labels.")] = 2.0,
@@ -111,20 +116,18 @@ def distil(
     **given: Any,
 ) -> None:
     """Train a smaller model on the answers of larger ones, beside the labels, and measure both."""
-    with one_line_errors(given["out"]):
-        from train.compression import LINEAR, Distilling
+    names = [name for name in teachers if name != LINEAR]
+    begin = student or next(iter(names), None)
+    if begin is None:
+        fail(f"distil: a student cannot begin with the teacher {LINEAR}: name a checkpoint with --student")
+    with one_line_errors(given["out"]), _opened([*names, begin], given["url"]) as folders:
+        from train.compression import Distilling
         from train.distillation import Weights
 
-        folders = [Path(name) for name in teachers if name != LINEAR]
-        begin = student or next(iter(folders), None)
-        if begin is None:
-            fail(
-                f"distil: a student cannot begin with the teacher {LINEAR}: name a checkpoint with --student"
-            )
-        config = _config(begin)
+        config = _config(folders[begin])
         if layers is None and student is None:
             layers = max(1, config.num_layers // 2)
-        options = _options(config, given, train=data, start=str(begin))
+        options = _options(config, given, train=data, start=begin)
         change = Distilling(
             config.head.kind,
             options,
@@ -133,8 +136,21 @@ def distil(
             layers,
             width,
         )
-        before = [(folder.name, folder) for folder in folders] or [("student before", begin)]
-        _run(config.head.kind, options, change, before)
+        before = [(_title(name), folders[name]) for name in names]
+        _run(config.head.kind, options, change, before or [("student before", folders[begin])])
+
+
+@contextmanager
+def _opened(names: Sequence[str], url: str) -> Iterator[dict[str, Path]]:
+    """The checkpoints' folders by their names; that of a stored model is there while the block lasts."""
+    from train.start import open_folder
+
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(open_folder(name, url))[0] for name in dict.fromkeys(names)}
+
+
+def _title(name: str) -> str:
+    return Path(name).name if Path(name).exists() else name
 
 
 def _config(folder: Path) -> ModelConfig:
@@ -148,13 +164,9 @@ def _config(folder: Path) -> ModelConfig:
 
 def _options(config: ModelConfig, given: dict[str, Any], **more: Any) -> Options:
     """The options of the run, with the defaults of the checkpoint's kind."""
-    kind, about = config.head.kind, described()
+    kind = config.head.kind
     chosen = {name: value for name, value in given.items() if value is not None}
-    for name, each in about.items():
-        own = dict(each.defaults)
-        if name not in chosen and kind in own:
-            chosen[name] = own[kind]
-    options = Options(**chosen, **more)
+    options = make_options(kind, **chosen, **more)
     if kind is not Kind.CLASSIFIER:
         return options
     return replace(options, problem=next(p for p in Problem if p.problem_type == config.problem_type))

@@ -20,13 +20,12 @@ from train.evaluation.baseline import LinearBaseline
 from train.heads import encode
 from train.job import Change, Data, RunError
 from train.kinds import make_training
-from train.options import Options
+from train.options import LINEAR, Options
 from train.pruning import Criterion, Shares, cut, kept_units, measure_importance
 from train.start import Start, open_start
 from train.trainer import Figures
 from train.training import Training
 
-LINEAR = "linear"  # in place of a teacher's folder: TF-IDF and logistic regression, fitted on the rows
 FOLDS = 3  # the linear teacher's answer to a row is from a fit without it
 
 

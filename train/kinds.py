@@ -14,12 +14,11 @@ from train.heads import ClassifierTraining, HeadRun, encode
 from train.joint_nlu import JointCheckpoint, JointNlu, layout
 from train.joint_training import JointRun, JointTraining
 from train.lm import LmTraining
-from train.options import Options
+from train.options import ECHO, Options
 from train.start import Start
 from train.training import Training
 
 VALUE = "value"  # the only label of a regression
-ECHO = "echo"  # of an nlu model's input: the text twice
 
 
 def make_training(kind: Kind, start: Start, rows: Sequence[Any], options: Options) -> Training:
@@ -129,10 +128,6 @@ def _set_parts(kind: Kind, start: Start, options: Options) -> None:
     """This project's own keys of config.json. A start of the same kind keeps those that it has."""
     if start.kind is kind:
         return
-    if options.attention == ECHO and kind is not Kind.NLU:
-        raise ValueError(
-            f"--attention: {ECHO}: only nlu reads a text twice: causal or bidirectional is needed"
-        )
     if options.attention == BIDIRECTIONAL:
         start.config.attention = BIDIRECTIONAL
     if options.ngram_buckets:

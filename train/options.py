@@ -11,6 +11,9 @@ from client.http import DEFAULT_URL
 from train.data import Kind, Problem
 from train.data.preprocessing import Normalization
 
+LINEAR = "linear"  # a teacher: TF-IDF and logistic regression, fitted on the rows
+ECHO = "echo"  # of an nlu model's input: the text twice
+HEAD_WIDTH = 64  # of an attention head of a new model
 HEADS = (Kind.CLASSIFIER, Kind.NLU)
 ALL = tuple(Kind)
 
@@ -46,9 +49,9 @@ class Options:
     start: Annotated[
         str | None,
         About(
-            "Begin with these weights: a checkpoint's folder or archive, NAME or NAME/VERSION of the"
-            " appliance at --url, or a name on the Hugging Face hub. Without it: from random weights, with a"
-            " tokenizer made of --train."
+            "Begin with these weights: a checkpoint's folder or archive, NAME or NAME/VERSION of a stored"
+            " model (of the appliance at --url, or else in LMAAS_HOME), or a name on the Hugging Face hub."
+            " Without it: from random weights, with a tokenizer made of --train."
         ),
     ] = None
     problem: Annotated[
@@ -124,7 +127,9 @@ class Options:
     ] = "auto"
     device: Annotated[Device, About("auto: a GPU if there is one.")] = "auto"
     threads: Annotated[int | None, About("Threads of a CPU. Default: its cores.", low=1, free=True)] = None
-    url: Annotated[str, About("Where an appliance answers (LMAAS_URL), for --from.", free=True)] = DEFAULT_URL
+    url: Annotated[str, About("Where an appliance answers (LMAAS_URL), for stored models.", free=True)] = (
+        DEFAULT_URL
+    )
     resume: Annotated[bool, About("Continue the run in OUT-training after its last save.", free=True)] = False
     overwrite: Annotated[bool, About("Replace OUT, and the run in OUT-training.", free=True)] = False
 
@@ -144,6 +149,23 @@ class Options:
             raise ValueError(f"--held-out: {self.held_out}: a share is between 0 and 1, as in 0.1")
         return share
 
+    def check(self, kind: Kind) -> None:
+        """Raise ValueError for values that do not go together. No file is looked at."""
+        if self.start is None and self.width % HEAD_WIDTH:
+            raise ValueError(
+                f"--width: {self.width}: a multiple of {HEAD_WIDTH} is needed, which is the width of a head"
+            )
+        if self.attention == ECHO and kind is not Kind.NLU:
+            raise ValueError(
+                f"--attention: {ECHO}: only nlu reads a text twice: causal or bidirectional is needed"
+            )
+        if self.max_characters is not None and self.max_characters < self.min_characters:
+            raise ValueError(
+                f"--max-characters: {self.max_characters}: at least {self.min_characters} is needed, which"
+                " is --min-characters"
+            )
+        _ = self.held_out_share
+
     def fixed(self) -> dict[str, str]:
         """What must not change when a run continues; data files by their SHA-256. Raises OSError."""
         found: dict[str, str] = {}
@@ -161,6 +183,12 @@ def described() -> dict[str, About]:
     """What each field of Options is about, in their order."""
     hints = get_type_hints(Options, include_extras=True)
     return {field.name: get_args(hints[field.name])[1] for field in fields(Options)}
+
+
+def make_options(kind: Kind, **given: Any) -> Options:
+    """Options with the defaults of a kind where it has some of its own."""
+    own = {name: dict(about.defaults).get(kind) for name, about in described().items()}
+    return Options(**{name: value for name, value in own.items() if value is not None} | given)
 
 
 def flag(name: str) -> str:

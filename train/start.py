@@ -22,7 +22,7 @@ from export.source import open_source
 from train.data import Kind
 from train.language_model import make_config
 from train.options import Options
-from train.stored import fetch_stored
+from train.stored import fetch_stored, read_stored
 from train.tokenizer import END_OF_TEXT_ID, PADDING, end_with_end_of_text, train_tokenizer
 
 # Of the weights' names in a checkpoint, those of heads; all others are of the body.
@@ -67,7 +67,7 @@ def open_start(kind: Kind, options: Options, texts: Iterable[str]) -> Start:
     """The start that the options ask for; a new tokenizer learns from `texts`. ExportError, ValueError."""
     if options.start is None:
         return _new_start(kind, options, texts)
-    with _folder_of(options.start, options.url) as (folder, origin):
+    with open_folder(options.start, options.url) as (folder, origin):
         checkpoint = Checkpoint.open(folder)
         written = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
         config = GPT2Config(**written)
@@ -87,10 +87,6 @@ def open_start(kind: Kind, options: Options, texts: Iterable[str]) -> Start:
 
 
 def _new_start(kind: Kind, options: Options, texts: Iterable[str]) -> Start:
-    if options.width % 64:
-        raise ValueError(
-            f"--width: {options.width}: a multiple of 64 is needed, which is the width of a head"
-        )
     tokenizer = train_tokenizer(texts, options.vocabulary, lowercase=kind is not Kind.LM)
     if kind is Kind.CLASSIFIER:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -114,10 +110,16 @@ def _prepare(kind: Kind, config: GPT2Config, tokenizer: Tokenizer) -> None:
 
 
 @contextmanager
-def _folder_of(source: str, url: str) -> Iterator[tuple[Path, str]]:
-    """A path; else a model of the appliance at `url`; else a name on the hub."""
+def open_folder(source: str, url: str) -> Iterator[tuple[Path, str]]:
+    """The checkpoint's folder, while the block lasts, and what to call it.
+
+    `source` is a path; else a model of the appliance at `url`, or of the store of LMAAS_HOME; else a name on
+    the hub. Raises ExportError and ClientError.
+    """
     with TemporaryDirectory(prefix="lmaas-train-") as scratch:
-        stored = None if Path(source).exists() else fetch_stored(source, url, Path(scratch))
+        stored = None
+        if not Path(source).exists():
+            stored = fetch_stored(source, url, Path(scratch)) or read_stored(source, Path(scratch))
         if stored is not None:
             yield stored, f"the stored model {source}"
             return

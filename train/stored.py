@@ -1,12 +1,17 @@
-"""A stored model as a checkpoint again: the weights of its fp32 graph, from a running appliance."""
+"""A stored model as a checkpoint again: the weights of its fp32 graph.
+
+It comes from a running appliance, or from the store of LMAAS_HOME, whether one runs there or not.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -15,7 +20,7 @@ from onnx import numpy_helper
 from safetensors.numpy import save_file
 
 from client.errors import RefusedError, UnreachableError
-from client.http import Client
+from client.http import API_KEY, Client
 from export.archive import unpack_archive
 from export.checkpoint.config import Activation, Head
 from export.checkpoint.folder import NGRAM_TABLE
@@ -23,6 +28,9 @@ from export.errors import ExportError
 from runtime.contract import TOKENIZER_FILE, Kind, Variant
 from runtime.manifest import Manifest
 from train.head_parts import BIDIRECTIONAL
+
+if TYPE_CHECKING:
+    from api.config import Settings
 
 ACTIVATIONS = {
     "FastGelu": Activation.GELU_NEW,
@@ -54,6 +62,56 @@ def fetch_stored(source: str, url: str, scratch: Path) -> Path | None:
     unpacked = scratch / "stored"
     unpacked.mkdir()
     return write_checkpoint(unpack_archive(archive, unpacked), scratch / name, source)
+
+
+def read_stored(source: str, scratch: Path) -> Path | None:
+    """As `fetch_stored`, from the store of the settings (LMAAS_HOME and others); no appliance needs to run.
+
+    None where this environment has no Model Store, or no such model is in it. Raises ExportError.
+    """
+    try:
+        from api.environment import SettingsError, load_settings
+        from api.errors import ApiError
+    except ImportError:  # the extra `train` alone
+        return None
+    kept = {name: value for name, value in os.environ.items() if name not in ("LMAAS_URL", API_KEY)}
+    try:
+        settings = load_settings(kept)
+        if settings.database_url is None and not (settings.home / "lmaas.db").is_file():
+            return None
+        artifact = asyncio.run(_place_stored(source, settings, scratch / "artifact"))
+    except (ApiError, SettingsError) as error:
+        raise ExportError(f"{source}: {error}", field="from") from None
+    return None if artifact is None else write_checkpoint(artifact, scratch / "checkpoint", source)
+
+
+async def _place_stored(source: str, settings: Settings, folder: Path) -> Path | None:
+    """Lay out the artifact in `folder`; None where it is not stored. Raises ApiError, ExportError."""
+    from api.back.store.blob_lock import BlobLock
+    from api.back.store.blobs import BlobStore
+    from api.back.store.database import Database
+    from api.back.store.models import ModelStore
+    from api.back.store.records import VersionState
+    from api.errors import NotFound
+    from export.members import ArchiveLimits
+
+    back = settings.back
+    async with Database.open(back.database) as database:
+        blobs = BlobStore.open(back.blobs, back.blob_url, BlobLock(database, back.blob_lock))
+        limits = ArchiveLimits(max_unpacked_bytes=back.max_unpacked_bytes)
+        store = ModelStore(
+            database, blobs, back.staging, max_archive_bytes=back.max_archive_bytes, limits=limits
+        )
+        await store.refresh()
+        name, _, version = source.partition("/")
+        try:
+            found = await store.version(name, version or "latest")
+        except NotFound:
+            return None
+        if found.state is not VersionState.READY:
+            raise ExportError(f"{source} is {found.state.value}, not ready", field="from")
+        await store.place_artifact(found, folder)
+        return folder
 
 
 def write_checkpoint(artifact: Path, folder: Path, source: str) -> Path:
