@@ -70,6 +70,10 @@ def estimate(training: Training, loop: Loop, held_out: int) -> Estimate:
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 loss = training.loss(moved)
             torch.autograd.backward(loss)
+        if autocast is torch.float16:  # not scaled as in the run, so some may be no finite numbers
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
         optimizer.step()
         optimizer.zero_grad()
     if device.type == "cuda":

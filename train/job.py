@@ -62,6 +62,9 @@ class Change:
         """What must not change when a run continues, by the options' names."""
         return {}
 
+    def accept(self, data: Data) -> None:
+        """Look at the rows before anything is made of them. Raises RunError."""
+
     def start(self, start: Start) -> Start:
         """Another architecture, or other weights. Raises ValueError."""
         return start
@@ -69,6 +72,10 @@ class Change:
     def training(self, training: Training, data: Data) -> Training:
         """Another loss, or a changed model. Raises RunError."""
         return training
+
+    def loop(self, loop: Loop) -> Loop:
+        """Other ways to say how far it is."""
+        return loop
 
 
 def run(kind: Kind, options: Options, show: Show, command: str, change: Change | None = None) -> Outcome:
@@ -78,17 +85,21 @@ def run(kind: Kind, options: Options, show: Show, command: str, change: Change |
     ValueError (of an option).
     """
     change = change or Change()
+    options.check(kind)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: cuda: torch finds no GPU here; auto takes one if there is one")
     fixed = options.fixed() | change.fixed()
     check_folders(options, fixed)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     data = read_data(kind, options, show)
+    change.accept(data)
     torch.manual_seed(options.seed)
     start = open_start(kind, options, (text for row in data.train for text in texts_of(row)))
     start = change.start(start)
     data = within_context(data, kind, start, options, show)
     training = change.training(make_training(kind, start, data.train, options), data)
-    loop = loop_of(options, start, len(training.batches))
+    loop = change.loop(loop_of(options, start, len(training.batches)))
     show(describe(training, start))
     expected = estimate(training, loop, len(data.held_out))
     show(str(expected))

@@ -226,7 +226,8 @@ def continue_text(
     generator = torch.Generator().manual_seed(seed)
     ids = tokenizer.encode(prompt).ids
     for _ in range(tokens):
-        logits = model(torch.tensor([ids[-model.config.n_positions :]])).logits[0, -1].float()
+        seen = torch.tensor([ids[-model.config.n_positions :]], device=model.device)
+        logits = model(seen).logits[0, -1].float().cpu()
         if temperature:
             best = logits.topk(top_k)
             drawn = torch.multinomial((best.values / temperature).softmax(dim=-1), 1, generator=generator)

@@ -85,7 +85,11 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("precision fp16 needs a GPU; a CPU trains in bf16 or fp32")
     if precision == "auto":
-        capable = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_computes_in_bf16()
+        # A GPU before Ampere only emulates bf16, slower than it computes in fp32.
+        on_gpu = device.type == "cuda"
+        capable = (
+            torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_computes_in_bf16()
+        )
         precision = "bf16" if capable else "fp32"
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 

@@ -33,11 +33,11 @@ from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from train.batching import Batch
-from train.callbacks import EvaluateOnTime, ShowProgress
+from train.callbacks import EvaluateOnTime, Report, ReportProgress, ShowProgress
 from train.optimization import Schedule, autocast_type, make_optimizer
 from train.run_files import MetricsFile, flush, write_atomically
 
@@ -78,6 +78,8 @@ class Loop:
     precision: str = "auto"
     seed: int = 20
     progress: bool = False
+    # Is called now and then with how far the run is.
+    report: Report | None = None
     # auto takes a GPU if there is one; cpu does not.
     device: str = "auto"
 
@@ -164,7 +166,7 @@ class LoopTrainer(Trainer):  # type: ignore[misc]
             model,
             _arguments(loop),
             train_dataset=batches,
-            callbacks=[EvaluateOnTime(loop.evaluate_every), *([ShowProgress()] if loop.progress else [])],
+            callbacks=[EvaluateOnTime(loop.evaluate_every), *_observers(loop)],
         )
         self.remove_callback(PrinterCallback)
         # The loss is a mean; Trainer then divides it by the number of batches that are added up.
@@ -230,6 +232,8 @@ class LoopTrainer(Trainer):  # type: ignore[misc]
         path = self._loop.folder / BEST
         if not path.exists():
             raise ValueError("training diverged: no held-out score is a number")
+        # For fp16, accelerate wraps the model's forward in autocast: what is measured next is fp32.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         load_model(self.model, path)
         with safe_open(path, "pt") as file:
             figures: dict[str, float] = json.loads(file.metadata()["figures"])
@@ -265,12 +269,17 @@ class LoopTrainer(Trainer):  # type: ignore[misc]
         load_model(self.model, Path(resume_from_checkpoint) / _WEIGHTS)
 
 
+def _observers(loop: Loop) -> list[TrainerCallback]:
+    shown = [ShowProgress()] if loop.progress else []
+    return shown if loop.report is None else [*shown, ReportProgress(loop.report)]
+
+
 def _only(batches: list[Batch]) -> Batch:
     return batches[0]
 
 
 def _arguments(loop: Loop) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(loop.folder),
         max_steps=loop.schedule.steps,
         per_device_train_batch_size=1,
@@ -287,6 +296,9 @@ def _arguments(loop: Loop) -> TrainingArguments:
         metric_for_best_model="score",
         greater_is_better=True,
         disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=loop.device != "cpu" and torch.cuda.is_available(),
         report_to="none",
     )
+    # With several GPUs Trainer would copy the model to each, and our loss reads the first one alone.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments

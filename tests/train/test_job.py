@@ -183,6 +183,13 @@ def test_the_estimate_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"context": 8, "train": "long.csv"}, DataError, "all rows have more than 8 tokens"),
         ({"width": 100}, ValueError, "multiple of 64"),
         ({"precision": "fp16"}, ValueError, "needs a GPU"),
+        ({"max_characters": 3, "min_characters": 4}, ValueError, "--max-characters: 3: at least 4"),
+        pytest.param(
+            {"device": "cuda"},
+            ValueError,
+            "--device: cuda: torch finds no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
     ],
 )
 def test_what_cannot_be_trained(
