@@ -38,6 +38,7 @@ Connections = Annotated[int, Field(ge=0, le=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Servers = Annotated[int, Field(ge=0, le=64)]
 Facades = Annotated[int, Field(ge=1, le=64)]
+Trainings = Annotated[int, Field(ge=0, le=64)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Pause = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
@@ -193,7 +194,7 @@ class Settings(BaseSettings):
     max_file_bytes: ByteSize = Field(
         default=ByteSize(200 * MIB),
         ge=1024,
-        description="Largest file of a batch: what is uploaded, and what it writes.",
+        description="Largest file: what is uploaded for a batch or a training, and what a batch writes.",
     )
     max_files: Count = Field(default=1000, description="Files of all callers; more are answered 409.")
     max_files_per_caller: Count = Field(
@@ -213,6 +214,17 @@ class Settings(BaseSettings):
     convert_timeout_seconds: Seconds = Field(default=1800, description="Longest conversion.")
     convert_memory_bytes: ByteSize = Field(
         default=ByteSize(8 * GIB), ge=256 * MIB, description="Memory that a conversion may use."
+    )
+    training_jobs: Trainings = Field(
+        default=1,
+        description="Trainings (tasks of type `train`) at once; 0: none. They need the extra `train`.",
+    )
+    training_seconds: Seconds = Field(default=3600, description="Longest training.")
+    training_memory_bytes: ByteSize = Field(
+        default=ByteSize(8 * GIB), ge=GIB, description="Memory that a training may use."
+    )
+    training_rows: int = Field(
+        default=1_000_000, ge=1, le=100_000_000, description="Most rows of a training, of all its files."
     )
     max_in_flight: Count = Field(default=256, description="Synchronous tasks at once; more are answered 429.")
     max_queued_tasks: Count = Field(

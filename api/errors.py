@@ -18,6 +18,7 @@ ApiError
 │   └── StoreFull       its disk is full
 ├── DeadlineExceeded    the caller's deadline passed first
 ├── Cancelled           the caller, or an operator, ended the task
+├── Unsupported         this server is installed, or set, without what the request needs
 └── ServerFault         a defect on our side
 """
 
@@ -137,6 +138,10 @@ class DeadlineExceeded(ApiError):
 
 class Cancelled(ApiError):
     slug = "cancelled"
+
+
+class Unsupported(ApiError):
+    slug = "unsupported"
 
 
 class ServerFault(ApiError):

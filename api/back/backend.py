@@ -43,6 +43,7 @@ from api.back.store.tasks import TaskStore
 from api.back.store.uploads import UploadStore
 from api.back.store.usage import UsageStore
 from api.back.templates import Templates
+from api.back.training import Trainings
 from api.errors import ServerFault
 from export.members import ArchiveLimits
 
@@ -56,6 +57,7 @@ class Backend:
     queue: TaskQueue
     deployments: DeploymentStore
     converter: Converter
+    trainings: Trainings
     cluster: ClusterManager
     keys: KeyStore
     files: FileStore
@@ -101,6 +103,7 @@ class Backend:
                         queue=TaskQueue(database, writer, worker),
                         deployments=DeploymentStore(database),
                         converter=Converter(settings, models),
+                        trainings=Trainings(settings, models),
                         cluster=cluster,
                         keys=KeyStore(database),
                         files=files,

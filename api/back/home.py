@@ -27,6 +27,7 @@ OURS = (
     LEDGER_FILE,
     "logs",
     "staging",
+    "trainings",
     "triton",
     "uploads",
     WORKER_FILE,

@@ -47,6 +47,8 @@ class BackSettings:
     max_unpacked_bytes: int = 8 * 1024**3
     convert_timeout_seconds: float = 1800.0
     convert_memory_bytes: int = 8 * 1024**3
+    training_seconds: float = 3600.0
+    training_memory_bytes: int = 8 * 1024**3
     task_retention_days: int = 7  # of finished tasks' records
     max_uploads: int = 16  # unfinished ones at once
     upload_retention_hours: int = 24  # of uploads that are not finished, or that no model uses
@@ -74,6 +76,11 @@ class BackSettings:
     def uploads(self) -> Path:
         """Uploads in parts that are not finished; a start keeps them."""
         return self.home / "uploads"
+
+    @property
+    def trainings(self) -> Path:
+        """Trainings under way; a start keeps them, and goes on with them."""
+        return self.home / "trainings"
 
     @property
     def blob_lock(self) -> Path:

@@ -15,6 +15,7 @@ from api.caller import Caller
 from api.errors import Conflict
 
 BATCH_INPUT = "batch"  # the purpose of an upload
+TRAINING_INPUT = "fine-tune"  # likewise, as OpenAI calls it
 BATCH_OUTPUT = "batch_output"  # the purpose of what a batch writes
 LONGEST_NAME = 255  # characters
 
@@ -47,13 +48,19 @@ class Files:
                 raise Conflict(f"{whose} {count} files, of at most {limit}: delete files that are not needed")
 
     async def add(
-        self, caller: Caller, path: Path, *, filename: str, size: int, sha256: str, lifetime: timedelta | None
+        self,
+        caller: Caller,
+        path: Path,
+        *,
+        filename: str,
+        size: int,
+        sha256: str,
+        lifetime: timedelta | None,
+        purpose: str = BATCH_INPUT,
     ) -> FileRecord:
         """Keep an upload; `lifetime` may only shorten the retention. Raises Conflict, StoreUnavailable."""
         await self.require_room(caller)
-        record = self.new(
-            f"file-{secrets.token_hex(12)}", caller, filename, BATCH_INPUT, size, sha256, lifetime
-        )
+        record = self.new(f"file-{secrets.token_hex(12)}", caller, filename, purpose, size, sha256, lifetime)
         await self._store.add(record, path)
         return record
 

@@ -256,7 +256,9 @@ class Models:
                 f"model {name!r} is deployed: {listed}: undeploy it first, or add ?force=true to do both"
             )
         for job in self._tasks.find(ConvertHandler.task_type, name):
-            if version is None or job.parameters.version in (version, None):
+            converted = job.parameters
+            assert isinstance(converted, ConvertParameters)
+            if version in (None, converted.version):
                 await self._tasks.end(job, Cancelled(f"model {name} is being deleted"))
         # Asked again: a conversion that ended meanwhile may have deployed its version.
         for record in self.deployments(name):

@@ -24,6 +24,7 @@ from api.middle.gaps import Gaps
 from api.middle.handlers import MODEL_TASKS
 from api.middle.handlers.base import Lane
 from api.middle.handlers.convert import ConvertHandler
+from api.middle.handlers.train import TrainHandler, TrainLimits
 from api.middle.leases import LeaseKeeper
 from api.middle.metrics import ClusterCollector, Metrics
 from api.middle.models import Models
@@ -44,6 +45,7 @@ class Service:
     callbacks: Callbacks
     chat: Chat
     _cluster: ClusterManager
+    _train: TrainHandler
 
     @classmethod
     def build(cls, backend: Backend, settings: Settings, metrics: Metrics, form: LineFormat) -> Service:
@@ -56,7 +58,11 @@ class Service:
             for make in MODEL_TASKS
         ]
         accounts = Accounts(backend.usage, backend.audit)
-        handlers = [*model_handlers, ConvertHandler(backend, settings.precision, accounts)]
+        files = Files(backend.files, backend.batches, _file_limits(settings))
+        convert = ConvertHandler(backend, settings.precision, accounts)
+        training = TrainLimits(settings.training_jobs, settings.training_rows)
+        train = TrainHandler(backend, files, convert, training)
+        handlers = [*model_handlers, convert, train]
         tasks = TaskManager(
             backend.queue,
             backend.tasks,
@@ -65,13 +71,12 @@ class Service:
             max_in_flight=settings.max_in_flight,
             max_queued=settings.max_queued_tasks,
         )
-        files = Files(backend.files, backend.batches, _file_limits(settings))
         callbacks = _callbacks(backend, settings, metrics)
         tasks.observers += [accounts.note, callbacks.note]
         cluster.observers.append(accounts.record_own)
         return cls(
             tasks,
-            Dispatcher(tasks, {Lane.MODELS: settings.task_workers, Lane.CONVERSIONS: 1}),
+            Dispatcher(tasks, _workers(settings)),
             Models(backend.models, backend.uploads, backend.cluster, tasks, accounts, settings.precision),
             LeaseKeeper(backend.queue, tasks),
             files,
@@ -80,7 +85,12 @@ class Service:
             callbacks,
             Chat(cluster, backend.templates, settings.chat_template),
             backend.cluster,
+            train,
         )
+
+    async def remove_leftovers(self) -> None:
+        """What earlier starts left of trainings that are over."""
+        await self._train.sweep()
 
     async def drain(self, seconds: float) -> None:
         """Refuse new tasks, give the running ones `seconds`, then end them and give back those that wait."""
@@ -122,6 +132,12 @@ def _callbacks(backend: Backend, settings: Settings, metrics: Metrics) -> Callba
         metrics.callbacks.labels(outcome).inc()
 
     return Callbacks(backend.callbacks, text, private=settings.callback_private, count=count)
+
+
+def _workers(settings: Settings) -> dict[Lane, int]:
+    """A worker ends trainings also where there are none now: an earlier start may have left some."""
+    trainings = max(1, settings.training_jobs)
+    return {Lane.MODELS: settings.task_workers, Lane.CONVERSIONS: 1, Lane.TRAININGS: trainings}
 
 
 def _file_limits(settings: Settings) -> FileLimits:

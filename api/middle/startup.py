@@ -137,6 +137,7 @@ class Appliance:
         settings = self._settings
         try:
             await service.leases.start()
+            await service.remove_leftovers()
             service.dispatcher.start()
             service.callbacks.start()
             await import_bundled(service, settings.models, settings.home, settings.back.staging, self._report)

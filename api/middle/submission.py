@@ -32,8 +32,8 @@ async def submit(
 ) -> TaskRecord:
     """A new task, durable when this returns; or the task that the caller submitted with this key before.
 
-    `callback_url` was checked. Raises as `TaskManager.enqueue`; InvalidInput: the key came with another type,
-    other parameters or another callback.
+    `callback_url` was checked. Raises as `TaskManager.enqueue` and `Handler.check`; InvalidInput: the
+    key came with another type, other parameters or another callback.
     """
     handler = tasks.handlers[task_type]
     caller.require(handler.scope)
@@ -43,6 +43,7 @@ async def submit(
         record = dataclasses.replace(record, callback_url=callback_url, callback_due=record.created)
     room = tasks.admission.arriving(handler.lane, caller, parameters.cost, parameters.deadline_ms)
     if key is None:
+        await handler.check(parameters, caller)
         with room:
             await tasks.queue.add(record)
         return tasks.line_up(Job(record, parameters)).record
@@ -53,6 +54,7 @@ async def submit(
     )
     found = await tasks.store.with_key(record)
     if found is None:  # else it is answered whatever else is waiting
+        await handler.check(parameters, caller)
         with room:
             found = await tasks.queue.add_once(record)
     if found.id == record.id:

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import dataclasses
 import hashlib
+import json
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -52,6 +53,7 @@ from api.back.store.tasks import TaskStore
 from api.back.store.uploads import UploadStore
 from api.back.store.usage import UsageStore
 from api.back.templates import Templates
+from api.back.training import OUTCOME, REQUEST, RESULT, Trained, Trainings
 from api.caller import ALL_SCOPES, KEY_PREFIX, NO_LIMITS, Limits, Scope
 from api.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from api.log_context import LogContext
@@ -301,6 +303,7 @@ class FakeModels(ModelStore):
         self.received: list[bytes] = []
         self.blob_folder = Path("nowhere")  # of the uploads that came by digest
         self.calibrations = FakeCalibrations(self)
+        self.trained: dict[str, Kind] = {}  # what a conversion finds; of all others it finds language models
 
     def add_ready(self, name: str, kind: Kind, labels: tuple[str, ...] = ()) -> None:
         self.records[name] = ModelRecord(name, kind, "", {"latest": 1}, now())
@@ -402,14 +405,42 @@ class FakeConverter(Converter):
             await self.gate.wait()
         if self.error is not None:
             raise self.error
+        kind = self.models.trained.get(version.model, Kind.LM)
         ready = dataclasses.replace(
-            version, state=VersionState.READY, kind=Kind.LM, manifest=manifest(version.model, Kind.LM)
+            version, state=VersionState.READY, kind=kind, manifest=manifest(version.model, kind)
         )
         self.models.all_versions[version.model, version.version] = ready
         model = self.models.records[version.model]
         aliases = {**model.aliases, "latest": version.version}
-        self.models.records[version.model] = dataclasses.replace(model, kind=Kind.LM, aliases=aliases)
+        self.models.records[version.model] = dataclasses.replace(model, kind=kind, aliases=aliases)
         return ready
+
+
+class FakeTrainings(Trainings):
+    """Its folders are real; in place of the process it writes what that would write."""
+
+    def __init__(self, models: FakeModels) -> None:
+        self._models = models
+        self.kinds = models.trained
+        self.gate: asyncio.Event | None = None  # hold a training until it is set
+        self.error: Exception | None = None
+        self.requests: list[dict[str, Any]] = []
+
+    def use(self, settings: BackSettings) -> None:
+        self._settings = settings
+
+    async def _run(self, folder: Path, progress: Callable[[dict[str, Any]], None]) -> None:
+        request = json.loads((folder / REQUEST).read_text())
+        self.requests.append(request)
+        self.kinds[request["name"]] = Kind(request["kind"])
+        progress({"stage": "training", "done": 0, "total": 2})
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        (folder / RESULT / request["name"]).mkdir(parents=True)
+        trained = Trained({"accuracy": 0.9}, None, 1.5, 2, 8, ["rows: 8 to train on"])
+        (folder / OUTCOME).write_text(json.dumps(dataclasses.asdict(trained)))
 
 
 def _chosen(target: Target) -> Target:
@@ -741,6 +772,7 @@ class FakeBack:
     tasks: FakeTasks
     queue: FakeQueue
     converter: FakeConverter
+    trainings: FakeTrainings
     cluster: FakeCluster
     keys: FakeKeys = dataclasses.field(default_factory=FakeKeys)
     files: FileStore = dataclasses.field(default_factory=FakeFiles)
@@ -766,7 +798,7 @@ class FakeBack:
             models.add_ready(name, kind, labels)
             cluster.add(name, labels)
         tasks = FakeTasks()
-        return cls(models, tasks, FakeQueue(tasks), FakeConverter(models), cluster)
+        return cls(models, tasks, FakeQueue(tasks), FakeConverter(models), FakeTrainings(models), cluster)
 
     @property
     def backend(self) -> Backend:
@@ -776,6 +808,7 @@ class FakeBack:
             self.queue,
             self.deployments,
             self.converter,
+            self.trainings,
             self.cluster,
             self.keys,
             self.files,
@@ -790,6 +823,7 @@ class FakeBack:
     @asynccontextmanager
     async def open(self, settings: BackSettings) -> AsyncIterator[Backend]:
         self.opened += 1
+        self.trainings.use(settings)
         try:
             yield self.backend
         finally:

@@ -24,6 +24,7 @@ class StoredBack(FakeBack):
     @asynccontextmanager
     async def open(self, settings: BackSettings) -> AsyncIterator[Backend]:
         async with Database.open(settings.database) as database:
+            self.trainings.use(settings)
             blobs = BlobStore.open(settings.blobs, None, BlobLock(database, settings.blob_lock))
             self.batches = BatchStore(database, self.worker)
             self.models.blob_folder = settings.blobs

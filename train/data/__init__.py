@@ -2,7 +2,7 @@
 
 from train.data.checks import check_rows
 from train.data.preprocessing import Preprocessing, Report, preprocess
-from train.data.reading import MAX_ROW_BYTES, read_rows
+from train.data.reading import MAX_ROW_BYTES, parse_row, read_rows, suffixes
 from train.data.rows import DataError, Kind, Label, LabelRow, Problem, Row, TextRow, UtteranceRow
 from train.data.splitting import split_rows
 
@@ -19,7 +19,9 @@ __all__ = [
     "TextRow",
     "UtteranceRow",
     "check_rows",
+    "parse_row",
     "preprocess",
     "read_rows",
     "split_rows",
+    "suffixes",
 ]

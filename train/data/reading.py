@@ -67,13 +67,15 @@ def read_rows(
     kind, problem, suffix = Kind(kind), Problem(problem), path.suffix.lower()
     try:
         if suffix in JSON_SUFFIXES:
-            rows = [_row(path, n, value, kind, problem) for n, value in _objects(path, limit)]
+            rows = [parse_row(path, n, value, kind, problem) for n, value in _objects(path, limit)]
         elif suffix in TABLE_SUFFIXES:
-            rows = [_row(path, n, _cells(path, n, r), kind, problem) for n, r in read_records(path, limit)]
+            rows = [
+                parse_row(path, n, _cells(path, n, r), kind, problem) for n, r in read_records(path, limit)
+            ]
         elif suffix == TEXT_SUFFIX and kind is Kind.LM:
             rows = _documents(path, limit)
         else:
-            raise DataError(path, None, None, f"a {kind.value} reads {', '.join(_suffixes(kind))}")
+            raise DataError(path, None, None, f"a {kind.value} reads {', '.join(suffixes(kind))}")
     except OSError as error:
         raise DataError(path, None, None, error.strerror or str(error)) from error
     if not rows:
@@ -81,7 +83,8 @@ def read_rows(
     return rows
 
 
-def _suffixes(kind: Kind) -> tuple[str, ...]:
+def suffixes(kind: Kind) -> tuple[str, ...]:
+    """Of files with rows for a kind of model."""
     return (*JSON_SUFFIXES, *TABLE_SUFFIXES, *((TEXT_SUFFIX,) if kind is Kind.LM else ()))
 
 
@@ -127,7 +130,8 @@ def _documents(path: Path, limit: int) -> list[Row]:
     return rows
 
 
-def _row(path: Path, number: int, values: dict[str, Any], kind: Kind, problem: Problem) -> Row:
+def parse_row(path: Path, number: int, values: dict[str, Any], kind: Kind, problem: Problem) -> Row:
+    """A row of JSON lines or of a table. `path` and `number` are for messages. Raises DataError."""
     if kind is Kind.NLU:
         return read_utterance(path, number, values)
     text = _text(path, number, values, "text")

@@ -115,6 +115,11 @@ class FileStore:
         """Raises NotFound."""
         await self._delete([await self.get(file_id, owner)])
 
+    async def place(self, sha256: str, path: Path) -> None:
+        """Make a file's bytes readable at `path`, where they stay after the file is deleted."""
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+        await self._blobs.place(sha256, path, plain=True)
+
     async def set_expiry(self, file_id: str, moment: datetime) -> None:
         async with self._database.write() as connection:
             here = caller_files.c.id == file_id

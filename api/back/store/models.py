@@ -21,7 +21,7 @@ from export.archive import validate_archive
 from export.errors import ArchiveError
 from export.files import hash_file
 from export.members import ArchiveLimits
-from runtime.contract import MODEL_NAME, model_name, shown
+from runtime.contract import MODEL_NAME, Kind, model_name, shown
 from runtime.manifest import MANIFEST_FILE, Manifest
 
 NUMBER = re.compile(r"[0-9]{1,9}")
@@ -107,6 +107,18 @@ class ModelStore:
         if version == LATEST:
             raise NotFound(f"model {name!r} has no version that is ready", "version")
         raise NotFound(f"model {name!r} has no alias {version!r}", "version")
+
+    async def check_new(self, name: str, kind: Kind) -> None:
+        """Raise InvalidInput (`model`) for a bad name; Conflict where the model there is of another kind."""
+        if not MODEL_NAME.fullmatch(name):
+            raise InvalidInput.of("model", f"{shown(name)} does not match {MODEL_NAME.pattern}")
+        try:
+            found = await self.get(name)
+        except NotFound:
+            return
+        if found.kind not in (None, kind):
+            kept = found.kind.value if found.kind else None
+            raise Conflict(f"model {name!r} is of kind {kept}, not {kind.value}: take another name")
 
     async def update(
         self, name: str, *, description: str | None = None, aliases: Mapping[str, int | None] | None = None
@@ -202,6 +214,14 @@ class ModelStore:
     async def place_file(self, file: StoredFile, path: Path, *, plain: bool = False) -> None:
         """Make an artifact's file readable at `path`; it must not be changed. `plain`: no symbolic link."""
         await self._blobs.place(file.sha256, path, plain=plain)
+
+    async def place_artifact(self, version: VersionRecord, folder: Path) -> None:
+        """Lay out a version's artifact in `folder`; its files must not be changed. No symbolic links."""
+        for name, file in version.files.items():
+            path = folder / name
+            await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            await self.place_file(file, path, plain=True)
 
     async def set_state(
         self, version: VersionRecord, state: VersionState, error: str | None = None

@@ -43,6 +43,7 @@ async def create_file(request: Request, _: Any) -> Response:
             filename=received.filename,
             size=received.size,
             sha256=received.sha256,
+            purpose=form.purpose,
             lifetime=None if form.seconds is None else timedelta(seconds=form.seconds),
         )
     return json_answer(FileView.of(record))
@@ -85,7 +86,7 @@ ENDPOINTS = (
         "POST",
         FILES,
         create_file,
-        "Upload a file of JSON lines for a batch",
+        "Upload a file for a batch or a training",
         TAG,
         scope=Scope.TASKS,
         form=FileDocument,

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import BaseModel, Field
 
 from api.back.store.records import FileRecord
-from api.middle.files import BATCH_INPUT
 from api.middle.schemas.base import Schema
 
-Purpose = Literal["batch", "batch_output"]
+Purpose = Literal["batch", "fine-tune", "batch_output"]
 
 
 class FileForm(Schema):
     """The form's fields beside `file`."""
 
-    purpose: Literal["batch"] = Field(description="What the file is for: the lines of a batch.")
+    purpose: Literal["batch", "fine-tune"] = Field(
+        description="What the file is for: the lines of a batch, or the rows of a task of type `train`."
+    )
     anchor: Literal["created_at"] | None = Field(
         default=None, alias="expires_after[anchor]", description="From when `expires_after[seconds]` counts."
     )
@@ -31,7 +32,8 @@ class FileForm(Schema):
 
 class FileDocument(FileForm):
     file: str = Field(
-        description="JSON lines.", json_schema_extra={"contentMediaType": "application/octet-stream"}
+        description="JSON lines; for `fine-tune` also .csv, .tsv or .txt, by its name.",
+        json_schema_extra={"contentMediaType": "application/octet-stream"},
     )
 
 
@@ -53,7 +55,7 @@ class FileView(BaseModel):
             created_at=int(record.created.timestamp()),
             expires_at=int(record.expires.timestamp()),
             filename=record.filename,
-            purpose="batch" if record.purpose == BATCH_INPUT else "batch_output",
+            purpose=cast("Purpose", record.purpose),
         )
 
 

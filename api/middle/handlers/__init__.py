@@ -9,6 +9,7 @@ from api.middle.handlers.convert import ConvertHandler
 from api.middle.handlers.generate import EmbedHandler, GenerateHandler, NextHandler, TokenizeHandler
 from api.middle.handlers.labels import ClassifyHandler, InferHandler, NluHandler
 from api.middle.handlers.score import ScoreHandler
+from api.middle.handlers.train import TrainHandler
 
 MODEL_TASKS: tuple[type[ModelHandler[Any, Any]], ...] = (
     GenerateHandler,
@@ -20,7 +21,7 @@ MODEL_TASKS: tuple[type[ModelHandler[Any, Any]], ...] = (
     EmbedHandler,
     TokenizeHandler,
 )
-TASK_TYPES: tuple[type[Handler[Any, Any]], ...] = (*MODEL_TASKS, ConvertHandler)
+TASK_TYPES: tuple[type[Handler[Any, Any]], ...] = (*MODEL_TASKS, ConvertHandler, TrainHandler)
 
 __all__ = [
     "MODEL_TASKS",
@@ -36,4 +37,5 @@ __all__ = [
     "NluHandler",
     "ScoreHandler",
     "TokenizeHandler",
+    "TrainHandler",
 ]

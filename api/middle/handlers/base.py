@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from api.back.cluster.manager import ClusterManager
 from api.back.cluster.records import HeadAnswer, Target
-from api.caller import Scope
+from api.caller import Caller, Scope
 from api.errors import FieldError, InvalidInput, ServerFault
 from api.middle.job import Job
 from api.middle.metrics import Metrics
@@ -38,6 +38,7 @@ class Lane(str, Enum):
 
     MODELS = "models"  # asks model servers
     CONVERSIONS = "conversions"  # takes all cores and much memory for minutes
+    TRAININGS = "trainings"  # likewise, for hours
 
 
 class Handler(ABC, Generic[Parameters, Result]):
@@ -48,6 +49,9 @@ class Handler(ABC, Generic[Parameters, Result]):
     scope: ClassVar[Scope] = Scope.INFER  # that the caller of a task needs
     parameters: type[Parameters]
     answer: type[Result]
+
+    async def check(self, parameters: Parameters, caller: Caller) -> None:
+        """Refuse a task before it is accepted. Raises the family of api/errors.py."""
 
     @abstractmethod
     async def run(self, parameters: Parameters, job: Job) -> Result:

@@ -147,7 +147,6 @@ class TaskParameters(Schema):
     model: ModelName | None = Field(
         default=None, description="Model to ask; default: the oldest deployment of the kind."
     )
-    version: VersionName | None = Field(default=None, description="Version number or alias of the model.")
     deadline_ms: int | None = parameter_field(PARAMETERS["deadline_ms"])
 
     @property
@@ -159,6 +158,7 @@ class TaskParameters(Schema):
 class ModelParameters(TaskParameters):
     """What every task type takes that asks a model."""
 
+    version: VersionName | None = Field(default=None, description="Version number or alias of the model.")
     priority: int = parameter_field(PARAMETERS["priority"])
     special_tokens: bool = parameter_field(PARAMETERS["special_tokens"])
 

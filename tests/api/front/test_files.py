@@ -129,7 +129,7 @@ def test_an_earlier_expiry_can_be_asked_for(mine: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"purpose": "fine-tune"}, "purpose"),
+        ({"purpose": "vision"}, "purpose"),
         ({}, "purpose"),
         ({"purpose": "batch", "expires_after[seconds]": "5"}, "expires_after[seconds]"),
         ({"purpose": "batch", "expires_after[anchor]": "now"}, "expires_after[anchor]"),

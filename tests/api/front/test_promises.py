@@ -92,6 +92,7 @@ def plain(schema: Schema) -> st.SearchStrategy[Any]:
 
 # Members whose values must fit what is there. No server is called back from here.
 BOUNDS = st.fixed_dictionaries({"min": st.integers(0, 2), "max": st.integers(2, 4)})
+ROWS = [{"text": "a lovely film", "label": "good"}, {"text": "a dreadful film", "label": "bad"}]
 GIVEN: Mapping[str, st.SearchStrategy[Any]] = {
     "messages": st.lists(st.just({"role": "user", "content": "a"}), min_size=1),
     "top_logprobs": st.none(),  # only with logprobs
@@ -102,6 +103,13 @@ GIVEN: Mapping[str, st.SearchStrategy[Any]] = {
     "figures": st.dictionaries(
         st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False), max_size=3
     ),
+    # Of tasks of type `train`: rows and options fit a kind of model, which no schema says.
+    "data": st.just(ROWS),
+    "from": st.none() | st.just("mini-lm"),
+    "held_out": st.just(ROWS) | st.floats(0.1, 0.9),
+    "kind": st.just("classifier"),
+    "options": st.fixed_dictionaries({}, optional={"epochs": st.none() | st.integers(1, 9)}),
+    "test": st.none() | st.just(ROWS),
     "logit_bias": st.none()
     | st.dictionaries(st.from_regex("[0-9]{1,9}", fullmatch=True), st.floats(-100, 100)),
 }
