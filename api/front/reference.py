@@ -109,7 +109,7 @@ def _model_table(document: Document, title: str, schema: Document) -> str:
 def _response(document: Document, status: str, response: Document) -> str:
     described = f'<p class="status"><b>{status}</b> {escape(response["description"])}'
     schemas = {
-        media_type: content["schema"]
+        media_type: _payload(content["schema"])
         for media_type, content in response.get("content", {}).items()
         if "schema" in content
     }
@@ -121,6 +121,12 @@ def _response(document: Document, status: str, response: Document) -> str:
         document, f"{_name(next(iter(schemas.values())))} · {media_types}", next(iter(schemas.values()))
     )
     return f"{described}</p><details><summary>Fields</summary>{table}</details>"
+
+
+def _payload(schema: Document) -> Document:
+    """Of an event, what its data is; any other schema as it is."""
+    payload: Document = schema.get("properties", {}).get("data", {}).get("contentSchema", schema)
+    return payload
 
 
 def _table(title: str, rows: list[str]) -> str:

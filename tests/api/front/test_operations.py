@@ -267,3 +267,12 @@ def test_a_chunked_body_is_limited_too(app: Starlette, run: Run) -> None:
             assert b"2097152" in call.body
 
     run(test)
+
+
+def test_an_event_is_described_with_its_data(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    for path, payload in (("/v1/completions", "Completion"), ("/v1/chat/completions", "ChatChunk")):
+        found = document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
+        data = found["properties"]["data"]
+        assert (data["type"], found["required"]) == ("string", ["data"])
+        assert data["contentSchema"] == {"$ref": f"#/components/schemas/{payload}"}
