@@ -77,6 +77,9 @@ class Distilling(Change):
 
     def training(self, training: Training, data: Data) -> Training:
         teachers = [self._open(teacher, training, data) for teacher in self.teachers]
+        if (bag := getattr(training.module, "ngrams", None)) is not None:
+            # What learns from the teachers is the sum of the body and the bag.
+            bag.fitted = False
         student = Distilled(training.module, training.loss, teachers, self._fitting(training, teachers))
         return DistilledTraining(training, student)
 

@@ -5,7 +5,7 @@ the n-grams of `ngram_orders` tokens. The exporter writes both into the graph (e
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -90,25 +90,43 @@ def _turn(angles: Tensor) -> Tensor:
 
 
 class NgramBag(nn.Module):
-    """Logits of a linear model on hashed n-grams of tokens; export/graph/ngrams.py has the formula."""
+    """Logits of a linear model on hashed n-grams of tokens; export/graph/ngrams.py has the formula.
+
+    A bag that `train.bag_fitting` has fitted is half of an answer: the mean of the linear model and the body.
+    """
 
     def __init__(self, buckets: int, orders: Sequence[int], labels: int) -> None:
         super().__init__()
         self.orders = tuple(orders)
         self.weight = nn.Parameter(torch.zeros(buckets, labels))
+        self.fitted = False
 
     def forward(self, rows: Tensor, lengths: Tensor) -> Tensor:
         """rows [batch, tokens] int64, padded on the right; lengths [batch] -> [batch, labels] float32."""
         total = self.weight.new_zeros(len(rows), self.weight.shape[1])
         number = self.weight.new_zeros(len(rows))
-        for order in self.orders:
-            grams = F.pad(rows, (0, order - 1)).unfold(1, order, 1)  # [batch, tokens, order]
-            buckets = self.buckets(grams)
-            starts = torch.arange(rows.shape[1], device=rows.device)
-            inside = (starts + order <= lengths[:, None]).to(self.weight.dtype)
+        for buckets, within in self.places(rows, lengths):
+            inside = within.to(self.weight.dtype)
             total = total + torch.einsum("bt,btl->bl", inside, self.weight[buckets])
             number = number + inside.sum(dim=1)
         return total / number.clamp(min=1).sqrt()[:, None]
+
+    def added_to(self, logits: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+        """The head's logits [batch, labels] plus the bag's.
+
+        In training a fitted bag is left out, and the body learns with twice its logits: as the only model.
+        """
+        if self.fitted and self.training:
+            return 2 * logits
+        total: Tensor = logits + self(rows, lengths)
+        return total
+
+    def places(self, rows: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each order: the buckets [batch, tokens] of the n-grams that begin at each token, and a mask."""
+        starts = torch.arange(rows.shape[1], device=rows.device)
+        for order in self.orders:
+            grams = F.pad(rows, (0, order - 1)).unfold(1, order, 1)  # [batch, tokens, order]
+            yield self.buckets(grams), starts + order <= lengths[:, None]
 
     def buckets(self, grams: Tensor) -> Tensor:
         """The buckets [...] of n-grams [..., order] int64."""

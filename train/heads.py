@@ -152,7 +152,7 @@ def label_logits(
     """[rows, labels]: of the state at each row's last token, plus the bag of n-grams if there is one."""
     logits: Tensor = model.score(read_last(states, lengths))
     bag = getattr(model, "ngrams", None)
-    return logits if bag is None else logits + bag(rows, lengths)
+    return logits if bag is None else bag.added_to(logits, rows, lengths)
 
 
 def classifier_figures(
@@ -219,6 +219,10 @@ class ClassifierTraining:
             }
             for chosen in length_buckets([len(row) for row in ids], self._run.batch, generator)
         ]
+
+    def for_bag(self, rows: Sequence[LabelRow]) -> tuple[list[list[int]], Tensor]:
+        """Token ids and targets, for `train.bag_fitting`."""
+        return encode(self.tokenizer, rows), targets_of(self.model.config, rows)
 
     def loss(self, batch: Batch) -> Tensor:
         """The loss of the labels at the last token, plus the weighted next-token loss."""

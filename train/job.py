@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from train.bag_fitting import fit_bag
 from train.card_of_run import write_card
 from train.curves import draw_curves
 from train.data import DataError, Kind, Preprocessing, Row, check_rows, preprocess, read_rows, split_rows
@@ -98,7 +99,10 @@ def run(kind: Kind, options: Options, show: Show, command: str, change: Change |
     start = open_start(kind, options, (text for row in data.train for text in texts_of(row)))
     start = change.start(start)
     data = within_context(data, kind, start, options, show)
-    training = change.training(make_training(kind, start, data.train, options), data)
+    training = make_training(kind, start, data.train, options)
+    if (fitted := fit_bag(training, data.train, data.held_out)) is not None:
+        show(fitted)
+    training = change.training(training, data)
     loop = change.loop(loop_of(options, start, len(training.batches)))
     show(describe(training, start))
     expected = estimate(training, loop, len(data.held_out))

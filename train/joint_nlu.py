@@ -44,7 +44,7 @@ class JointNlu(nn.Module):
         """[batch, intents]: of the states at each row's last token, and of the bag of n-grams."""
         last = states[torch.arange(len(states), device=states.device), lengths - 1]
         logits: Tensor = self.intent_head(last)
-        return logits if self.ngrams is None else logits + self.ngrams(rows, lengths)
+        return logits if self.ngrams is None else self.ngrams.added_to(logits, rows, lengths)
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,15 @@ class JointTraining:
         """See `joint_loss`."""
         return joint_loss(self.joint, batch, self._run)
 
+    def for_bag(self, rows: Sequence[UtteranceRow]) -> tuple[list[list[int]], Tensor]:
+        """Token ids and the intents' targets, for `train.bag_fitting`."""
+        joint = self.joint
+        texts = [" ".join(row.words) for row in rows]
+        found = joint.tokenizer.encode_batch(texts, add_special_tokens=False)
+        intents = torch.tensor([joint.intents.index(row.intent) for row in rows])
+        ids = [layout(each.ids, joint.model.config.eos_token_id, joint.echo) for each in found]
+        return ids, F.one_hot(intents, len(joint.intents)).float()
+
     def _epoch(self, epoch: int) -> list[Batch]:
         generator = np.random.default_rng((self._run.seed, epoch))
         rows, tag_rows = self._encode(generator)

@@ -86,7 +86,14 @@ class Options:
     ] = "causal"
     ngram_buckets: Annotated[
         int,
-        About("Size of a bag of hashed n-grams beside the transformer; 0: none.", HEADS, low=0, high=1 << 22),
+        About(
+            "Size of a bag of hashed n-grams beside the transformer: logistic regression, which is fitted"
+            " first. The model's answer is the mean of both. 0: none.",
+            HEADS,
+            defaults=((Kind.CLASSIFIER, 65536),),
+            low=0,
+            high=1 << 22,
+        ),
     ] = 0
     ngram_order: Annotated[int, About("Tokens of the longest n-gram in the bag.", HEADS, low=1, high=5)] = 2
     # The run

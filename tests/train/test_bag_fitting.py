@@ -1,0 +1,116 @@
+"""A bag of n-grams that is fitted before the body trains: it learns, and it is half of an answer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from train.bag_fitting import fit_bag
+from train.data import Kind, LabelRow, Problem, Row, UtteranceRow
+from train.head_parts import body_states
+from train.heads import encode, label_logits
+from train.kinds import make_training
+from train.options import Options
+from train.start import open_start
+from train.training import Training
+
+# The order of two words decides, which no single word tells.
+TEXTS = [f"{a} the {b} {c}" for a, b in (("cat", "dog"), ("dog", "cat")) for c in ("runs", "sleeps", "eats")]
+
+
+def made(kind: Kind, rows: Sequence[Row], **given: Any) -> Any:
+    size = {"vocabulary": 300, "layers": 1, "width": 64, "context": 64}
+    options = Options(train=Path(), out=Path(), ngram_buckets=1 << 14, ngram_order=5, **size, **given)
+    return make_training(kind, open_start(kind, options, TEXTS * 9), rows, options)
+
+
+def labelled(*labels: Any) -> list[LabelRow]:
+    """Half of the texts have the first label."""
+    return [LabelRow(n, text, None, labels[n // 3]) for n, text in enumerate(TEXTS * 2) if n < 6]
+
+
+def logits_of(training: Any, rows: Sequence[LabelRow], train: bool = False) -> torch.Tensor:
+    module, ids = training.module.train(train), encode(training.tokenizer, rows)
+    lengths = torch.tensor([len(row) for row in ids])
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
+    with torch.no_grad():
+        return label_logits(module, body_states(module.transformer, padded, lengths), padded, lengths)
+
+
+def silence_body(training: Any) -> None:
+    torch.nn.init.zeros_(training.module.score.weight)
+
+
+def test_a_bag_learns_what_n_grams_say() -> None:
+    rows = labelled("red", "blue")
+    training = made(Kind.CLASSIFIER, rows)
+    line = fit_bag(training, rows, rows)
+    assert line is not None
+    assert line.startswith("n-grams: ")
+    assert "strength 3" in line
+    silence_body(training)
+    assert training.figures(rows)["accuracy"] == 1.0
+
+
+def test_three_classes() -> None:
+    rows = [LabelRow(n, f"{text} today", None, text) for text in ("rain", "sun", "snow") for n in range(2)]
+    training = made(Kind.CLASSIFIER, rows)
+    assert fit_bag(training, rows, rows) is not None
+    silence_body(training)
+    assert training.figures(rows)["accuracy"] == 1.0
+
+
+def test_several_classes_a_row() -> None:
+    rows = labelled(("red", "big"), ("blue",))
+    training = made(Kind.CLASSIFIER, rows, problem=Problem.MULTI)
+    assert fit_bag(training, rows, rows) is not None
+    found = logits_of(training, rows)
+    silence_body(training)
+    assert training.figures(rows)["F1"] > 0.85
+    assert found.isfinite().all()
+
+
+def test_a_value() -> None:
+    rows = labelled(4.0, -2.0)
+    training = made(Kind.CLASSIFIER, rows, problem=Problem.REGRESSION)
+    assert fit_bag(training, rows, rows) is not None
+    silence_body(training)
+    # Half of each value: the body has the other half.
+    assert logits_of(training, rows)[:, 0].tolist() == pytest.approx([2.0] * 3 + [-1.0] * 3, abs=0.5)
+
+
+def test_in_training_the_body_is_alone() -> None:
+    rows = labelled("red", "blue")
+    training = made(Kind.CLASSIFIER, rows, dropout=0.0)
+    before = logits_of(training, rows)
+    fit_bag(training, rows, rows)
+    assert torch.allclose(logits_of(training, rows, train=True), 2 * before, atol=1e-5)
+    assert not torch.allclose(logits_of(training, rows), before, atol=0.1)
+    loss: torch.Tensor = training.module.train() and training.loss(training.batches[0])
+    loss.backward()
+    assert training.module.ngrams.weight.grad is None
+
+
+def test_intents() -> None:
+    rows = [
+        UtteranceRow(n, tuple(text.split()), ("O",) * 4, "ask" if n < 3 else "say")
+        for n, text in enumerate(TEXTS)
+    ]
+    training = made(Kind.NLU, rows)
+    assert fit_bag(training, rows, rows) is not None
+    torch.nn.init.zeros_(training.module.intent_head.weight)
+    assert training.figures(rows)["intent accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("why", ["no bag", "a bag with weights", "no n-gram twice"])
+def test_nothing_to_fit(why: str) -> None:
+    rows = labelled("red", "blue")
+    training: Training = made(Kind.CLASSIFIER, rows)
+    module: Any = training.module
+    if why == "no bag":
+        module.ngrams = None
+    elif why == "a bag with weights":
+        torch.nn.init.normal_(module.ngrams.weight)
+    assert fit_bag(training, rows[:1] if why == "no n-gram twice" else rows, rows) is None
