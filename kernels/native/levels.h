@@ -24,7 +24,7 @@ typedef struct {
   size_t in, out;
   int8_t *weight; /* in the order of the level */
   int32_t *start; /* for each column of a panel, what a sum begins with: it takes the zero point off again */
-  float *scales, *bias;         /* [out] */
+  float *scales, *bias;         /* [out], and zeros up to whole lanes */
   float *gamma, *beta, epsilon; /* [in]; gamma is NULL without a norm */
   int gelu, above_lowest;
   float lowest;

@@ -22,9 +22,9 @@ static void free_linear(void *kernel) {
   free(op);
 }
 
-/* A vector as the operator keeps it, zeros where it was left out; NULL where memory is short. */
+/* A vector of whole lanes, zeros beyond it and where it was left out; NULL where memory is short. */
 static float *copy_floats(const Tensor *tensor, size_t count) {
-  float *copy = calloc(count ? count : 1, sizeof *copy);
+  float *copy = calloc(round_up(count, LANES), sizeof *copy);
   if (!copy) return NULL;
   if (tensor->data) memcpy(copy, tensor->data, (size_t)tensor->sides[0] * sizeof(float));
   return copy;

@@ -117,7 +117,7 @@ ALWAYS void write_row(const LinearRun *run, size_t row, size_t column, const Int
     const size_t at = column + v * LANES;
     if (at >= op->out) return;
     const size_t count = op->out - at;
-    Floats y = multiply_add(to_floats(sums[v]), load(op->scales + at, count) * run->steps[row], load(op->bias + at, count));
+    Floats y = multiply_add(to_floats(sums[v]), load_all(op->scales + at) * run->steps[row], load_all(op->bias + at));
     if (op->gelu) y = gelu(y);
     if (run->residual) y += load(run->residual + row * op->out + at, count);
     store(run->y + row * op->out + at, count, y);
