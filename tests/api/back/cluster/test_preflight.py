@@ -14,6 +14,7 @@ import pytest
 from api.back.cluster.installation import Installation
 from api.back.cluster.preflight import MIB, Machine, find_problems
 from api.back.settings import BackSettings
+from kernels.library import SWITCH, missing
 from runtime.config import EngineSettings
 from runtime.contract import Device
 from tests.runtime.cuda.accelerated import HAS_GPU
@@ -30,6 +31,18 @@ def lacking(machine: Machine, **parts: Any) -> Machine:
 
 def test_this_machine_lacks_nothing(tmp_path: Path) -> None:
     assert find_problems(BackSettings(home=tmp_path)) == []
+
+
+def test_instructions_that_the_processor_lacks(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWITCH, "avx9")
+    missing.cache_clear()
+    try:
+        (problem,) = find_problems(BackSettings(home=tmp_path), machine)
+    finally:
+        missing.cache_clear()
+    assert problem.startswith("LMAAS_KERNELS is avx9: it can be auto, off, ")
 
 
 @pytest.mark.skipif(HAS_GPU, reason="this ONNX Runtime has the provider")
