@@ -197,7 +197,7 @@ def test_a_request_that_comes_with_the_end_of_the_handshake(serve: Serve, files:
 def assert_refusals(client: Client) -> None:
     """An answer that comes before its request's end, and one to what is no request."""
     http = client._http
-    large = http.post("/v1/generate", content=b"x" * 2**21, headers={"content-type": "application/json"})
+    large = http.post("/v1/generate", content=b"x" * 2**22, headers={"content-type": "application/json"})
     assert large.status_code == 413
     long = http.get("/v1/models", headers={"X-Long": "x" * 2**17})
     assert (long.status_code, json.loads(long.content)["type"]) == (431, "/docs#head-too-large")
