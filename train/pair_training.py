@@ -19,11 +19,14 @@ from transformers import GPT2ForSequenceClassification
 
 from train.batching import Batch, length_buckets, pad
 from train.data import LabelRow, Problem
+from train.head_parts import attention_mask, look_at_neighbours
 from train.heads import Augment, ClassifierTraining, HeadRun, drop_tokens, read_last, target_loss
 from train.overlap import NO_TARGET, PAIR_TARGETS, TOKEN_TARGETS, pair_targets, teach, token_targets
 
 # Initial attention logit between equal tokens.
-MATCH_LOGIT = 7.0
+MATCH_LOGIT = 12.0
+# Subtracted from the logit of a token with itself.
+SELF_LOGIT = 11.0
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,28 @@ class Matching:
 
 @torch.no_grad()
 def look_for_equal_tokens(model: GPT2ForSequenceClassification, heads: int) -> None:
-    """Initialize the last heads of the first block with one random projection for queries and keys."""
-    block, width = model.transformer.h[0], model.config.n_embd
+    """Initialize the last heads of the first block to read the same token at another place.
+
+    It follows `look_at_neighbours`. Half of the queries and keys is one random projection of the tokens. The
+    other half has every second wave of the position, negative in the queries: else each token would read
+    itself, whether or not the other text has it.
+    """
+    body, width = model.transformer, model.config.n_embd
     size = width // model.config.n_head
-    weight, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
-    square = (block.ln_1(model.transformer.wte.weight[1:]) ** 2).sum(dim=1).mean()
+    half = size // 2
+    weight, bias = body.h[0].attn.c_attn.weight, body.h[0].attn.c_attn.bias
+    states = body.h[0].ln_1(body.wte.weight[1:] + body.wpe.weight[1])
+    waves = torch.arange(size).view(-1, 2)[::2].flatten()
+    token_square, wave_square = ((x**2).sum(dim=1).mean() for x in (states[:, size:], states[:, waves]))
+    wave_scale = (SELF_LOGIT * size**0.5 / wave_square) ** 0.5
+    token_scale = (MATCH_LOGIT * size**0.5 / token_square / half) ** 0.5
     for head in range(model.config.n_head - heads, model.config.n_head):
-        projection = torch.randn(width, size) * (MATCH_LOGIT * size**0.5 / (size * square)) ** 0.5
-        for first in (head * size, width + head * size):
-            weight[:, first : first + size] = projection
+        projection = token_scale * torch.randn(width - size, half)
+        for first, sign in ((head * size, -1), (width + head * size, 1)):
+            weight[:, first : first + size] = 0
             bias[first : first + size] = 0
+            weight[size:, first : first + half] = projection
+            weight[waves, first + half : first + size] = sign * wave_scale * torch.eye(half)
 
 
 class MatchingHeads(torch.nn.Module):
@@ -82,6 +97,7 @@ class PairTraining(ClassifierTraining):
     ) -> None:
         super().__init__(model, tokenizer, examples, run, augment)
         torch.manual_seed(run.seed)
+        look_at_neighbours(model.transformer)
         look_for_equal_tokens(model, matching.heads)
         self.heads = MatchingHeads(model.config.n_embd)
         self._both = torch.nn.ModuleDict({"model": model, "heads": self.heads})
@@ -116,7 +132,9 @@ class PairTraining(ClassifierTraining):
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the labels, and the weighted loss of the matching heads."""
         ids = drop_tokens(batch["rows"], self._run.token_dropout, self.model.config.eos_token_id)
-        states = self.model.transformer(ids, use_cache=False, output_hidden_states=True)
+        body = self.model.transformer
+        mask = attention_mask(self.model.config, ids, batch["lengths"])
+        states = body(ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
         read = read_last(states[0], batch["lengths"])
         loss = target_loss(self.model.score(read), batch["targets"], Problem.SINGLE)
         first = states.hidden_states[1]

@@ -8,7 +8,9 @@ from transformers import GPT2ForSequenceClassification
 
 from tests.train.tiny import tiny_config, tiny_tokenizer
 from train.data import LabelRow
+from train.head_parts import look_at_neighbours
 from train.heads import HeadRun
+from train.language_model import make_config
 from train.overlap import NO_TARGET, features, pair_targets, stem, teach, token_targets
 from train.pair_training import Matching, PairTraining, look_for_equal_tokens
 from train.tokenizer import END_OF_TEXT_ID, PADDING, end_with_end_of_text
@@ -26,7 +28,8 @@ def tiny_classifier() -> GPT2ForSequenceClassification:
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer(lowercase=True)
     config = tiny_config(tokenizer)
-    config.num_labels = 2
+    config.num_labels, config.n_head = 2, 4
+    config.attention = "bidirectional"
     config.pad_token_id = tokenizer.token_to_id(PADDING)
     return GPT2ForSequenceClassification(config)
 
@@ -64,14 +67,19 @@ def test_the_teacher_gives_probabilities() -> None:
     torch.testing.assert_close(taught.sum(dim=1), torch.ones(len(PAIRS)))
 
 
-def test_equal_tokens_attract_each_other() -> None:
-    model = tiny_classifier()
-    look_for_equal_tokens(model, heads=1)
-    block, width = model.transformer.h[0], model.config.n_embd
-    size = width // model.config.n_head
-    query, key, _ = block.attn.c_attn(block.ln_1(model.transformer.wte.weight[1:])).split(width, dim=1)
-    logits = query[:, -size:] @ key[:, -size:].T / size**0.5
-    assert (logits.argmax(dim=1) == torch.arange(len(logits))).float().mean() > 0.9
+def test_equal_tokens_at_other_places_attract_each_other() -> None:
+    torch.manual_seed(0)
+    model = GPT2ForSequenceClassification(make_config(400, 1, 256, END_OF_TEXT_ID))
+    look_at_neighbours(model.transformer)
+    look_for_equal_tokens(model, heads=2)
+    body = model.transformer
+    tokens, places = torch.arange(1, 17).repeat(2), torch.arange(32)  # the same 16 tokens twice
+    states = body.h[0].ln_1(body.wte(tokens) + body.wpe(places))
+    query, key, _ = body.h[0].attn.c_attn(states).split(256, dim=1)
+    for part in (slice(128, 192), slice(192, 256)):
+        found = (query[:, part] @ key[:, part].T).argmax(dim=1)
+        assert (found == (places + 16) % 32).float().mean() > 0.7
+        assert (found != places).all()
 
 
 def test_a_pair_classifier_trains(tmp_path: Path) -> None:

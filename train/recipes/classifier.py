@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from train.data import LabelRow
+from train.head_parts import BIDIRECTIONAL
 from train.heads import Augment, ClassifierTraining, HeadRun, classifier_accuracy, start_from_body
 from train.language_model import make_config
 from train.pair_training import Matching, PairTraining
@@ -37,6 +38,8 @@ class Plan:
     layers: int = 2
     width: int = 256
     dropout: float = 0.1
+    # Attention to both sides of a token.
+    bidirectional: bool = False
     # Start from the first layers of the sibling folder mini-lm, or from random weights.
     from_body: bool = True
     # For pairs: also learn which tokens of the second text are in the first.
@@ -45,9 +48,10 @@ class Plan:
     @property
     def shape(self) -> str:
         """The architecture in words, for the card."""
+        sides = ", attention to both sides of a token" if self.bidirectional else ""
         return (
             f"GPT2ForSequenceClassification: {self.layers} layers, {self.width} wide, {self.width // 64} "
-            f"heads, context 512, own lower-casing byte-level BPE of {self.vocabulary} tokens. "
+            f"heads{sides}, context 512, own lower-casing byte-level BPE of {self.vocabulary} tokens. "
             "`tokenizer.json` adds `<|endoftext|>` by itself; the label is read at the last token."
         )
 
@@ -85,6 +89,8 @@ def make_model(plan: Plan, tokenizer: Tokenizer, body: Path) -> GPT2ForSequenceC
     # transformers reads the label at the last token that is not padding, so padding needs its own token.
     config.pad_token_id = tokenizer.token_to_id(PADDING)
     config.resid_pdrop = config.embd_pdrop = plan.dropout
+    if plan.bidirectional:
+        config.attention = BIDIRECTIONAL
     model = GPT2ForSequenceClassification(config)
     if plan.from_body:
         source = GPT2LMHeadModel.from_pretrained(body, dtype=torch.float32)
