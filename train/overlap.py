@@ -44,7 +44,7 @@ _FUNCTION_WORDS = frozenset(
         "it",
     }
 )
-FOLDS = 8
+FOLDS = 4
 # Tokens outside of the hypothesis, and tokens that are no word, have no target.
 NO_TARGET = -1.0
 TOKEN_TARGETS = 2

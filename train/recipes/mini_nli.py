@@ -24,9 +24,10 @@ PLAN = Plan(
     template=end_with_end_of_text,
     runs=(
         HeadRun(
-            epochs=6, batch=64, language_loss=0.0, label_smoothing=0.0, token_dropout=0.05, weight_decay=0.2
+            epochs=5, batch=64, language_loss=0.0, label_smoothing=0.0, token_dropout=0.05, weight_decay=0.2
         ),
     ),
+    width=192,
     dropout=0.15,
     bidirectional=True,
     # mini-lm's weights gave nothing here (see START).
