@@ -40,6 +40,11 @@ def save_checkpoint(
     )
     # safetensors makes the file readable only by its owner; a server may run under another account.
     (out / "model.safetensors").chmod(0o644)
+    save_tokenizer(out, tokenizer, config)
+
+
+def save_tokenizer(out: Path, tokenizer: Tokenizer, config: GPT2Config) -> None:
+    """Write tokenizer.json, and tokenizer_config.json, from which transformers reads the special tokens."""
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     end = END_OF_TEXT if config.eos_token_id is None else tokenizer.id_to_token(config.eos_token_id)
     padding = end if config.pad_token_id is None else tokenizer.id_to_token(config.pad_token_id)

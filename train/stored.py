@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from transformers import GPT2Config
 
 from client.errors import RefusedError, UnreachableError
 from client.http import API_KEY, Client
@@ -27,6 +28,7 @@ from export.checkpoint.folder import NGRAM_TABLE
 from export.errors import ExportError
 from runtime.contract import TOKENIZER_FILE, Kind, Variant
 from runtime.manifest import Manifest
+from train.checkpoint import save_tokenizer
 from train.head_parts import BIDIRECTIONAL
 
 if TYPE_CHECKING:
@@ -130,9 +132,10 @@ def write_checkpoint(artifact: Path, folder: Path, source: str) -> Path:
     }
     folder.mkdir()
     save_file(weights, folder / "model.safetensors")
-    shutil.copyfile(artifact / TOKENIZER_FILE, folder / TOKENIZER_FILE)
     config = _config(source, manifest, head, weights, list(model.graph.node))
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    tokenizer = Tokenizer.from_file(str(artifact / TOKENIZER_FILE))
+    save_tokenizer(folder, tokenizer, GPT2Config.from_dict(config))
     return folder
 
 
