@@ -27,7 +27,7 @@ FIELDS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/generate", {"prompt": "a", "top_k": -2}, "top_k"),
     ("/v1/generate", {"prompt": "a", "n": 0}, "n"),
     ("/v1/generate", {"prompt": "a", "tempreature": 1}, "tempreature"),
-    ("/v1/generate", {"prompt": "a", "stop": [""]}, "stop"),
+    ("/v1/generate", {"prompt": "a", "stop": [5]}, "stop"),
     ("/v1/classify", {"input": ""}, "input"),
     ("/v1/classify", {"input": "word " * 3000}, "input"),
     ("/v1/classify", {"input": ["a", 1]}, "input"),

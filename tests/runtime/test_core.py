@@ -166,7 +166,7 @@ def test_a_failing_step_fails_the_requests_in_it_and_no_other(
 
 
 @pytest.mark.parametrize("spoiled", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("operation", list(Operation))
+@pytest.mark.parametrize("operation", [each for each in Operation if each is not Operation.TOKENIZE])
 def test_outputs_that_are_no_numbers_fail_the_request(
     tiny: TinyCore, operation: Operation, spoiled: float
 ) -> None:

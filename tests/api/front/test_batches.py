@@ -143,8 +143,10 @@ def test_every_route_answers_a_line_as_it_answers_a_request(
 
 
 def test_every_route_that_a_model_answers_can_be_asked_in_batches() -> None:
+    """But for vLLM's, which no batch needs, and conversations, whose prompts a template makes first."""
     computing = {item.path for item in ENDPOINTS if item.method == "POST" and item.scope == "infer"}
-    assert set(TASKS) == computing
+    assert computing - set(TASKS) == {"/tokenize", "/detokenize", "/v1/chat/completions"}
+    assert set(TASKS) < computing
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.api.conftest import serving_client
 from tests.api.fakes import FakeBack
 
 # The pages hold nothing of this server's, and ask for the key.
-KEYLESS = {"/health/live", "/health/serving", "/", "/docs"}
+KEYLESS = {"/health/live", "/health/serving", "/health", "/ping", "/", "/docs"}
 WRONG = "lmaas_000000000000_" + "z" * 43
 IDS = [f"{endpoint.method} {endpoint.path}" for endpoint in ENDPOINTS]
 

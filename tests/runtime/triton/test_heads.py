@@ -70,8 +70,11 @@ def test_requests_with_and_without_a_pair_go_together(server: Server) -> None:
         np.testing.assert_allclose(result.as_numpy("scores"), expected[pair], atol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [b"\xff", "", "a" * 1000])
-def test_a_bad_request_fails_alone(server: Server, bad: str | bytes) -> None:
+BAD = {b"\xff": "invalid_argument", "": "invalid_argument", "a" * 1000: "context_length"}
+
+
+@pytest.mark.parametrize(("bad", "code"), BAD.items())
+def test_a_bad_request_fails_alone(server: Server, bad: str | bytes, code: str) -> None:
     def attempt(text: str | bytes) -> str:
         try:
             return "" if classify(server, text) else "nothing"
@@ -81,7 +84,7 @@ def test_a_bad_request_fails_alone(server: Server, bad: str | bytes) -> None:
     with ThreadPoolExecutor(8) as pool:
         good, failed = zip(*[pool.map(attempt, ["the cat", bad]) for _ in range(4)], strict=True)
     assert good == ("",) * 4
-    assert all(message.startswith("invalid_argument [text]: ") for message in failed)
+    assert all(message.startswith(f"{code} [text]: ") for message in failed)
 
 
 def test_each_run_of_the_graph_is_counted(server: Server) -> None:
@@ -100,7 +103,7 @@ def test_each_run_of_the_graph_is_counted(server: Server) -> None:
 
 
 def test_a_fault_names_the_row_among_several(server: Server) -> None:
-    for bad in (b"\xff", "", "a" * 1000):
+    for bad, code in BAD.items():
         with pytest.raises(InferenceServerException) as caught:
             classify(server, "the cat", "it rains", bad)
-        assert str(caught.value.message()).startswith("invalid_argument [text.2]: ")
+        assert str(caught.value.message()).startswith(f"{code} [text.2]: ")
