@@ -70,7 +70,11 @@ def test_requests_with_and_without_a_pair_go_together(server: Server) -> None:
         np.testing.assert_allclose(result.as_numpy("scores"), expected[pair], atol=1e-5)
 
 
-BAD: dict[str | bytes, str] = {b"\xff": "invalid_argument", "": "invalid_argument", "a" * 1000: "context_length"}
+BAD: dict[str | bytes, str] = {
+    b"\xff": "invalid_argument",
+    "": "invalid_argument",
+    "a" * 1000: "context_length",
+}
 
 
 @pytest.mark.parametrize(("bad", "code"), BAD.items())
