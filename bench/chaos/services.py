@@ -67,9 +67,11 @@ class Postgres:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """As `kill -9`: the server is gone, and its processes leave when they see it."""
+        """As `kill -9`: the server is gone, and so are its processes, which leave when they see it."""
+        processes = psutil.Process(self._process.pid).children()
         self._process.kill()
         self._process.wait()
+        psutil.wait_procs(processes, timeout=10)
 
     def halt(self) -> None:
         """Stop all its processes (SIGSTOP): connections stay open, and nothing answers until `resume`."""
