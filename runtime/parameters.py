@@ -112,8 +112,8 @@ class SamplingParameters:
     n: int = _declared(1, "Choices per prompt.", Limits(1, 16))
     best_of: int | None = _declared(
         None,
-        "Generate so many choices, and answer with the n of them whose tokens are likeliest on average; "
-        "default: n. A stream has no more than n.",
+        "Number of choices that are generated; the n of them whose tokens are likeliest on average are the "
+        "answer. Default: n. A stream has no more than n.",
         Limits(1, 20),
     )
     logprobs: int | None = _declared(

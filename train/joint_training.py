@@ -22,7 +22,7 @@ from train.trainer import Figures
 
 # SNIPS has no apostrophes: "clinton s" was "clinton's". These endings are written after a word like this.
 _CLITICS = {"s": "'s", "m": "'m", "d": "'d", "ll": "'ll", "re": "'re", "ve": "'ve", "t": "'t"}
-# Slots with more values are open: names and titles. Their words of at least so many letters can be invented.
+# Slots with more values are open: names and titles. Their words can be invented, but for shorter ones.
 MOST_VALUES = 150
 SHORTEST_INVENTED = 4
 _ENDINGS = (".", "?", "!", " .", " ?", " please", ", please", " please.")
@@ -59,7 +59,7 @@ class SlotValues:
     ) -> UtteranceRow:
         """Replace slot values with probability `run.exchange` by others seen for the same slot.
 
-        With probability `run.invented` the words of a name or title become words that nobody has seen.
+        With probability `run.invented` the words of a name or title become words that no row has.
         """
         words: list[str] = []
         tags: list[str] = []

@@ -60,7 +60,7 @@ class Templates:
             found = await asyncio.wait_for(child.stdout.readline(), template_child.SECONDS + PATIENCE)
         except (BrokenPipeError, ConnectionResetError):
             found = b""
-        except BaseException:  # it was asked for an answer that nobody awaits any longer
+        except BaseException:  # its answer would go to the next caller
             await self.close()
             raise
         if found:

@@ -89,7 +89,7 @@ def _server(status: int, meaning: str, code: str | None = None) -> ProblemType:
 PROBLEMS: dict[str, ProblemType] = {
     "invalid-input": _client(422, "A field of the request is wrong"),
     "context-exceeded": _client(
-        422, "The model's context cannot hold so many tokens", "context_length_exceeded"
+        422, "More tokens than the model's context holds", "context_length_exceeded"
     ),
     "unauthorized": _client(401, "The route needs an API key that is valid", "invalid_api_key"),
     "forbidden": _client(403, "The caller lacks the scope that the route needs", "forbidden"),

@@ -12,7 +12,7 @@
 #include "levels.h"
 #include "ort.h"
 
-enum { PARTS = 16 }; /* a product is cut into at most so many, for threads to take in turn */
+enum { PARTS = 16 }; /* the most that a product is cut into, for threads to take in turn */
 static const size_t ALONE = 1 << 14; /* values that one thread rounds sooner than two agree on who does what */
 
 static void free_linear(void *kernel) {

@@ -1,4 +1,4 @@
-"""What the shell is told to offer, by the protocol of bash's completion."""
+"""What the shell offers, by the protocol of bash's completion."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from train.options import Options
 from train.start import open_start
 from train.training import Training
 
-# The order of two words decides, which no single word tells.
+# The order of two words decides; no single word does.
 TEXTS = [f"{a} the {b} {c}" for a, b in (("cat", "dog"), ("dog", "cat")) for c in ("runs", "sleeps", "eats")]
 
 
