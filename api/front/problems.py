@@ -88,9 +88,7 @@ def _server(status: int, meaning: str, code: str | None = None) -> ProblemType:
 # By the slug of the error, which ends the problem's `type`.
 PROBLEMS: dict[str, ProblemType] = {
     "invalid-input": _client(422, "A field of the request is wrong"),
-    "context-exceeded": _client(
-        422, "More tokens than the model's context holds", "context_length_exceeded"
-    ),
+    "context-exceeded": _client(422, "More tokens than the model's context holds", "context_length_exceeded"),
     "unauthorized": _client(401, "The route needs an API key that is valid", "invalid_api_key"),
     "forbidden": _client(403, "The caller lacks the scope that the route needs", "forbidden"),
     "not-found": _client(404, "The model, version, deployment, task or route does not exist", "not_found"),
