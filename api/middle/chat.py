@@ -35,17 +35,10 @@ class Chat:
 
     def template_of(self, model: str, version: int) -> str | None:
         """Of a deployed version; None: it has none."""
-        return (
-            next(
-                (
-                    self.template(target)
-                    for target in self._cluster.targets(model)
-                    if target.version == version
-                ),
-                "",
-            )
-            or None
-        )
+        for target in self._cluster.targets(model):
+            if target.version == version:
+                return self.template(target) or None
+        return None
 
     def template(self, target: Target) -> str:
         """Of the target's version, else the default; empty: there is none."""

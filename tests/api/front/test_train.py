@@ -227,17 +227,22 @@ def test_a_training_that_is_cancelled_while_it_is_converted_takes_its_version_ba
     run(test)
 
 
+async def stopped_amid_training(settings: Settings, back: StoredBack) -> str:
+    """The task whose training a server began before it stopped."""
+    stopping = create_app(settings.model_copy(update={"drain_seconds": 0.01}), open_backend=back.open)
+    back.trainings.gate = asyncio.Event()
+    async with running(stopping):
+        await Call.json(stopping, "/v1/tasks", {"type": "train", "parameters": TASK}).done()
+        await until(lambda: back.trainings.requests)
+    (task_id,) = back.trainings.known()
+    return task_id
+
+
 def test_a_stop_keeps_a_training_for_the_next_start(
     app: Starlette, settings: Settings, back: StoredBack, run: Run
 ) -> None:
-    stopping = create_app(settings.model_copy(update={"drain_seconds": 0.01}), open_backend=back.open)
-
     async def test() -> None:
-        back.trainings.gate = asyncio.Event()
-        async with running(stopping):
-            await Call.json(stopping, "/v1/tasks", {"type": "train", "parameters": TASK}).done()
-            await until(lambda: back.trainings.requests)
-        (task_id,) = back.trainings.known()
+        task_id = await stopped_amid_training(settings, back)
         assert back.tasks.records[task_id].state.value == "queued"
         back.trainings.gate = None
         async with running(app):
@@ -252,14 +257,8 @@ def test_a_stop_keeps_a_training_for_the_next_start(
 def test_what_began_on_another_machine_fails(
     app: Starlette, settings: Settings, back: StoredBack, run: Run
 ) -> None:
-    stopping = create_app(settings.model_copy(update={"drain_seconds": 0.01}), open_backend=back.open)
-
     async def test() -> None:
-        back.trainings.gate = asyncio.Event()
-        async with running(stopping):
-            await Call.json(stopping, "/v1/tasks", {"type": "train", "parameters": TASK}).done()
-            await until(lambda: back.trainings.requests)
-        (task_id,) = back.trainings.known()
+        task_id = await stopped_amid_training(settings, back)
         await back.trainings.discard(task_id)
         async with running(app):
             await until(lambda: back.tasks.records[task_id].state.finished)
