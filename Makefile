@@ -12,7 +12,7 @@ REQUIREMENTS := pyproject.toml constraints.txt setup.py $(wildcard kernels/nativ
 SOURCES := lmaas.py sbom.py setup.py api bench cli client docs export helm kernels perf runtime train tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check docs chaos images-test format clean purge environment writable unused
+.PHONY: help run test test-cuda check docs chaos images-test format clean purge environment writable unused
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -22,6 +22,10 @@ run: .venv/serve.installed | environment ## Install what serving needs and serve
 
 test: .venv/test.installed | environment ## Install what the tests need and run them all, real Triton included
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
+
+# `pip --python` installs apart from .venv: onnxruntime-gpu and onnxruntime own the same files.
+test-cuda: .venv-cuda/installed ## Run the tests of the GPU path: the real onnxruntime-gpu on a CUDA that computes nothing (256 MB, gcc)
+	.venv-cuda/bin/python -m pytest -m cuda tests/cuda $(PYTEST)
 
 check: .venv/test.installed ## Format, lint, types, import rules
 	.venv/bin/ruff format --check $(SOURCES)
@@ -46,7 +50,7 @@ format: .venv/test.installed ## Write the code in its one format, and the chart'
 	.venv/bin/python -m helm.documents
 
 clean: unused ## Remove the environment and every cache; the state stays
-	rm -rf .venv kernels/operators.so kernels/preload.so build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-cuda kernels/operators.so kernels/preload.so build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 purge: clean ## Remove the state as well: models, records of tasks, logs
@@ -94,3 +98,13 @@ environment: | .venv/bin/python
 	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@ .venv/serve.installed .venv/docs.installed
+
+# The packages of .venv and in front of them the build for GPUs; the headers of CUDA 13.0, and none of its libraries.
+.venv-cuda/installed: constraints.txt | .venv/test.installed
+	@.venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lmaas: onnxruntime-gpu for CUDA 13 needs Python 3.11 or 3.12: make clean, then make test-cuda PYTHON=python3.11")'
+	.venv/bin/python -m venv --without-pip --clear .venv-cuda
+	$(PIP) --python .venv-cuda/bin/python install --quiet --constraint constraints.txt --no-deps onnxruntime-gpu
+	$(PIP) install --quiet --no-deps --target .venv-cuda/headers nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88
+	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv-cuda/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
+	@touch $@
