@@ -33,6 +33,7 @@ POSTGRESQL = {
     "keepalives_idle": "5",
     "keepalives_interval": "1",
     "options": f"-c lock_timeout={BUSY_MILLISECONDS} -c idle_in_transaction_session_timeout=60000",
+    "client_encoding": "UTF8",  # also where the database says SQL_ASCII: bytes as they are
     "application_name": "lmaas",
 }
 

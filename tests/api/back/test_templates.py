@@ -66,6 +66,8 @@ def test_templates_are_rendered_as_transformers_does(rendered: Any) -> None:
         ("{% for %}", "Expected an expression"),
         ("{{ messages.nothing.at_all }}", "has no attribute"),
         ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ [cycler()]|join }}", "at least one item"),  # RuntimeError
+        ("{{ 'a'|urlize(rel=1) }}", "has no attribute 'split'"),  # AttributeError
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ self.__init__.__globals__ }}", "unsafe"),

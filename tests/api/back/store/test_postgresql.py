@@ -130,3 +130,11 @@ async def test_a_character_that_it_cannot_keep(postgres: Postgres, tmp_path: Pat
         odd = dataclasses.replace(record(1), parameters={"prompt": "a\0b \U0001f600"})
         await stores.writer.add(odd)  # in JSON it is an escape
         assert await stores.tasks.get(odd.id) == odd
+
+
+async def test_a_database_whose_encoding_is_not_set(postgres: Postgres, tmp_path: Path) -> None:
+    bytes_alone = postgres.create_database("template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
+    async with open_stores(BackSettings(home=tmp_path / "home", database_url=bytes_alone)) as stores:
+        asked = dataclasses.replace(record(1), parameters={"prompt": "\u00dcn\u00ef \U0001f600"})
+        await stores.writer.add(asked)
+        assert await stores.tasks.get(asked.id) == asked
