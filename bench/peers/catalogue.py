@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 
 from bench.checkpoints import SIZES
@@ -21,6 +23,25 @@ CHECKPOINT = HOME / "checkpoint"
 OURS = "bench.peers.ours"
 
 
+class Instructions(Enum):
+    """What all peers may use: what the processor has, or nothing beyond AVX2, to learn of other machines."""
+
+    NATIVE = "native"
+    AVX2 = "avx2"
+
+
+# Each engine has a switch of its own. OpenVINO's holds for what it computes by oneDNN, and not for the rest.
+SWITCHES = {
+    Instructions.NATIVE: {},
+    Instructions.AVX2: {
+        "LMAAS_KERNELS": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",  # OpenVINO, torch, vLLM
+        "ATEN_CPU_CAPABILITY": "avx2",  # torch, vLLM
+        "CT2_FORCE_CPU_ISA": "AVX2",
+    },
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """Python packages of one or more peers. `unwanted` are dependencies that break what is needed."""
@@ -28,10 +49,13 @@ class Environment:
     name: str
     unwanted: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+    compiled: bool = False  # here, for the processor that compiles it
+    instructions: Instructions = Instructions.NATIVE  # that it is compiled for
 
     @property
     def folder(self) -> Path:
-        return HOME / self.name / "venv"
+        ending = f"-{self.instructions.value}" if self.instructions is not Instructions.NATIVE else ""
+        return HOME / f"{self.name}{ending}" / "venv"
 
     @property
     def requirements(self) -> Path:
@@ -71,7 +95,11 @@ class Peer:
 
 _TORCH_EXTRAS = ("torchvision", "torchaudio", "torchcodec")
 _OPENVINO = Environment("openvino", unwanted=_TORCH_EXTRAS)
-_LLAMA = Environment("llama_cpp")
+_LLAMA = Environment("llama_cpp", compiled=True)
+# Options of llama.cpp's build.
+_AVX2_BUILD = " ".join(
+    f"-DGGML_{name}" for name in ("NATIVE=OFF", "AVX=ON", "AVX2=ON", "FMA=ON", "F16C=ON", "BMI2=ON")
+)
 _VLLM = Environment(
     "vllm",
     unwanted=_TORCH_EXTRAS,
@@ -119,9 +147,17 @@ def ours(variant: Variant) -> Peer:
     return Peer(f"ours-{variant.value}", f"ours, {variant.value}", OURS, variant.value, bits, table_bits)
 
 
-def environments() -> list[Environment]:
+def limited(peer: Peer, instructions: Instructions) -> Peer:
+    """The peer with an environment that was compiled for these instructions, where it is compiled at all."""
+    if peer.environment is None or not peer.environment.compiled:
+        return peer
+    return replace(peer, environment=replace(peer.environment, instructions=instructions))
+
+
+def environments(instructions: Instructions = Instructions.NATIVE) -> list[Environment]:
     """Each once, in the order of the peers."""
-    found = {peer.environment.name: peer.environment for peer in PEERS if peer.environment}
+    limits = [limited(peer, instructions).environment for peer in PEERS]
+    found = {environment.name: environment for environment in limits if environment}
     return list(found.values())
 
 
@@ -137,7 +173,12 @@ def install(environment: Environment) -> None:
     shutil.rmtree(environment.folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(environment.folder)], check=True)
     pip = [str(environment.folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", "--requirement", str(environment.requirements)], check=True)
+    given = dict(os.environ)
+    if environment.instructions is Instructions.AVX2:
+        given["CMAKE_ARGS"] = _AVX2_BUILD
+        pip = [*pip, "--no-cache-dir"]  # it may hold what was compiled for more
+    command = [*pip, "install", "--quiet", "--requirement", str(environment.requirements)]
+    subprocess.run(command, check=True, env=given)
     if environment.unwanted:
         subprocess.run([*pip, "uninstall", "--quiet", "--yes", *environment.unwanted], check=True)
     mark.write_text(wanted, "utf-8")

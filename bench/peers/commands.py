@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
@@ -10,7 +11,18 @@ import typer
 
 import bench.peers
 from bench import report
-from bench.peers.catalogue import CHECKPOINT, PEERS, Environment, Peer, environments, install, ours
+from bench.peers.catalogue import (
+    CHECKPOINT,
+    PEERS,
+    SWITCHES,
+    Environment,
+    Instructions,
+    Peer,
+    environments,
+    install,
+    limited,
+    ours,
+)
 from bench.peers.machine import measure_bandwidth
 from bench.peers.material import write_material
 from bench.peers.report import as_data, describe, draw
@@ -23,14 +35,19 @@ NEW_TOKENS = 64
 
 peers = typer.Typer(help=bench.peers.__doc__, no_args_is_help=True, rich_markup_mode="markdown")
 ENVIRONMENTS = ", ".join(environment.name for environment in environments())
+MostInstructions = Annotated[
+    Instructions,
+    typer.Option("--isa", help="What ours and the peers may use at most; some are compiled anew."),
+]
 
 
 @peers.command("install")
 def install_environments(
     names: Annotated[list[str] | None, typer.Argument(help=f"Of {ENVIRONMENTS}; default: all.")] = None,
+    isa: MostInstructions = Instructions.NATIVE,
 ) -> None:
     """Make the environments of the peers under var/peers."""
-    for environment in parse_environments(names or ()):
+    for environment in parse_environments(names or (), isa):
         install(environment)
 
 
@@ -45,14 +62,16 @@ def run(
     batches: Annotated[str, typer.Option(help="Sequences at once.")] = "1,4,8,16,32",
     rounds: Annotated[int, typer.Option(help="After one that warms up.", min=1)] = 5,
     threads: Annotated[int, typer.Option(help="Of each peer.", min=1)] = 2,
+    isa: MostInstructions = Instructions.NATIVE,
     name: Annotated[str, typer.Option("--report", help="Name of the files in bench/results.")] = "peers",
 ) -> None:
     """Measure, and write bench/results/REPORT.md, .json and .png."""
     lengths, sizes = parse_counts("--prompts", prompts), parse_counts("--batches", batches)
     plan = Sweep(tuple(lengths), tuple(sizes), rounds, NEW_TOKENS, threads)
     variants = [parse_choice("--ours", Variant, name) for name in our_variants.split(",")]
-    others = [] if only_ours else parse_peers(chosen)
+    others = [] if only_ours else [limited(peer, isa) for peer in parse_peers(chosen)]
     require_installed(others)
+    os.environ.update(SWITCHES[isa])
     write_material(CHECKPOINT)
     before = measure_bandwidth(threads)
     measured = measure([*others, *map(ours, variants)], plan, CHECKPOINT)
@@ -71,9 +90,9 @@ def parse_peers(text: str) -> list[Peer]:
     return [peer for peer in PEERS if peer.name in wanted]
 
 
-def parse_environments(names: Sequence[str]) -> list[Environment]:
+def parse_environments(names: Sequence[str], isa: Instructions = Instructions.NATIVE) -> list[Environment]:
     """All without names. Raises PlanError."""
-    known = {environment.name: environment for environment in environments()}
+    known = {environment.name: environment for environment in environments(isa)}
     if unknown := [name for name in names if name not in known]:
         raise PlanError(f"{unknown[0]!r} is not one of {ENVIRONMENTS}")
     return [known[name] for name in names] or list(known.values())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.peers.material import as_texts
 from bench.peers.protocol import Order, Prompts, Run, Stopwatch, serve
+from kernels.library import described_level
 from runtime.contract import ENGINE_FILE, TOKENIZER_FILE, Fault
 from runtime.engine import Engine
 from runtime.load import load_engine
@@ -84,7 +85,8 @@ class Ours(InProcess):
         folder = convert(order)
         super().__init__(load_engine(folder), folder / TOKENIZER_FILE)
         self.versions = {"onnxruntime": version("onnxruntime")}
-        self.settings = f"in process, num_slots {order.most_sequences}, everything else by default"
+        slots, operators = order.most_sequences, described_level()
+        self.settings = f"in process, num_slots {slots}, operators {operators}, everything else by default"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.__main__ import app
-from bench.peers.catalogue import PEERS, Environment, environments, ours
+from bench.peers.catalogue import PEERS, Environment, Instructions, environments, limited, ours
 from bench.peers.commands import parse_environments, parse_peers
 from bench.peers.machine import OtherLoad
 from perf.errors import PlanError
@@ -46,6 +46,14 @@ def test_environments_by_name() -> None:
     assert parse_environments([]) == environments()
     with pytest.raises(PlanError, match="'nothing' is not one of transformers, "):
         parse_environments(["nothing"])
+
+
+def test_what_is_compiled_is_compiled_anew_for_fewer_instructions() -> None:
+    native, avx2 = environments(), environments(Instructions.AVX2)
+    moved = [old.name for old, new in zip(native, avx2, strict=True) if old.folder != new.folder]
+    assert moved == ["llama_cpp"]
+    assert {new.requirements for new in avx2} == {old.requirements for old in native}
+    assert [limited(peer, Instructions.NATIVE) for peer in PEERS] == list(PEERS)
 
 
 @pytest.mark.parametrize(
