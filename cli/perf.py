@@ -185,8 +185,8 @@ def triton(
 
     The first use installs it under var/perf_analyzer. It needs libb64: `apt-get install libb64-0d`.
     """
+    from perf.counts import parse_counts
     from perf.deployed import find_deployed, grpc_address
-    from perf.http.plan import parse_counts
     from perf.http.progress import Progress
     from perf.report import command_line
     from perf.triton.installation import find_analyzer

@@ -13,9 +13,10 @@ from bench.compare.pairs import Verdict, as_data, describe
 from bench.compare.sides import Side, check_alike
 from bench.peers.catalogue import CHECKPOINT
 from bench.peers.material import write_material
+from perf.counts import parse_counts
 from perf.errors import PerfError
 from perf.http.load import Extent
-from perf.http.plan import parse_choice, parse_counts
+from perf.http.plan import parse_choice
 from runtime.contract import Variant
 
 Folder = Annotated[Path, typer.Argument(help="A folder with a checkout.", show_default=False)]

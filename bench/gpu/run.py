@@ -22,8 +22,8 @@ from bench import report
 from bench.gpu.checks import check_engine
 from bench.gpu.speed import COLUMNS, Case, Subject, Traffic, measure
 from bench.peers.material import PromptSource, as_texts, write_material
+from perf.counts import parse_counts
 from perf.errors import PerfError
-from perf.http.plan import parse_counts
 from perf.report import markdown_table
 from runtime.contract import ENGINE_FILE, TOKENIZER_FILE, Device, Variant
 from runtime.cuda.accelerator import Accelerator, AcceleratorError

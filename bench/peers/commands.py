@@ -27,8 +27,9 @@ from bench.peers.machine import measure_bandwidth
 from bench.peers.material import write_material
 from bench.peers.report import as_data, describe, draw
 from bench.peers.rounds import Sweep, measure
+from perf.counts import parse_counts
 from perf.errors import PlanError
-from perf.http.plan import parse_choice, parse_counts
+from perf.http.plan import parse_choice
 from runtime.contract import Variant
 
 NEW_TOKENS = 64

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeVar
 
+from perf.counts import distinct, parse_counts
 from perf.errors import PlanError
 from perf.http.ask import Api, Ask, Task
 from perf.http.load import Arrivals, Extent
@@ -14,7 +15,6 @@ from perf.http.prompts import Texts
 from perf.http.wire import Origin
 
 Choice = TypeVar("Choice", bound=Enum)
-Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +106,6 @@ def parse_levels(concurrency: str | None, rate: str | None) -> list[Level]:
     return [Level(rate=number) for number in _rates(str(rate))]
 
 
-def parse_counts(option: str, text: str) -> list[int]:
-    """From `1,4,16`. Raises PlanError."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise PlanError(f"{option}: {text!r} is not a list of whole numbers above 0, as 1,4,16")
-    return _distinct(option, [int(part) for part in parts])
-
-
 def _rates(text: str) -> list[float]:
     try:
         rates = [float(part) for part in text.split(",")]
@@ -121,10 +113,4 @@ def _rates(text: str) -> list[float]:
         rates = []
     if not rates or not all(0 < rate < 1e6 for rate in rates):
         raise PlanError(f"--rate: {text!r} is not a list of requests per second above 0, as 2.5,5,10")
-    return _distinct("--rate", rates)
-
-
-def _distinct(option: str, numbers: list[Number]) -> list[Number]:
-    if len(set(numbers)) < len(numbers):
-        raise PlanError(f"{option}: each only once, here they are {', '.join(map(str, numbers))}")
-    return numbers
+    return distinct("--rate", rates)
