@@ -92,8 +92,8 @@ class Settings(BaseSettings):
     )
     servers: Servers = Field(
         default=1,
-        description="Model servers (Triton processes) on this machine, at most one for each processor. The "
-        "replicas of a deployment run on different servers.",
+        description="Model servers (Triton processes) on this machine, at most one for each processor, "
+        "and with cuda for each GPU. The replicas of a deployment run on different servers.",
     )
     facades: Facades = Field(
         default=1,
@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     )
     device: Literal["cpu", "cuda"] = Field(
         default=EngineSettings().device.value,
-        description="What models run on; cuda: the first NVIDIA GPU, in fp16.",
+        description="What models run on; cuda: NVIDIA GPUs, one for each server, in fp16.",
     )
     kernels: Literal["auto", "off", "avx512vnni", "avxvnni", "avx2", "reference"] = Field(
         default="auto",

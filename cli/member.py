@@ -8,10 +8,12 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from api.back.cluster.resources import gpu_of
 from api.back.cluster.server_home import PORT_STEP
 from api.back.home import LEDGER_FILE
 from api.config import PREFIX, Settings
 from api.shared_listener import Counts, SharedListener
+from runtime.contract import Device
 
 SHARED = ("blobs", "uploads")  # folders of the state that all façades use
 
@@ -64,7 +66,10 @@ def environment(settings: Settings, number: int) -> dict[str, str]:
     }
     if number > 1:
         own["models"] = os.devnull  # the first one imports the bundled models for all
-    return {**os.environ, **{PREFIX + name.upper(): str(value) for name, value in own.items()}}
+    first = settings.servers * (number - 1)
+    gpus = ",".join(gpu_of(first + server) for server in range(settings.servers))
+    chosen = {"CUDA_VISIBLE_DEVICES": gpus} if settings.device == Device.CUDA.value else {}
+    return {**os.environ, **chosen, **{PREFIX + name.upper(): str(value) for name, value in own.items()}}
 
 
 def prepare_home(shared: Path, number: int) -> None:

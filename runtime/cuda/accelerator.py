@@ -6,6 +6,7 @@ TensorRT-ExecutionProvider.html.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import onnxruntime
 from kernels.session import CPU, WEIGHTS_FOLDER
 from runtime.config import EngineSettings
 from runtime.contract import Device
+from runtime.cuda import libraries
 from runtime.cuda.sampling import append_sampling
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -48,15 +50,24 @@ class Accelerator:
         """Providers without which nothing is served."""
         return [TENSORRT, CUDA] if self.tensorrt_cache else [CUDA]
 
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that this process may use; call `check` before."""
+        return libraries.num_gpus()
+
     def check(self) -> None:
-        """Load the libraries; raise AcceleratorError if this ONNX Runtime was built without a provider."""
+        """Load the libraries; raise AcceleratorError where something is missing, the GPU included."""
+        if sys.hexversion < 0x030B0000:
+            # That for 3.10 ends at 1.23, where Shape and Reshape of these graphs have no kernel for CUDA.
+            raise AcceleratorError("ONNX Runtime for a GPU needs Python 3.11 or 3.12: install LMaaS with one")
         lacking = [name for name in self.needed if name not in onnxruntime.get_available_providers()]
         if lacking:
             raise AcceleratorError(
                 f"this ONNX Runtime has no {lacking[0]}: pip uninstall onnxruntime, then "
-                "pip install 'lmaas[gpu]' (the two packages cannot stand side by side)"
+                f"{libraries.INSTALL} (the two packages cannot stand side by side)"
             )
-        onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them
+        if found := libraries.problem():
+            raise AcceleratorError(found)
 
     def open(
         self, model: bytes, options: onnxruntime.SessionOptions, *, capture: bool = False
@@ -107,8 +118,8 @@ class Accelerator:
         """ONNX Runtime continues without a provider whose libraries it cannot load, and only logs it."""
         if lacking := [name for name in self.needed if name not in session.get_providers()]:
             raise AcceleratorError(
-                f"ONNX Runtime could not start its {lacking[0]}, its log says why: a GPU with its driver is "
-                "needed, and CUDA and cuDNN as pip install 'lmaas[gpu]' brings them (an image: TensorRT)"
+                f"ONNX Runtime could not start its {lacking[0]}, its log says why: CUDA and cuDNN are needed "
+                f"as {libraries.INSTALL} brings them (an image: TensorRT)"
             )
 
 

@@ -164,6 +164,13 @@ def test_each_has_its_own_home_and_ports_and_the_first_imports(settings: Setting
     assert (second["LMAAS_FACADES"], second.get("LMAAS_TRITON_HTTP_PORT")) == ("1", None)
 
 
+def test_each_has_its_own_gpus(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    pairs = settings.model_copy(update={"servers": 2, "device": "cuda"})
+    found = [environment(pairs, number)["CUDA_VISIBLE_DEVICES"] for number in (1, 2)]
+    assert found == ["4,5", "6,7"]
+
+
 def test_without_a_shared_database_it_says_what_to_set() -> None:
     refused = CliRunner(env={"LMAAS_DATABASE_URL": ""}).invoke(app, ["up", "--facades", "2"])
     assert refused.exit_code == 1

@@ -67,7 +67,16 @@ class StandIn:
         sources = sorted(map(str, NATIVE.glob("*.c")))
         _link(folder / RUNTIME, f"-I{INCLUDE}", *sources)
         for name in EMPTY:
-            _link(folder / name, "-x", "c", os.devnull)
+            _link(
+                folder / name,
+                "-x",
+                "c",
+                os.devnull,
+                "-x",
+                "none",
+                "-Wl,--no-as-needed",
+                str(folder / RUNTIME),
+            )
 
     def load(self) -> None:
         """Into this process; libraries that are loaded later find them by their names."""

@@ -24,7 +24,7 @@ START_SECONDS = 30.0  # that the first attempt to start a server may take
 class Capabilities:
     """What a server reports about the machine that it runs on."""
 
-    machine: str  # servers with the same name share its memory
+    machine: str  # servers with the same name share its memory; a GPU counts as one
     device: Device
     free_memory: int | None  # bytes, of the GPU where it computes on one; None: unknown
     has_kernels: bool  # it uses the operators of `kernels`

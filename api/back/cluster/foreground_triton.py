@@ -82,7 +82,7 @@ def _run(home: ServerHome, installation: Installation, host: str, repository: Pa
         stop_seconds=settings.drain_seconds,
     )
     environment = {
-        **triton_environment(settings, installation),
+        **triton_environment(home, installation),
         DRAIN_VARIABLE: str(settings.drain_seconds),
         SECRET: settings.triton_key,
     }

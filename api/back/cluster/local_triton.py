@@ -18,7 +18,7 @@ from api.back.cluster.driver import Capabilities
 from api.back.cluster.installation import Installation
 from api.back.cluster.records import ModelVersion
 from api.back.cluster.repository import ModelRepository
-from api.back.cluster.resources import available_gpu_memory, available_memory
+from api.back.cluster.resources import available_gpu_memory, available_memory, gpu_of
 from api.back.cluster.server_home import HOST, Ports, ServerHome
 from api.back.cluster.triton_process import PortTaken, TritonProcess
 from kernels.library import described_level, missing
@@ -85,10 +85,13 @@ class LocalTriton:
         await self.kill()
 
     async def capabilities(self) -> Capabilities:
-        device = self._home.settings.engine.device
-        measure = available_gpu_memory if device is Device.CUDA else available_memory
-        free = await asyncio.to_thread(measure)
-        return Capabilities(socket.gethostname(), device, free, missing() is None)
+        device, machine = self._home.settings.engine.device, socket.gethostname()
+        if device is Device.CUDA:
+            gpu = gpu_of(self._home.number)
+            free = await asyncio.to_thread(available_gpu_memory, gpu)
+            return Capabilities(f"{machine}, GPU {gpu}", device, free, has_kernels=False)
+        free = await asyncio.to_thread(available_memory)
+        return Capabilities(machine, device, free, missing() is None)
 
     async def model_runs(self, version: ModelVersion) -> bool:
         return bool(await asyncio.to_thread(self.stub_pids, version))

@@ -96,12 +96,13 @@ def _missing_providers(settings: BackSettings) -> list[str]:
     # A façade whose models run on the CPU does without ONNX Runtime.
     from runtime.cuda.accelerator import Accelerator, AcceleratorError
 
+    accelerator = Accelerator(settings.engine.tensorrt_cache)
     try:
-        Accelerator(settings.engine.tensorrt_cache).check()
+        accelerator.check()
     except AcceleratorError as error:
         name = "LMAAS_TENSORRT is true" if settings.engine.tensorrt_cache else "LMAAS_DEVICE is cuda"
         return [f"{name}, but {error}"]
-    return []
+    return _too_many_servers(settings, accelerator.num_gpus, "sees {} GPUs")
 
 
 def _missing_instructions() -> list[str]:
@@ -113,15 +114,20 @@ def _missing_instructions() -> list[str]:
 
 
 def _few_processors(settings: BackSettings, machine: Machine) -> list[str]:
-    if settings.all_servers <= machine.processors:
+    return _too_many_servers(settings, machine.processors, "may use {} processors")
+
+
+def _too_many_servers(settings: BackSettings, available: int, words: str) -> list[str]:
+    """Each server needs one of the `available`; `words` say what this process has of them."""
+    if settings.all_servers <= available:
         return []
-    most, each = machine.processors, ""
+    most, each = available, ""
     if settings.facades > 1:
         most, each = most // settings.facades, f" for each of {settings.facades} façades (LMAAS_FACADES)"
     remedy = f"set it to {most} at most" if most else "lower LMAAS_FACADES"
     return [
-        f"LMAAS_SERVERS is {settings.servers}{each}, but this process may use {machine.processors} "
-        f"processors, one for each server: {remedy}"
+        f"LMAAS_SERVERS is {settings.servers}{each}, but this process {words.format(available)}, "
+        f"one for each server: {remedy}"
     ]
 
 

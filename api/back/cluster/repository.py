@@ -30,8 +30,15 @@ def config_text(kind: Kind) -> str:
     """The content of CONFIG_FILE. It is complete: to ask the backend for the rest takes Triton over a second.
 
     Without the policy Triton would serve the highest version alone, and loading one would end the others.
+    Without the group it would start an instance for each GPU that it sees; the engine itself takes its GPU.
     """
-    fields = {"backend": BACKEND_NAME, "version_policy": {"all": {}}, **model_config(kind)}
+    instance = {"kind": "KIND_CPU", "count": 1}
+    fields = {
+        "backend": BACKEND_NAME,
+        "version_policy": {"all": {}},
+        "instance_group": [instance],
+        **model_config(kind),
+    }
     config: str = text_format.MessageToString(json_format.ParseDict(fields, model_config_pb2.ModelConfig()))
     return config
 

@@ -42,10 +42,18 @@ def needed_memory(
     return need
 
 
-def available_gpu_memory() -> int | None:
-    """What the first GPU has left, by `nvidia-smi`, which comes with its driver; None where it cannot say."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
-    command = ["nvidia-smi", f"--id={first}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+def gpu_of(number: int) -> str:
+    """The GPU of server `number`, from 0, as CUDA and `nvidia-smi` name it: each server has one alone.
+
+    Where CUDA_VISIBLE_DEVICES chooses GPUs, those are given out; `preflight` checks that there are enough.
+    """
+    chosen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return chosen[number % len(chosen)] if chosen else str(number)
+
+
+def available_gpu_memory(gpu: str) -> int | None:
+    """What it has left, by `nvidia-smi`, which comes with the driver; None where that cannot say."""
+    command = ["nvidia-smi", f"--id={gpu}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
         return int(answer.strip()) * 1024**2

@@ -7,10 +7,11 @@ import sysconfig
 
 from api.back.cluster.cleanup import REPOSITORY_OPTION
 from api.back.cluster.installation import Installation
+from api.back.cluster.resources import gpu_of
 from api.back.cluster.server_home import HOST, Ports, ServerHome
 from api.back.guard import HIDDEN
-from api.back.settings import BackSettings
 from kernels.library import PRELOAD, SWITCH
+from runtime.contract import Device
 from runtime.log_format import FORMAT_VARIABLE, LEVEL_VARIABLE
 
 STOP_SECONDS = 2.0  # where another program asks it to end: the façade drains its requests, and kills it
@@ -67,8 +68,9 @@ def _http(ports: Ports, host: str) -> list[str]:
     ]
 
 
-def triton_environment(settings: BackSettings, installation: Installation) -> dict[str, str]:
+def triton_environment(home: ServerHome, installation: Installation) -> dict[str, str]:
     """Of the caller's environment only what finds programs, GPUs and a place for temporary files."""
+    settings = home.settings
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -79,8 +81,13 @@ def triton_environment(settings: BackSettings, installation: Installation) -> di
     preload = {"LD_PRELOAD": f"kernels/{PRELOAD.name}"} if PRELOAD.is_file() else {}
     # The last ones are the caller's: on some machines the GPU's driver is found there alone.
     libraries = [*map(str, installation.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+    # Of several GPUs each server sees one. They have the numbers that `nvidia-smi` shows.
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    gpu = {"CUDA_VISIBLE_DEVICES": gpu_of(home.number)} if settings.engine.device is Device.CUDA else {}
     return {
+        **order,
         **inherited,
+        **gpu,
         **preload,
         FORMAT_VARIABLE: settings.log_format,
         LEVEL_VARIABLE: settings.log_level,

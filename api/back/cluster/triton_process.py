@@ -77,7 +77,7 @@ class TritonProcess:
                 stdout=log,
                 stderr=log,
                 cwd=home.settings.triton,
-                env={**triton_environment(home.settings, installation), SECRET: key},
+                env={**triton_environment(home, installation), SECRET: key},
                 start_new_session=True,
             )
         triton = cls(process, home, ports, key)

@@ -5,7 +5,8 @@
  * real ones of ONNX Runtime; numbers, times and what cuBLAS and cuDNN would choose are not seen.
  *
  * A line of the trace is "<1 within a capture, else 0> <kind> <detail>". The device is that of STAND_GPUS GPUs (1 if it
- * is not set) of which CUDA_VISIBLE_DEVICES selects some: compute capability 9.0, with the limits of an H200.
+ * is not set) of which CUDA_VISIBLE_DEVICES selects some: compute capability 9.0, with the limits of an H200. The driver
+ * supports the CUDA of STAND_DRIVER, 13000 if it is not set.
  */
 #include "standin.h"
 
@@ -190,6 +191,13 @@ const char API *cudaGetErrorName(cudaError_t error) {
 const char API *cudaGetErrorString(cudaError_t error) {
     return error == cudaErrorNoDevice ? "no CUDA-capable device is detected" : "an error of the stand-in";
 }
+API int cuDriverGetVersion(int *version) {
+    const char *chosen = getenv("STAND_DRIVER");
+    *version = chosen ? atoi(chosen) : 13000;
+    return 0;
+}
+API int cuInit(unsigned flags) { return visible(0) >= 0 ? 0 : cudaErrorNoDevice; }
+API int cuDeviceGetCount(int *count) { return cudaGetDeviceCount(count); }
 ANSWERS(cudaGetLastError(void))
 ANSWERS(cudaPeekAtLastError(void))
 

@@ -103,4 +103,3 @@ cudaError_t API cudaLibraryGetKernel(cudaKernel_t *kernel, cudaLibrary_t library
 }
 ANSWERS(cudaLibraryUnload(cudaLibrary_t library))
 API int cuTensorMapEncodeTiled(void) { return 0; }
-API int cuInit(unsigned flags) { return 0; }

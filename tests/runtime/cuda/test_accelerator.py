@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import onnxruntime
@@ -41,6 +42,12 @@ def test_what_is_lacking_is_one_line_with_its_remedy(cache: str, provider: str) 
     line = str(raised.value)
     assert line.startswith(f"this ONNX Runtime has no {provider}: pip uninstall onnxruntime")
     assert "\n" not in line
+
+
+def test_a_python_without_its_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "hexversion", 0x030A0EF0)
+    with pytest.raises(AcceleratorError, match=r"needs Python 3\.11 or 3\.12"):
+        Accelerator().check()
 
 
 def test_a_session_that_fell_back_to_the_cpu_is_refused() -> None:

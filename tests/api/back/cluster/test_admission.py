@@ -55,9 +55,8 @@ def with_nvidia_smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_gpus_memory_is_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
     with_nvidia_smi(tmp_path, '[ "$1" = --id=3 ] && echo 2048', monkeypatch)
-    assert available_gpu_memory() == 2048 * MIB
+    assert available_gpu_memory("3") == 2048 * MIB
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo no devices were found"])
@@ -65,9 +64,9 @@ def test_a_gpu_that_cannot_be_asked_is_left_to_say_it_is_full(
     tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_nvidia_smi(tmp_path, script, monkeypatch)
-    assert available_gpu_memory() is None
+    assert available_gpu_memory("0") is None
     half = manifest(variants=(Variant.FP16,))
-    unknown = Capabilities("here", Device.CUDA, available_gpu_memory(), has_kernels=False)
+    unknown = Capabilities("here", Device.CUDA, available_gpu_memory("0"), has_kernels=False)
     admission.check_memory(half, Variant.FP16, 10_000, 0, [unknown])
 
 

@@ -12,6 +12,8 @@ from api.back.cluster.installation import STUB_NAME, Installation, assemble_back
 from api.back.cluster.server_home import Ports, ServerHome
 from api.back.cluster.triton_command import triton_command, triton_environment
 from api.back.settings import BackSettings
+from runtime.config import EngineSettings
+from runtime.contract import Device
 
 
 @pytest.fixture
@@ -66,7 +68,19 @@ def test_the_libraries_of_a_gpu_s_driver_are_found(
         "LMAAS_TRITON_KEY": "a",
     }.items():
         monkeypatch.setenv(name, value)
-    passed = triton_environment(BackSettings(home=tmp_path), Installation.find())
+    passed = triton_environment(ServerHome(BackSettings(home=tmp_path)), Installation.find())
     assert passed["LD_LIBRARY_PATH"].split(":")[-1] == "/usr/local/nvidia/lib64"
     assert (passed["CUDA_VISIBLE_DEVICES"], passed["ORT_ENABLE_XQA"]) == ("1", "0")
     assert "LMAAS_TRITON_KEY" not in passed
+
+
+@pytest.mark.parametrize(("chosen", "gpus"), [("", ["0", "1"]), ("3,GPU-8e1f", ["3", "GPU-8e1f"])])
+def test_each_server_sees_one_gpu(
+    tmp_path: Path, chosen: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    settings = BackSettings(home=tmp_path, servers=2, engine=EngineSettings(device=Device.CUDA))
+    for number, gpu in enumerate(gpus):
+        passed = triton_environment(ServerHome(settings, number), Installation.find())
+        assert passed["CUDA_VISIBLE_DEVICES"] == gpu
+        assert passed["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"  # the numbers are those of nvidia-smi

@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
-from api.back.cluster.repository import ModelRepository
+from api.back.cluster.repository import ModelRepository, config_text
 from api.back.cluster.shared_repository import SharedRepository
 from api.back.settings import BackSettings
-from runtime.contract import ENGINE_FILE
+from runtime.contract import ENGINE_FILE, Kind
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_triton_starts_one_instance_however_many_gpus_it_sees(kind: Kind) -> None:
+    config = text_format.Parse(config_text(kind), model_config_pb2.ModelConfig())
+    (group,) = config.instance_group
+    assert (group.kind, group.count) == (group.KIND_CPU, 1)
 
 
 def full(*_: object, **__: object) -> Any:
