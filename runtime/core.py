@@ -205,7 +205,9 @@ class EngineCore:
             if len(given):
                 self._score(sequence, given, sequence.computed - len(rows) + 1)
         if is_last and sequence.sampler is not None:
-            self._append(sequence, sequence.sampler.sample(rows[-1]))
+            found = self._session.choices(len(rows))
+            best, log_sum = (None, None) if found is None else (found.best[-1], found.log_sum[-1])
+            self._append(sequence, sequence.sampler.sample(rows[-1], best, log_sum))
         elif is_last:
             self._events.append(DoneEvent(state, sequence.index))
             self._close_sequence(sequence, FinishReason.STOP)

@@ -22,7 +22,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from runtime.config import EngineConfig
-from runtime.contract import Fault, FaultCode, FinishReason
+from runtime.contract import Fault, FaultCode, FinishReason, Variant
 from runtime.core import EngineCore
 from runtime.errors import IntegrityError, RequestFault
 from runtime.input_processor import InputProcessor, QueueLimits
@@ -30,6 +30,7 @@ from runtime.manifest import Manifest
 from runtime.output_processor import output_processor_for
 from runtime.output_thread import OutputThread
 from runtime.pacing import StepPacing
+from runtime.receipts import ExactOn, Receipt, release
 from runtime.request import Request
 from runtime.request_state import FaultEvent, RequestState, Sink
 from runtime.session import LmSession
@@ -87,6 +88,13 @@ class Engine:
         self.manifest = manifest
         self.config = config
         self.tokenizer = tokenizer
+        self._receipt = Receipt(
+            release(),
+            manifest.digest(config.variant),
+            config.variant.value,
+            session.kernels,
+            _exact_on(config.variant, session),
+        )
         self._queue_limits = QueueLimits(config.max_queued, config.max_queued_tokens)
         self._core = EngineCore(session, manifest.architecture, config, self._queue_limits.release)
         self._input_processor = InputProcessor(tokenizer, manifest.architecture, self._core.cache.capacity)
@@ -107,7 +115,7 @@ class Engine:
     def submit(self, request: Request, sink: Sink) -> None:
         """Accept the request, whose answers then go to `sink`, or raise RequestFault. Thread-safe."""
         state = self._input_processor.process(request, sink)
-        state.output = output_processor_for(state, self.tokenizer, self._stop)
+        state.output = output_processor_for(state, self.tokenizer, self._stop, self._receipt)
         with self._pending_changed:
             if self._refusal is not None:
                 raise RequestFault(self._refusal)
@@ -277,6 +285,12 @@ class Watchdog:
             else:
                 self._stalled()
                 return
+
+
+def _exact_on(variant: Variant, session: LmSession) -> ExactOn:
+    if variant is Variant.INT4:  # MatMulNBits sums by the number of rows
+        return "not-promised"
+    return "any-processor" if variant is Variant.INT8 and session.is_fused else "same-processor"
 
 
 def _stack_of(thread: threading.Thread) -> str:

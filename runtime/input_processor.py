@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 import threading
 from collections.abc import Mapping
 
@@ -15,6 +16,7 @@ from runtime.request_state import RequestState, Sequence, Sink
 from runtime.sampling import DEFAULT_MAX_TOKENS, SamplingParameters, SequenceSampler
 from runtime.text import Tokenizer
 
+SEED_BITS = 53  # of a seed that is drawn: every JSON reader has such a number exactly
 ROOM_SHARE = 10  # a refused caller comes back when about this fraction (1 / 10) of the queue is free again
 
 
@@ -61,6 +63,8 @@ class InputProcessor:
     def _generate(self, request: Request, sink: Sink, prompt: list[int]) -> RequestState:
         max_tokens = self._max_tokens(request.parameters, len(prompt))
         parameters = dataclasses.replace(request.parameters, max_tokens=max_tokens)
+        if parameters.receipt and parameters.seed is None:
+            parameters = dataclasses.replace(parameters, seed=secrets.randbits(SEED_BITS))
         self._check_bias(parameters.logit_bias)
         if request.stream and parameters.num_sequences > parameters.n:
             raise RequestFault.invalid(
@@ -74,7 +78,7 @@ class InputProcessor:
                 state.sequences = [Sequence(state, 0, Operation.SCORE, prompt, first_wanted=0)]
             return state
         ends = () if self._eos_token_id is None else (self._eos_token_id,)
-        ranked = parameters.num_sequences > parameters.n
+        with_logprob = request.with_logprob or parameters.receipt or parameters.num_sequences > parameters.n
         state.sequences = [
             Sequence(
                 state,
@@ -83,9 +87,7 @@ class InputProcessor:
                 list(prompt),
                 first_wanted=0 if prompt_scored and index == 0 else len(prompt) - 1,
                 max_new_tokens=max_tokens,
-                sampler=SequenceSampler(
-                    parameters, prompt, index, with_logprob=request.with_logprob or ranked, ends=ends
-                ),
+                sampler=SequenceSampler(parameters, prompt, index, with_logprob=with_logprob, ends=ends),
                 stop_at_eos=not parameters.ignore_eos,
             )
             for index in range(parameters.num_sequences)

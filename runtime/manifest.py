@@ -6,6 +6,7 @@ Standard library only: exporter, Model Store and engine read it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import types
 import typing
@@ -127,6 +128,13 @@ class Manifest:
     def files(self) -> tuple[FileEntry, ...]:
         """Every file of the artifact but the manifest itself."""
         return (self.tokenizer, *(file for entry in self.variants.values() for file in entry.files))
+
+    def digest(self, variant: Variant) -> str:
+        """`sha256:` and a digest over what decides the answers of a variant. A new export has the same."""
+        files = [(file.path, file.sha256) for file in self.variants[variant].files]
+        decides = (self.kind, self.architecture, self.tokenizer.sha256, files)
+        content = json.dumps(_plain(decides), sort_keys=True, separators=(",", ":"))
+        return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
 
     def to_json(self) -> str:
         return json.dumps(_plain(self), indent=2, sort_keys=True) + "\n"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from runtime.contract import FinishReason, Operation
+from runtime.receipts import Receipt
 
 
 def _help(text: str) -> dict[str, str]:
@@ -171,12 +172,14 @@ class Generated:
     usage: Usage | None  # in the last piece only, as are the timings
     timings: Timings | None
     prompt: str = ""  # as text; `details` does not have it
+    receipt: Receipt | None = None  # in the last piece, where the request asks for one
 
     def to_json(self) -> dict[str, Any]:
         return {
             "choices": [choice.to_json() for choice in self.choices],
             "usage": None if self.usage is None else self.usage.to_json(),
             "timings": None if self.timings is None else self.timings.to_json(),
+            **({} if self.receipt is None else {"receipt": self.receipt.to_json()}),
         }
 
     @classmethod
@@ -187,6 +190,7 @@ class Generated:
             [Choice.from_json(choice) for choice in data["choices"]],
             usage,
             None if data["timings"] is None else Timings.from_json(data["timings"]),
+            receipt=Receipt.from_json(data["receipt"]) if "receipt" in data else None,
         )
 
 

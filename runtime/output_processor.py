@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from runtime.messages import (
     TokenLogprob,
     Usage,
 )
+from runtime.receipts import LogprobDigest, Receipt, ReceiptChoice
 from runtime.request_state import (
     DoneEvent,
     Event,
@@ -37,11 +39,14 @@ StopSequence = Callable[[RequestState, int], None]
 
 
 def output_processor_for(
-    state: RequestState, tokenizer: Tokenizer, stop_sequence: StopSequence
+    state: RequestState, tokenizer: Tokenizer, stop_sequence: StopSequence, receipt: Receipt
 ) -> OutputProcessor:
-    """By the operation of the request. `stop_sequence` is called when a stop string completes."""
+    """By the operation of the request. `stop_sequence` is called when a stop string completes.
+
+    `receipt` has what is the same for all requests of the engine.
+    """
     if state.request.operation is Operation.GENERATE:
-        return GenerateOutput(state, tokenizer, stop_sequence)
+        return GenerateOutput(state, tokenizer, stop_sequence, receipt)
     if state.request.operation is Operation.SCORE:
         return ScoreOutput(state, tokenizer)
     return SingleOutput(state, tokenizer)
@@ -50,10 +55,13 @@ def output_processor_for(
 class GenerateOutput:
     """Texts of all choices. Events after a stop string are ignored: the core learns of it later."""
 
-    def __init__(self, state: RequestState, tokenizer: Tokenizer, stop_sequence: StopSequence) -> None:
+    def __init__(
+        self, state: RequestState, tokenizer: Tokenizer, stop_sequence: StopSequence, receipt: Receipt
+    ) -> None:
         self._state = state
         self._tokenizer = tokenizer
         self._stop_sequence = stop_sequence
+        self._receipt = receipt
         self._parameters = state.request.parameters
         self._prompt_records: list[TokenLogprob] = []
         self._prompt_offsets = self._offsets_of_prompt() if self._echoes_records else []
@@ -99,6 +107,9 @@ class GenerateOutput:
         if choice.finish_reason is not None:
             return
         choice.add(event.sampled)
+        if self._parameters.receipt:
+            choice.receipt_ids.append(event.sampled.token_id)
+            choice.logprob_digest.add(event.sampled.logprob)
         if self._parameters.logprobs is not None:
             offset = choice.offsets.next(event.sampled.token_id)
             choice.records.append(record_of(event.sampled, self._tokenizer, offset))
@@ -120,14 +131,24 @@ class GenerateOutput:
         final = self.complete
         if not final and not self._state.request.stream:
             return None
-        ready = [self._unsent_part(choice) for choice in self._answered() if choice.has_unsent]
+        answered = self._answered()
+        ready = [self._unsent_part(choice) for choice in answered if choice.has_unsent]
         if not ready:
             return None
         completion_tokens = sum(choice.num_tokens for choice in self._choices)
         prompt_tokens = len(self._state.prompt)
         usage = Usage.of(prompt_tokens, completion_tokens) if final else None
         timings = self._state.timings if final else None
-        return Generated(prompt_tokens, ready, usage, timings, self._state.request.text), final
+        receipt = self._receipt_of(answered) if final and self._parameters.receipt else None
+        return Generated(prompt_tokens, ready, usage, timings, self._state.request.text, receipt), final
+
+    def _receipt_of(self, answered: list[_GrowingChoice]) -> Receipt:
+        return dataclasses.replace(
+            self._receipt,
+            prompt_token_ids=self._state.prompt,
+            parameters=self._parameters.effective,
+            choices=[choice.receipt for choice in answered],
+        )
 
     def _answered(self) -> list[_GrowingChoice]:
         """The choices that the answer has: of more than `n`, the likeliest, once all are complete."""
@@ -164,6 +185,8 @@ class _GrowingChoice:
         self.records: list[TokenLogprob] = []
         self.num_tokens = 0
         self.cumulative_logprob = 0.0
+        self.receipt_ids: list[int] = []  # all of its tokens, where a receipt is asked for
+        self.logprob_digest = LogprobDigest()  # of these
         self.finish_reason: FinishReason | None = None
         self.begun = False  # a part was sent
         self.reported = False  # the finish reason was sent
@@ -172,6 +195,12 @@ class _GrowingChoice:
     def has_unsent(self) -> bool:
         """Tokens whose bytes are not a whole character yet wait for the rest of it."""
         return bool(self.text) or (self.finish_reason is not None and not self.reported)
+
+    @property
+    def receipt(self) -> ReceiptChoice:
+        return ReceiptChoice(
+            self.index, self.receipt_ids, self.logprob_digest.hexdigest(), self.finish_reason
+        )
 
     @property
     def mean_logprob(self) -> float:

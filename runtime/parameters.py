@@ -134,6 +134,11 @@ class SamplingParameters:
     )
     caller: str = _declared("", "The name under which requests share the engine with those of others.")
     ignore_eos: bool = _declared(False, "Go on after the end-of-text token.")
+    receipt: bool = _declared(
+        False,
+        "Add a receipt to the answer, with which `lmaas replay` makes it again and compares every bit. "
+        "Without a seed, one is drawn.",
+    )
     special_tokens: bool = _declared(
         True,
         "Read a special token that is spelled out in a text, such as <|endoftext|>, as that token, as "
@@ -148,6 +153,16 @@ class SamplingParameters:
     def num_sequences(self) -> int:
         """Choices that are generated for a prompt; the answer has `n` of them."""
         return self.n if self.best_of is None else self.best_of
+
+    @property
+    def effective(self) -> dict[str, Any]:
+        """What decides the text of a request whose `max_tokens` is known, as JSON has it."""
+        names = [name for name in GENERATION_PARAMETERS if name not in ("receipt", "clamp_max_tokens")]
+        given = {name: getattr(self, name) for name in names}
+        if self.logit_bias is not None:
+            given["logit_bias"] = {str(token): bias for token, bias in self.logit_bias.items()}
+        given["stop"] = list(self.stop)
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def has_penalties(self) -> bool:

@@ -22,7 +22,7 @@ import onnxruntime
 from numpy.typing import DTypeLike, NDArray
 
 from kernels.fusion import ARGMAX, LOG_SUM
-from kernels.library import LevelError
+from kernels.library import LevelError, level
 from kernels.processors import usable_cores
 from kernels.session import element_type, open_graph
 from runtime.contract import ENGINE_FILE, LmGraph, Operation
@@ -84,6 +84,8 @@ class LmSession:
     def __init__(self, graph: Path, threads: int, accelerator: Accelerator | None = None) -> None:
         self._session = open_session(graph, threads, accelerator, LmGraph.LOGITS)
         self._accelerator = accelerator
+        # What computes: a level of our operators, or ONNX Runtime's own.
+        self.kernels = f"onnxruntime {onnxruntime.__version__}"
         inputs = {item.name: item for item in self._session.get_inputs()}
         outputs = {item.name: item for item in self._session.get_outputs()}
         layers = sum(name.startswith("past_key.") for name in inputs)
@@ -98,6 +100,8 @@ class LmSession:
             dtype=element_type(keys[0]),
         )
         self._finds_argmax = ARGMAX in outputs
+        if self._finds_argmax and (used := level()):
+            self.kernels = used
         self._max_top_k = min(MAX_TOP_K, self._widths[LmGraph.LOGITS])
         self._options = run_options(-1)
         self._bindings: dict[tuple[int, int], _Binding] = {}
@@ -107,6 +111,11 @@ class LmSession:
     def on_host(self) -> bool:
         """Whether steps use the CPUs, which the answers need on their way, too."""
         return self._accelerator is None
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether our operators compute the logits."""
+        return self._finds_argmax
 
     @property
     def make_memory(self) -> MakeMemory:

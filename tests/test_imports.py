@@ -61,6 +61,7 @@ SHARED = tuple(
         "manifest",
         "messages",
         "parameters",
+        "receipts",
         "strict_json",
     )
 )
