@@ -53,13 +53,38 @@ class Choice(TypedDict):
     finish_reason: Literal["stop", "length", "cancelled", "error"] | None
 
 
-class GenerateAnswer(Answer):
-    """Of a stream: one piece of it, whose choices have what is new."""
+class ReceiptChoice(TypedDict):
+    index: int
+    token_ids: list[int]
+    logprobs_sha256: str
+    finish_reason: Literal["stop", "length", "cancelled", "error"] | None
+
+
+class Receipt(TypedDict):
+    release: str
+    artifact: str
+    variant: str
+    kernels: str
+    exact_on: Literal["any-processor", "same-processor", "not-promised"]
+    prompt_token_ids: list[int]
+    parameters: dict[str, Any]
+    choices: list[ReceiptChoice]
+
+
+class AnswerReceipt(TypedDict):
+    model: str
+    version: int
+    requests: list[Receipt]
+
+
+class GenerateAnswer(Answer, total=False):
+    """Of a stream: one piece of it, whose choices have what is new; the last one has the receipt."""
 
     id: str
     choices: list[Choice]
     usage: Usage | None
     timings: Timings | None
+    receipt: AnswerReceipt  # where it was asked for
 
 
 class LabelScore(TypedDict):
@@ -182,6 +207,7 @@ class DeploymentView(TypedDict):
     model: str
     version: int
     precision: str
+    artifact: str
     precision_asked: str
     note: str | None
     state: Literal["loading", "ready", "unhealthy", "failed", "idle", "unloading"]

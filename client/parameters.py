@@ -36,6 +36,7 @@ class GenerateParameters(TaskParameters, total=False):
     logprobs: int | None
     echo: bool
     ignore_eos: bool
+    receipt: bool
 
 
 class ClassifyParameters(TaskParameters, total=False):

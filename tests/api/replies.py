@@ -22,6 +22,12 @@ from runtime.messages import (
     TokenLogprob,
     Usage,
 )
+from runtime.receipts import Receipt, ReceiptChoice
+
+RECEIPT = Receipt(
+    "1.2.3", "sha256:" + "a" * 64, "int8", "avx2", "any-processor", [1, 2], {"seed": 5, "max_tokens": 3},
+    [ReceiptChoice(0, [1, 1, 1], "b" * 64, FinishReason.LENGTH)],
+)  # fmt: skip
 
 
 async def scripted(text: str, parameters: Mapping[str, Any], operation: Operation) -> AsyncIterator[Answer]:
@@ -86,14 +92,15 @@ def generated(text: str, parameters: Mapping[str, Any]) -> list[Generated]:
             ]
         return Choice(index, "".join(piece for piece, _ in part), [1] * len(part), logprobs, finish)
 
+    receipt = RECEIPT if parameters.get("receipt") else None
     if not parameters["stream"]:
         choices = [choice(index, pieces, FinishReason.LENGTH) for index in range(count)]
-        return [Generated(usage.prompt_tokens, choices, usage, timings)]
+        return [Generated(usage.prompt_tokens, choices, usage, timings, receipt=receipt)]
     replies: list[Generated] = []
     for number, piece in enumerate(pieces):
         last = number == len(pieces) - 1
         choices = [choice(index, [piece], FinishReason.LENGTH if last else None) for index in range(count)]
-        replies.append(
-            Generated(usage.prompt_tokens, choices, usage if last else None, timings if last else None)
-        )
+        piece_of = Generated(usage.prompt_tokens, choices, None, None)
+        end = Generated(usage.prompt_tokens, choices, usage, timings, receipt=receipt)
+        replies.append(end if last else piece_of)
     return replies

@@ -39,6 +39,7 @@ class Deployment:
         self.unrecorded = False  # the record was changed here, and is not yet in the database
         self.version_record = version
         self.manifest = manifest
+        self._artifact = manifest.digest(record.variant)
         self.replicas: list[Replica] = []
         self.traffic = Traffic()
         self.target = Target(
@@ -111,6 +112,7 @@ class Deployment:
             state=self.state,
             error=self.error,
             servers=servers,
+            artifact=self._artifact,
             rollout=self._rollout(),
             figures=None if self.watch is None else self.watch.figures,
         )

@@ -179,6 +179,7 @@ class DeploymentRecord:
     events: tuple[DeploymentEvent, ...] = ()  # the last ones, oldest first
     autoscale: Autoscale | None = None  # None: `replicas` stays as it is
     note: str | None = None  # why this variant; derived from its quality card, and not stored
+    artifact: str = field(default="", compare=False)  # the digest of what is served; not stored
     # The state of the replica on each server, by the server's name; not stored.
     servers: dict[str, DeploymentState] = field(default_factory=dict, compare=False)
     rollout: Rollout | None = field(default=None, compare=False)  # not stored

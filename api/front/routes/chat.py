@@ -55,9 +55,8 @@ def chat_completion(answer: BaseModel) -> ChatCompletion:
         )
         for choice in answer.choices
     ]
-    return ChatCompletion(
-        **head_of(answer, "chatcmpl", "chat.completion"), choices=choices, usage=answer.usage
-    )
+    head = head_of(answer, "chatcmpl", "chat.completion")
+    return ChatCompletion(**head, choices=choices, usage=answer.usage, receipt=answer.receipt)
 
 
 class ChatStream(AnswerStream):

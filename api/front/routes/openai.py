@@ -111,12 +111,11 @@ class AnswerStream:
         if job.outcome is None or not isinstance(job.outcome.answer, GenerateAnswer):
             return sse(problem_json(outcome_error(job), self._request)[1])
         answer = job.outcome.answer
-        last = b""
-        if self._include_usage:
-            usage = answer.model_dump(mode="json", include={"usage"})
-            head = self._head or self.head(vars(answer))
-            last = sse({**head, "choices": [], **usage})
-        return last + DONE
+        wanted = {"receipt", *(["usage"] if self._include_usage else [])}
+        last = answer.model_dump(mode="json", include=wanted)
+        if not last:
+            return DONE
+        return sse({**(self._head or self.head(vars(answer))), "choices": [], **last}) + DONE
 
 
 async def completions(request: Request, asked: CompletionRequest) -> Response:
@@ -134,7 +133,7 @@ def completion(answer: BaseModel) -> Completion:
     if not isinstance(answer, GenerateAnswer):
         raise TypeError(f"task generate answered {type(answer).__name__}")
     choices = [CompletionChoice.model_validate(openai_choice(choice)) for choice in answer.choices]
-    return Completion(**head_of(answer), choices=choices, usage=answer.usage)
+    return Completion(**head_of(answer), choices=choices, usage=answer.usage, receipt=answer.receipt)
 
 
 async def embeddings(request: Request, asked: EmbeddingsRequest) -> Response:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from api.front.schemas.openai import GeneratingRequest
+from api.front.schemas.openai import RECEIPT, GeneratingRequest
 from api.middle.schemas.base import MAX_PROMPTS, Schema, one_or_many
+from api.middle.schemas.generate import AnswerReceipt, receipt_field
 from runtime.messages import Usage
 from runtime.parameters import PARAMETERS
 
@@ -133,6 +134,7 @@ class ChatCompletion(BaseModel):
     choices: list[ChatChoice]
     usage: Usage | None = None
     system_fingerprint: str = Field(description="The version and precision that answered.")
+    receipt: AnswerReceipt | None = receipt_field(RECEIPT)
 
 
 class ChatDelta(BaseModel):
@@ -155,3 +157,4 @@ class ChatChunk(BaseModel):
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
     system_fingerprint: str
+    receipt: AnswerReceipt | None = receipt_field(RECEIPT)

@@ -114,6 +114,7 @@ class DeploymentView(BaseModel):
     model: str
     version: int
     precision: VariantName = Field(description="What is served.")
+    artifact: str = Field(description="The digest that receipts of its answers have.")
     precision_asked: Precision
     note: str | None = Field(description="Why this precision: what its quality card says of it or of others.")
     state: Literal["loading", "ready", "unhealthy", "failed", "idle", "unloading"]
@@ -139,6 +140,7 @@ class DeploymentView(BaseModel):
             model=record.model,
             version=record.version,
             precision=record.variant.value,
+            artifact=record.artifact,
             precision_asked=record.precision_asked,  # type: ignore[arg-type]
             note=record.note,
             state=record.state.value,

@@ -21,6 +21,8 @@ from runtime.calibration import (
     MAX_TEXT,
     Calibration,
 )
+from runtime.contract import Variant
+from runtime.manifest import Manifest
 
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 KindName = Literal["lm", "classifier", "nlu"]
@@ -28,9 +30,20 @@ WITHOUT_PRECISION = ("alias", "scale", "calibrate", "delete")  # actions whose o
 
 
 class VariantView(BaseModel):
+    artifact: str = Field(description="The digest that receipts of its answers have.")
     size: int = Field(description="Bytes.")
     load_seconds: float = Field(description="Until it answered its golden prompts, when it was exported.")
     quality: dict[str, float] | None = Field(description="The quality card: differences from fp32.")
+
+    @classmethod
+    def of(cls, manifest: Manifest, variant: Variant) -> VariantView:
+        item = manifest.variants[variant]
+        return cls(
+            artifact=manifest.digest(variant),
+            size=item.size,
+            load_seconds=item.load_seconds,
+            quality=item.quality,
+        )
 
 
 class CalibrationSettings(Schema):
@@ -81,17 +94,15 @@ class VersionView(BaseModel):
     @classmethod
     def of(cls, record: VersionRecord) -> VersionView:
         manifest = record.manifest
-        variants = manifest.variants.items() if manifest else ()
         return cls(
             model=record.model,
             version=record.version,
             state=record.state.value,
             kind=record.kind.value if record.kind else None,
             archive_sha256=record.archive_sha256,
-            variants={
-                name.value: VariantView(size=item.size, load_seconds=item.load_seconds, quality=item.quality)
-                for name, item in variants
-            },
+            variants={name.value: VariantView.of(manifest, name) for name in manifest.variants}
+            if manifest
+            else {},
             labels=list(manifest.labels) if manifest else [],
             slot_labels=list(manifest.slot_labels) if manifest else [],
             context_length=manifest.architecture.context_length if manifest else None,

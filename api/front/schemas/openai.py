@@ -16,9 +16,17 @@ from api.middle.schemas.base import (
     Text,
     parameter_field,
 )
-from api.middle.schemas.generate import ECHO_OR_TOKENS, EmbedParameters, GenerateParameters
+from api.middle.schemas.generate import (
+    ECHO_OR_TOKENS,
+    AnswerReceipt,
+    EmbedParameters,
+    GenerateParameters,
+    receipt_field,
+)
 from runtime.messages import Usage
 from runtime.parameters import MAX_INT64, PARAMETERS
+
+RECEIPT = "Beyond OpenAI. Where it was asked for; in a stream: in the last chunk."
 
 
 class StreamOptions(Schema):
@@ -60,6 +68,7 @@ class GeneratingRequest(TakesNeutral):
     ignore_eos: bool | None = _beyond("ignore_eos")
     priority: int | None = _beyond("priority")
     special_tokens: bool | None = _beyond("special_tokens")
+    receipt: bool | None = _beyond("receipt")
 
     @property
     def includes_usage(self) -> bool:
@@ -125,6 +134,7 @@ class Completion(BaseModel):
     choices: list[CompletionChoice]
     usage: Usage | None = None
     system_fingerprint: str = Field(description="The version and precision that answered.")
+    receipt: AnswerReceipt | None = receipt_field(RECEIPT)
 
 
 class EmbeddingsRequest(TakesNeutral):

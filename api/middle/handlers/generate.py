@@ -20,6 +20,7 @@ from api.middle.handlers.base import (
 from api.middle.job import Job
 from api.middle.schemas.base import Prompt, as_prompts, origin
 from api.middle.schemas.generate import (
+    AnswerReceipt,
     EmbedAnswer,
     EmbedParameters,
     GenerateAnswer,
@@ -79,11 +80,14 @@ class GenerateHandler(ModelHandler[GenerateParameters, GenerateAnswer]):
 
         prompts = list(enumerate(as_prompts(parameters.prompt)))
         answers = await map_bounded(one, prompts, self.fan_out)
+        receipts = [answer.receipt for answer in answers if answer.receipt]
+        receipt = AnswerReceipt(model=target.model, version=target.version, requests=receipts)
         return GenerateAnswer(
             **head,
             choices=[choice for answer in answers for choice in answer.choices],
             usage=Usage.total(answer.usage for answer in answers if answer.usage),
             timings=Timings.longest(answer.timings for answer in answers if answer.timings),
+            receipt=receipt if receipts else None,
         )
 
     @contextmanager

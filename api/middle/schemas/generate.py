@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from api.middle.schemas.base import (
     Answer,
@@ -24,6 +24,7 @@ from api.middle.schemas.base import (
 from runtime.contract import MAX_TOKENIZED
 from runtime.messages import Candidate, Choice, Timings, Usage
 from runtime.parameters import DEFAULT_MAX_TOKENS, GENERATION_PARAMETERS, NUM_CANDIDATES, PARAMETERS
+from runtime.receipts import Receipt
 
 MAX_CHOICES = 2048  # prompts times n
 
@@ -61,6 +62,7 @@ class GenerateParameters(TakesNeutral, ModelParameters):
     logprobs: int | None = parameter_field(PARAMETERS["logprobs"])
     echo: bool = parameter_field(PARAMETERS["echo"])
     ignore_eos: bool = parameter_field(PARAMETERS["ignore_eos"])
+    receipt: bool = parameter_field(PARAMETERS["receipt"])
     stream: bool = Field(default=False, description="Answer as server-sent events while the text grows.")
 
     @model_validator(mode="after")
@@ -109,11 +111,27 @@ class GenerateQuery(GenerateParameters):
     )
 
 
+class AnswerReceipt(BaseModel):
+    """What `lmaas replay` needs to make the answer again."""
+
+    model: str
+    version: int
+    requests: list[Receipt] = Field(description="One for each prompt.")
+
+
+def receipt_field(description: str = "Where it was asked for.") -> Any:
+    """A field that an answer without a receipt does not have."""
+    return Field(default=None, exclude_if=lambda value: value is None, description=description)
+
+
 class GenerateAnswer(Answer):
     id: str = Field(description="The task's id.")
     choices: list[Choice]
     usage: Usage | None = Field(default=None, description="In a stream: in the last event only.")
     timings: Timings | None = None
+    receipt: AnswerReceipt | None = receipt_field(
+        "Where it was asked for; in a stream: in the last event only."
+    )
 
 
 class NextParameters(ModelParameters):

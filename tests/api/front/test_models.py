@@ -16,8 +16,8 @@ from api.front.download import byte_range
 from api.middle.schemas.base import Answer, VariantName
 from client.errors import RefusedError
 from client.remote_file import RemoteFile
-from runtime.contract import Variant
-from tests.api.fakes import ARCHIVE, FakeArchive, FakeBack
+from runtime.contract import Kind, Variant
+from tests.api.fakes import ARCHIVE, FakeArchive, FakeBack, manifest
 
 ARCHIVE_PATH = "/v1/models/mini-lm/versions/1/archive"
 
@@ -68,9 +68,11 @@ def test_a_version_shows_its_quality_card(client: TestClient) -> None:
     for name in ("1", "latest"):
         shown = client.get(f"/v1/models/mini-lm/versions/{name}").json()
         assert (shown["version"], shown["state"], shown["kind"]) == (1, "ready", "lm")
+        digest = manifest("mini-lm", Kind.LM).digest(Variant.INT8)
+        shared = {"artifact": digest, "size": 1000, "load_seconds": 0.1}
         assert shown["variants"] == {
-            "fp32": {"size": 1000, "load_seconds": 0.1, "quality": None},
-            "int8": {"size": 1000, "load_seconds": 0.1, "quality": {"mean_kl": 0.01}},
+            "fp32": {**shared, "quality": None},
+            "int8": {**shared, "quality": {"mean_kl": 0.01}},
         }
     assert client.get("/v1/models/mini-lm/versions/9").status_code == 404
     assert client.get("/v1/models/mini-lm/versions/nope").status_code == 404
