@@ -17,6 +17,7 @@ from cli import (
     local,
     operations,
     perf,
+    replay,
     store,
     tasks,
     train,
@@ -102,6 +103,7 @@ app.command(rich_help_panel=USE)(tasks.generate)
 app.command(rich_help_panel=USE)(tasks.classify)
 app.command(rich_help_panel=USE)(tasks.infer)
 app.command(rich_help_panel=USE)(tasks.nlu)
+app.command(rich_help_panel=USE)(replay.replay)
 app.add_typer(lifecycle.models, name="models", rich_help_panel=MANAGE)
 app.command(rich_help_panel=MANAGE)(lifecycle.deploy)
 app.command(rich_help_panel=MANAGE)(lifecycle.undeploy)
