@@ -2,27 +2,36 @@
 
 Both together are a mean of two models that err in different ways. Trained jointly from zeros, the bag would
 overfit: its weights are many, and the penalty that they need is not the body's.
+
+An n-gram's weight is the sum of one of its own and of those of the character n-grams in its text (fastText's
+subwords: Bojanowski et al., 2017). So words that are spelled alike share what they say, and the served table
+has a row for an n-gram as before. A character n-gram that spans tokens belongs to the n-gram of these tokens.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix, diags, hstack, identity
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
+from tokenizers import Tokenizer
 
 from train.batching import pad
 from train.data import Problem
 from train.head_parts import NgramBag
 from train.heads import problem_of, target_loss
 
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)  # C of the regression, the inverse of its penalty
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # C of the regression, the inverse of its penalty
+CHARACTERS = (2, 3, 4, 5)  # of character n-grams within words, with the space on either side
+SHARED = 0.3  # the scale of what a character n-gram says, that of an n-gram's own weight being 1
+BOUNDARIES = frozenset("\u0120\u2581 ")  # a space as byte-level and SentencePiece tokens write it
+SPECIAL = "\0"  # the text of a special token
 ITERATIONS = 100
 TOLERANCE = 1e-3
 MIN_ROWS = 2  # an n-gram of fewer training rows has no weight
@@ -41,17 +50,23 @@ def fit_bag(training: Any, rows: Sequence[Any], held_out: Sequence[Any]) -> str 
         return None
     ids, targets = training.for_bag(rows)
     shares, (asked, wanted) = _shares(bag, ids), training.for_bag(held_out)
-    rows_of = np.asarray((shares > 0).sum(axis=0)).ravel()
+    places, spelled = _spelling(bag, ids, training.tokenizer)
+    shares, others = shares[:, places], _shares(bag, asked)[:, places]
+    # Columns: of each n-gram itself, and of each character n-gram.
+    parts = hstack([identity(len(places), np.float32, "csr"), spelled]).tocsr()
+    rows_of = np.asarray(((shares @ parts) > 0).sum(axis=0)).ravel()
     kept = np.flatnonzero(rows_of >= MIN_ROWS)
     if not len(kept):
         return None
     rarity = np.log((1 + len(ids)) / (1 + rows_of[kept])).astype(np.float32) + 1
     rarity[rows_of[kept] == len(ids)] *= INTERCEPT
-    features, others = (each[:, kept] @ diags(rarity) for each in (shares, _shares(bag, asked)))
+    rarity[kept >= len(places)] *= SHARED
+    parts = (parts[:, kept] @ diags(rarity)).tocsr()
+    features, others = (shares @ parts).tocsr(), (others @ parts).tocsr()
     problem = problem_of(training.module.config)
     best, least, chosen = None, np.inf, 0.0
     for strength in STRENGTHS:
-        weights = _regression(features.tocsr(), targets.numpy(), problem, strength)
+        weights = _regression(features, targets.numpy(), problem, strength)
         loss = float(target_loss(torch.from_numpy(others @ weights), wanted, problem))
         if loss >= least:
             break
@@ -59,9 +74,9 @@ def fit_bag(training: Any, rows: Sequence[Any], held_out: Sequence[Any]) -> str 
     if best is None:
         return None
     with torch.no_grad():
-        bag.weight[torch.from_numpy(kept)] = torch.from_numpy(rarity[:, None] * best / 2).to(bag.weight)
+        bag.weight[torch.from_numpy(places)] = torch.from_numpy(parts @ best / 2).to(bag.weight)
     bag.fitted = True
-    return f"n-grams: {len(kept):,} fitted with strength {chosen:g}, held-out loss {least:.4g}"
+    return f"n-grams: {len(places):,} fitted with strength {chosen:g}, held-out loss {least:.4g}"
 
 
 def _shares(bag: NgramBag, ids: Sequence[Sequence[int]]) -> csr_matrix:
@@ -77,6 +92,46 @@ def _shares(bag: NgramBag, ids: Sequence[Sequence[int]]) -> csr_matrix:
     roots = np.sqrt(np.bincount(owner, minlength=len(ids)))
     shape = (len(ids), len(bag.weight))
     return csr_matrix(((1 / roots[owner]).astype(np.float32), (owner, place)), shape)
+
+
+def _spelling(
+    bag: NgramBag, ids: Sequence[Sequence[int]], tokenizer: Tokenizer
+) -> tuple[NDArray[np.int64], csr_matrix]:
+    """The buckets of all n-grams [n], and the counts [n, ...] of the character n-grams that belong to each.
+
+    Of several n-grams in one bucket the first one is spelled.
+    """
+    grams: dict[int, tuple[int, ...]] = {}
+    for first in range(0, len(ids), _CHUNK):
+        some = ids[first : first + _CHUNK]
+        rows, lengths = pad(some, 0), torch.tensor([len(row) for row in some])
+        for found, (buckets, inside) in zip(bag.grams(rows), bag.places(rows, lengths), strict=True):
+            places, firsts = np.unique(buckets[inside].numpy(), return_index=True)
+            for place, gram in zip(places.tolist(), found[inside][firsts].tolist(), strict=True):
+                grams.setdefault(place, tuple(gram))
+    special = tokenizer.get_added_tokens_decoder()
+    texts = {
+        t: SPECIAL if t in special else tokenizer.id_to_token(t) for gram in grams.values() for t in gram
+    }
+    columns: dict[str, int] = {}
+    owners, found_in = [], []
+    for number, gram in enumerate(grams.values()):
+        for characters in characters_in([texts[token] for token in gram]):
+            owners.append(number)
+            found_in.append(columns.setdefault(characters, len(columns)))
+    counts = csr_matrix((np.ones(len(owners), np.float32), (owners, found_in)), (len(grams), len(columns)))
+    return np.array(list(grams), np.int64), counts
+
+
+def characters_in(tokens: Sequence[str]) -> Iterator[str]:
+    """Character n-grams within words of the tokens' text that reach from the first token into the last."""
+    text = "".join(tokens)
+    before, after = len(tokens[0]), len(text) - len(tokens[-1])
+    for length in CHARACTERS:
+        for start in range(min(before, len(text) - length + 1)):
+            piece = text[start : start + length]
+            if start + length > after and BOUNDARIES.isdisjoint(piece[1:-1]):
+                yield piece
 
 
 def _regression(

@@ -124,9 +124,13 @@ class NgramBag(nn.Module):
     def places(self, rows: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """For each order: the buckets [batch, tokens] of the n-grams that begin at each token, and a mask."""
         starts = torch.arange(rows.shape[1], device=rows.device)
+        for grams in self.grams(rows):
+            yield self.buckets(grams), starts + grams.shape[-1] <= lengths[:, None]
+
+    def grams(self, rows: Tensor) -> Iterator[Tensor]:
+        """For each order: the n-grams [batch, tokens, order] that begin at each token of rows."""
         for order in self.orders:
-            grams = F.pad(rows, (0, order - 1)).unfold(1, order, 1)  # [batch, tokens, order]
-            yield self.buckets(grams), starts + order <= lengths[:, None]
+            yield F.pad(rows, (0, order - 1)).unfold(1, order, 1)
 
     def buckets(self, grams: Tensor) -> Tensor:
         """The buckets [...] of n-grams [..., order] int64."""

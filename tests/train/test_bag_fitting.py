@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from train.bag_fitting import fit_bag
+from train.bag_fitting import characters_in, fit_bag
 from train.data import Kind, LabelRow, Problem, Row, UtteranceRow
 from train.head_parts import body_states
 from train.heads import encode, label_logits
@@ -49,7 +49,7 @@ def test_a_bag_learns_what_n_grams_say() -> None:
     line = fit_bag(training, rows, rows)
     assert line is not None
     assert line.startswith("n-grams: ")
-    assert "strength 3" in line
+    assert "strength 10" in line
     silence_body(training)
     assert training.figures(rows)["accuracy"] == 1.0
 
@@ -115,3 +115,30 @@ def test_nothing_to_fit(why: str) -> None:
     elif why == "a bag with weights":
         torch.nn.init.normal_(module.ngrams.weight)
     assert fit_bag(training, rows[:1] if why == "no n-gram twice" else rows, rows) is None
+
+
+def test_an_n_gram_of_one_row_says_what_its_characters_say() -> None:
+    texts = [f"{word} {end}" for word in ("paying", "shipping") for end in "abc"]
+    rows = [LabelRow(n, text, None, "money" if n < 3 else "parcel") for n, text in enumerate(texts)]
+    training = made(Kind.CLASSIFIER, rows)
+    assert fit_bag(training, rows, rows) is not None
+    # "ying a", of five tokens, is in the first row alone; "ying " is in three rows.
+    gram = training.tokenizer.encode("paying a").ids[-6:-1]
+    money, parcel = training.module.ngrams.weight[training.module.ngrams.buckets(torch.tensor(gram))]
+    assert money > parcel + 0.01
+
+
+@pytest.mark.parametrize(
+    ("tokens", "found"),
+    [
+        (["\u0120pay"], ["\u0120p", "pa", "ay", "\u0120pa", "pay", "\u0120pay"]),
+        # Those of one token alone are that token's.
+        (["ab", "cd"], ["bc", "abc", "bcd", "abcd"]),
+        # A space ends a word.
+        (["b", "\u0120c"], ["b\u0120"]),
+        (["a", "b", "c"], ["abc"]),
+        (["b", "\0"], ["b\0"]),
+    ],
+)
+def test_character_n_grams_of_tokens(tokens: list[str], found: list[str]) -> None:
+    assert list(characters_in(tokens)) == found
