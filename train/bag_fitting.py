@@ -1,7 +1,8 @@
 """A new bag of n-grams is fitted before the body trains: logistic regression, or ridge regression of a value.
 
 Both together are a mean of two models that err in different ways. Trained jointly from zeros, the bag would
-overfit: its weights are many, and the penalty that they need is not the body's.
+overfit: its weights are many, and the penalty that they need is not the body's. How much of an answer is
+the bag's is chosen after the training.
 
 An n-gram's weight is the sum of one of its own and of those of the character n-grams in its text (fastText's
 subwords: Bojanowski et al., 2017). So words that are spelled alike share what they say, and the served table
@@ -25,7 +26,7 @@ from tokenizers import Tokenizer
 from train.batching import pad
 from train.data import Problem
 from train.head_parts import NgramBag
-from train.heads import problem_of, target_loss
+from train.heads import class_logits, problem_of, target_loss
 
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # C of the regression, the inverse of its penalty
 CHARACTERS = (2, 3, 4, 5)  # of character n-grams within words, with the space on either side
@@ -37,6 +38,7 @@ TOLERANCE = 1e-3
 MIN_ROWS = 2  # an n-gram of fewer training rows has no weight
 # A token that every row has (the end of the text) is the intercept: a larger value has a smaller penalty.
 INTERCEPT = 5
+PORTIONS = tuple(tenth / 10 for tenth in range(1, 10))  # of an answer, that the bag can have
 _CHUNK = 4096  # rows at once
 
 
@@ -77,6 +79,30 @@ def fit_bag(training: Any, rows: Sequence[Any], held_out: Sequence[Any]) -> str 
         bag.weight[torch.from_numpy(places)] = torch.from_numpy(parts @ best / 2).to(bag.weight)
     bag.fitted = True
     return f"n-grams: {len(places):,} fitted with strength {chosen:g}, held-out loss {least:.4g}"
+
+
+@torch.no_grad()
+def weigh_bag(training: Any, held_out: Sequence[Any]) -> str | None:
+    """Give a fitted bag the portion of a classifier's answer that has the least loss on `held_out`.
+
+    A line about it; None where no bag was fitted, or where it is no classifier's.
+    """
+    model = training.module
+    bag = getattr(model, "ngrams", None)
+    if bag is None or not bag.fitted or not hasattr(model, "score"):
+        return None
+    ids, wanted = training.for_bag(held_out)
+    both = class_logits(model, ids)
+    model.ngrams = None
+    body = class_logits(model, ids)
+    model.ngrams = bag
+    linear, problem = both - body, problem_of(model.config)
+    mixed = {portion: 2 * torch.lerp(body, linear, portion) for portion in PORTIONS}
+    losses = {portion: float(target_loss(logits, wanted, problem)) for portion, logits in mixed.items()}
+    portion = min(losses, key=losses.__getitem__)
+    bag.weight *= 2 * portion
+    model.score.weight *= 2 * (1 - portion)
+    return f"n-grams: {portion:.0%} of the answer, held-out loss {losses[portion]:.4g}"
 
 
 def _shares(bag: NgramBag, ids: Sequence[Sequence[int]]) -> csr_matrix:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from train.bag_fitting import fit_bag
+from train.bag_fitting import fit_bag, weigh_bag
 from train.card_of_run import write_card
 from train.curves import draw_curves
 from train.data import DataError, Kind, Preprocessing, Row, check_rows, preprocess, read_rows, split_rows
@@ -109,6 +109,8 @@ def run(kind: Kind, options: Options, show: Show, command: str, change: Change |
     show(str(expected))
     begin_run(options, fixed)
     train_on(training, data.held_out, loop)
+    if (weighed := weigh_bag(training, data.held_out)) is not None:
+        show(weighed)
     return finish(kind, options, show, command, training, expected, data, start)
 
 

@@ -88,7 +88,7 @@ class Options:
         int,
         About(
             "Size of a bag of hashed n-grams beside the transformer: logistic regression, which is fitted"
-            " first. The model's answer is the mean of both. 0: none.",
+            " first, also on characters. Held-out rows choose how much of the answer is the bag's. 0: none.",
             HEADS,
             defaults=((Kind.CLASSIFIER, 65536),),
             low=0,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from train.bag_fitting import characters_in, fit_bag
+from train.bag_fitting import characters_in, fit_bag, weigh_bag
 from train.data import Kind, LabelRow, Problem, Row, UtteranceRow
 from train.head_parts import body_states
 from train.heads import encode, label_logits
@@ -37,6 +37,18 @@ def logits_of(training: Any, rows: Sequence[LabelRow], train: bool = False) -> t
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
     with torch.no_grad():
         return label_logits(module, body_states(module.transformer, padded, lengths), padded, lengths)
+
+
+def states_of(training: Any, rows: Sequence[LabelRow]) -> torch.Tensor:
+    """What the head reads of each row."""
+    model = training.module.eval()
+    with torch.no_grad():
+        return torch.cat(
+            [
+                body_states(model.transformer, torch.tensor([ids]), torch.tensor([len(ids)]))[:, -1]
+                for ids in encode(training.tokenizer, rows)
+            ]
+        )
 
 
 def silence_body(training: Any) -> None:
@@ -126,6 +138,29 @@ def test_an_n_gram_of_one_row_says_what_its_characters_say() -> None:
     gram = training.tokenizer.encode("paying a").ids[-6:-1]
     money, parcel = training.module.ngrams.weight[training.module.ngrams.buckets(torch.tensor(gram))]
     assert money > parcel + 0.01
+
+
+@pytest.mark.parametrize("better", ["bag", "body"])
+def test_held_out_rows_weigh_body_and_bag(better: str) -> None:
+    rows = labelled("red", "blue")
+    training = made(Kind.CLASSIFIER, rows)
+    assert weigh_bag(training, rows) is None
+    fit_bag(training, rows, rows)
+    module = training.module
+    if better == "body":
+        # A body that is right, and a bag that is wrong.
+        taught = training.for_bag(rows)[1]
+        module.ngrams.weight.data.neg_()
+        states = states_of(training, rows)
+        module.score.weight.data = 3 * torch.linalg.lstsq(states, taught - 0.5).solution.T
+    before, body, bag = training.figures(rows), module.score.weight.clone(), module.ngrams.weight.clone()
+    line = weigh_bag(training, rows)
+    portion = 0.9 if better == "bag" else 0.1
+    assert line is not None
+    assert f"{portion:.0%} of the answer" in line
+    assert torch.allclose(module.ngrams.weight, 2 * portion * bag)
+    assert torch.allclose(module.score.weight, 2 * (1 - portion) * body)
+    assert training.figures(rows)["loss"] < before["loss"]
 
 
 @pytest.mark.parametrize(
