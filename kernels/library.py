@@ -78,6 +78,11 @@ def use_level(name: str) -> bool:
     return bool(_loaded().lmaas_use(name.encode()))
 
 
+def takes_row_tokens() -> bool:
+    """Whether rows of one run may differ in their number of tokens: not in a library of older sources."""
+    return hasattr(_loaded(), "lmaas_takes_row_tokens")
+
+
 @functools.cache
 def _loaded() -> ctypes.CDLL:
     return ctypes.CDLL(str(LIBRARY))

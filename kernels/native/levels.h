@@ -44,12 +44,13 @@ typedef struct {
 enum { SCALE_BYTES = 4, QUAD = 4, MOST_SIZE = 256 };
 
 typedef struct {
-  size_t heads, size, width, sequence, context; /* width: bytes of a key in the cache */
+  size_t heads, size, width, rows, sequence, context; /* width: bytes of a key in the cache */
   float scale;
   const float *packed;
   float *out;
   uint8_t *keys, *values; /* NULL without a cache */
   const int32_t *seqlens;
+  const size_t *starts; /* [rows + 1], of the new tokens of each row; NULL: `sequence` of each */
   int is_prompt;
   int *out_of_memory;
 } AttentionRun;
@@ -81,7 +82,7 @@ struct Level {
 const Level *chosen_level(void);
 
 /* Memory of the thread that asks, kept for its next call; NULL where there is none. It is `scratch[use]`. */
-enum { SCRATCH_ROWS, SCRATCH_ATTENTION, SCRATCH_USES };
+enum { SCRATCH_ROWS, SCRATCH_ATTENTION, SCRATCH_STARTS, SCRATCH_USES };
 void *scratch(int use, size_t bytes);
 
 #endif

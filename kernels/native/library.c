@@ -79,6 +79,9 @@ int lmaas_use(const char *name) {
   return level != NULL;
 }
 
+/* That Attention takes row_tokens. */
+int lmaas_takes_row_tokens(void) { return 1; }
+
 /* ---- memory of threads ------------------------------------------------------------------------------------------- */
 
 typedef struct {

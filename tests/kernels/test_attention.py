@@ -124,6 +124,51 @@ def test_zeros_and_nan() -> None:
     assert np.isnan(out[0, 2:]).all()
 
 
+def attend_ragged(
+    packed: Floats, counts: list[int], lengths: list[int], cache: tuple[Bytes, Bytes]
+) -> tuple[Floats, Bytes, Bytes]:
+    """`packed` `[tokens, 3, heads, size]`: the tokens of all rows, `counts` of each."""
+    size = packed.shape[-1]
+    seqlens, most = np.array(lengths, np.int32) - np.int32(1), np.array(max(lengths), np.int32)
+    rows = packed.reshape(-1, 3 * HEADS * size)
+    inputs: list[Any] = [rows, seqlens, most, *cache, np.array(counts, np.int32)]
+    kinds: list[type] = [np.float32, np.uint8, np.uint8]
+    out, keys, values = run("Attention", inputs, {}, kinds, num_heads=HEADS, scale=size**-0.5)
+    return out.reshape(-1, HEADS, size), keys, values
+
+
+def test_prompts_and_decoding_rows_in_one_run_are_bit_identical_to_each_alone() -> None:
+    counts, lengths, size = [0, 7, 1, 0, 12, 1, 5, 1], [9, 7, 20, 1, 30, 1, 48, 48], 64
+    packed, before = tokens(1, sum(counts), size)[0], empty(len(counts), size)
+    for row, (count, length) in enumerate(zip(counts, lengths, strict=True)):
+        if past := length - count:
+            found = attend(tokens(1, past, size), size, [past], past, one(before, row))
+            before[0][row], before[1][row] = found[1][0], found[2][0]
+    together, *after = attend_ragged(packed, counts, lengths, before)
+    start = 0
+    for row, (count, length) in enumerate(zip(counts, lengths, strict=True)):
+        if count == 0:
+            assert all(np.array_equal(after[half][row], before[half][row]) for half in range(2))
+            continue
+        alone, *halves = attend(
+            packed[None, start : start + count], size, [length], max(length, 2), one(before, row)
+        )
+        assert np.array_equal(alone[0], together[start : start + count])
+        assert all(np.array_equal(after[half][row], halves[half][0]) for half in range(2))
+        start += count
+
+
+def one(cache: tuple[Bytes, Bytes], row: int) -> tuple[Bytes, Bytes]:
+    return cache[0][row : row + 1], cache[1][row : row + 1]
+
+
+def test_numbers_of_tokens_that_do_not_fit_are_refused() -> None:
+    packed = tokens(1, 5, 64)[0]
+    for counts, lengths in (([2, 2], [2, 2]), ([-1, 6], [2, 6]), ([4, 1], [3, 1]), ([5], [5, 5])):
+        with pytest.raises(Exception, match="Attention: row_tokens"):
+            attend_ragged(packed, counts, lengths, empty(2, 64))
+
+
 def test_lengths_that_do_not_fit_are_refused() -> None:
     row = tokens(1, 2, 64)
     for lengths, total in (([1], 9), ([10], 9), ([0], 2), ([3], CONTEXT + 1)):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kernels.library import LIBRARY, SWITCH, level, missing, supported_levels, use_level
 from tests.kernels.sessions import Array
 from tests.kernels.test_argmax import best
-from tests.kernels.test_attention import CONTEXT, HEADS, attend
+from tests.kernels.test_attention import CONTEXT, HEADS, attend, attend_ragged
 from tests.kernels.test_linear import linear
 
 pytestmark = pytest.mark.usefixtures("operators")
@@ -130,6 +130,17 @@ def test_attention_over_a_cache(other: str, size: int, factor: float) -> None:
 def test_attention_without_a_cache(other: str, size: int) -> None:
     rows = np.random.default_rng(size).normal(size=(3, 21, 3, HEADS, size)).astype(np.float32)
     check_alike(other, lambda: [attend(rows, size, [21, 9, 1], 21, None)[0]])
+
+
+def test_attention_of_rows_with_different_numbers_of_tokens(other: str) -> None:
+    random = np.random.default_rng(0)
+    counts, lengths = [6, 0, 1, 13, 1], [30, 5, 48, 13, 1]
+    packed = random.normal(size=(sum(counts), 3, HEADS, 20)).astype(np.float32)
+    # What is in a cache has a step, a float32, behind each row.
+    whole = random.integers(0, 256, (2, len(counts), HEADS, CONTEXT, 20)).astype(np.uint8)
+    steps = random.uniform(0.01, 1, (*whole.shape[:-1], 1)).astype(np.float32).view(np.uint8)
+    keys, values = np.concatenate([whole, steps], axis=-1)
+    check_alike(other, lambda: list(attend_ragged(packed, counts, lengths, (keys, values))))
 
 
 @pytest.mark.parametrize("columns", [1, 15, 16, 17, 300, 5003])

@@ -322,18 +322,22 @@ static void attend_many(const Head *head) {
 
 void OF_LEVEL(attend_part)(void *data, size_t part) {
   const AttentionRun *run = data;
-  const size_t row = part / run->heads, number = part % run->heads, size = run->size;
-  const size_t all = run->heads * size, stride = 3 * all, bytes = run->context * run->width;
-  const size_t total = (size_t)run->seqlens[row] + 1;
-  Head head = {run, run->keys ? run->keys + part * bytes : NULL, run->keys ? run->values + part * bytes : NULL,
-               run->packed + row * run->sequence * stride + number * size, run->out + row * run->sequence * all + number * size,
-               run->is_prompt ? 0 : total - run->sequence, run->is_prompt ? total : run->sequence};
+  /* Threads take ranges of parts: each of them has some heads of all rows, as rows differ in their work. */
+  const size_t row = part % run->rows, number = part / run->rows, size = run->size;
+  const size_t all = run->heads * size, stride = 3 * all, at = (row * run->heads + number) * run->context * run->width;
+  const size_t total = (size_t)run->seqlens[row] + 1, first = run->starts ? run->starts[row] : row * run->sequence;
+  const size_t given = run->starts ? run->starts[row + 1] - first : run->sequence;
+  if (!given) return;
+  const size_t past = run->is_prompt && !run->starts ? 0 : total - given;
+  Head head = {run, run->keys ? run->keys + at : NULL, run->keys ? run->values + at : NULL,
+               run->packed + first * stride + number * size, run->out + first * all + number * size,
+               past, total - past};
   for (size_t s = 0; s < head.count && run->keys; s++) {
     const float *key = head.packed + s * stride + all;
     keep(key, size, KEY_ZERO, head.keys + (head.past + s) * run->width);
     keep(key + all, size, 0, head.values + (head.past + s) * run->width);
   }
-  for (size_t s = head.count; s < run->sequence; s++) memset(head.out + s * all, 0, size * sizeof(float)); /* padding */
+  for (size_t s = head.count; s < given; s++) memset(head.out + s * all, 0, size * sizeof(float)); /* padding */
   if (head.count > 1 || !run->keys) {
     attend_many(&head);
     return;
