@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from kernels.fusion import ROW_TOKENS
 from kernels.processors import usable_cores
 from kernels.session import element_type, open_graph
 from runtime.contract import HeadGraph, LmGraph, Variant
@@ -58,6 +59,7 @@ class LanguageSession:
     ) -> None:
         self._session = open_session(graph, variant, lean=lean)
         key = next(value for value in self._session.get_inputs() if value.name == LmGraph.past_key(0))
+        self._takes_row_tokens = any(value.name == ROW_TOKENS for value in self._session.get_inputs())
         self._vocab_size = architecture.vocab_size
         self._element = element_type(key)
         self._cache = {}
@@ -122,6 +124,8 @@ class LanguageSession:
         binding.bind_cpu_input(LmGraph.SEQLENS_K, (lengths - 1).astype(np.int32))
         binding.bind_cpu_input(LmGraph.TOTAL_SEQUENCE_LENGTH, np.array(lengths.max(), np.int32))
         binding.bind_cpu_input(LmGraph.LOGIT_ROWS, wanted.astype(np.int64))
+        if self._takes_row_tokens:
+            binding.bind_cpu_input(ROW_TOKENS, np.empty(0, np.int32))
         logits = np.empty((len(wanted), self._vocab_size), np.float32)
         binding.bind_output(LmGraph.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         for (past, present), buffer in self._cache.items():

@@ -9,7 +9,8 @@ these patterns are replaced when the graph is opened; what does not match stays 
     GroupQueryAttention                                -> Attention, over keys and values of eight bits
 
 Beside the logits of a language model stand two outputs more, `ARGMAX` and `LOG_SUM`: a greedy choice and its
-probability need not look at a vocabulary of floats again.
+probability need not look at a vocabulary of floats again. With one input more, `ROW_TOKENS`, rows of one run
+can have different numbers of tokens, without padding.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from kernels.library import SCALE_BYTES
 
 DOMAIN = "lmaas"
 ARGMAX, LOG_SUM = "argmax", "log_sum"  # [rows] int64: the largest logit's place; [rows] float32
+# [batch] int32: new tokens of each row, 0 or more; input_ids is [1, their sum]. Or [0]: all have as many.
+ROW_TOKENS = "row_tokens"
 MOST_HEAD_SIZE = 256
 _ZERO_POINT = 128
 _EPSILON = 1e-5
@@ -109,6 +112,15 @@ def fuse(model: onnx.ModelProto) -> bool:
     _assemble(graph)
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return True
+
+
+def take_row_tokens(model: onnx.ModelProto) -> None:
+    """Add the input `ROW_TOKENS` to a graph whose attentions over a cache are all ours."""
+    ours = [node for node in model.graph.node if node.op_type == "Attention" and len(node.input) > 3]
+    if ours and not any(node.op_type == "GroupQueryAttention" for node in model.graph.node):
+        for node in ours:
+            node.input.append(ROW_TOKENS)
+        model.graph.input.append(helper.make_tensor_value_info(ROW_TOKENS, TensorProto.INT32, [ROW_TOKENS]))
 
 
 # x --+-- Abs -- ReduceMax -- Mul 1/127 --+---------------------------+

@@ -11,8 +11,8 @@ import onnx
 import onnxruntime
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from kernels.fusion import fuse
-from kernels.library import LIBRARY, missing
+from kernels.fusion import fuse, take_row_tokens
+from kernels.library import LIBRARY, missing, takes_row_tokens
 from kernels.padding import pad_products
 from kernels.pages import give_back
 
@@ -34,6 +34,8 @@ def open_graph(graph: Path, options: onnxruntime.SessionOptions) -> onnxruntime.
     fused = None if missing() else _changed(graph, fuse)
     if fused is None:
         return open_plain(graph, options)
+    if takes_row_tokens():
+        take_row_tokens(fused)
     options.register_custom_ops_library(str(LIBRARY))
     session = _open_changed(fused, graph, options)
     give_back({graph.parent / ExternalDataInfo(weight).location for weight in _stored_apart(fused)})

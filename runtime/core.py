@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ class EngineCore:
         """`left_queue` is called once for every sequence, when it stops waiting."""
         slots, context = config.num_slots, architecture.context_length
         self.cache = KvCache(session.layout, slots, context, config.max_kv_tokens, session.make_memory)
-        self.scheduler = Scheduler(self.cache, config.prefill_chunk, left_queue)
+        self.scheduler = Scheduler(self.cache, config.prefill_chunk, left_queue, packs=session.packs)
         self.counters = Counters()
         self._session = session
         self._session.attach(self.cache, config.prefill_chunk)
@@ -137,7 +138,8 @@ class EngineCore:
                 sequence.finish_reason = sequence.finish_reason or FinishReason.ERROR
         self._states.clear()
         self.cache.clear()
-        self.scheduler = Scheduler(self.cache, self._prefill_chunk, self._left_queue)
+        packs = self._session.packs
+        self.scheduler = Scheduler(self.cache, self._prefill_chunk, self._left_queue, packs=packs)
 
     def stop(self, state: RequestState, index: int) -> None:
         """A stop string completed: finish the sequence."""
@@ -188,14 +190,27 @@ class EngineCore:
                 self._append(sequence, sampled)
 
     def _finish_prefill(self, batch: Prefill, rows: Floats) -> None:
-        sequence = batch.sequence
+        choices = None if batch.embeds else self._session.choices(len(rows))
+        ends = list(accumulate(chunk.num_wanted for chunk in batch.chunks))
+        for chunk in batch.chunks:
+            self.counters.prompt_tokens += 0 if chunk.sequence.is_decoding else chunk.count
+            chunk.sequence.computed += chunk.count
+        for chunk, start, end in zip(batch.chunks, [0, *ends], ends, strict=False):
+            # Another sequence of the same request may have failed it in this step.
+            if chunk.sequence.finish_reason is None:
+                last = (None, None) if choices is None or end == 0 else choices.row(end - 1)
+                self._finish_chunk(chunk.sequence, rows[start:end], *last)
+
+    def _finish_chunk(
+        self, sequence: Sequence, rows: Floats, best: int | None, log_sum: float | None
+    ) -> None:
+        """`rows` are the wanted ones of the chunk; `best` and `log_sum` are of the last one, if known."""
         state = sequence.state
-        sequence.computed += batch.count
-        self.counters.prompt_tokens += batch.count
         is_last = sequence.computed == sequence.end
-        if not np.isfinite(rows).all():
-            raise RequestFault.of(FaultCode.INTERNAL, "the model's outputs are not finite numbers")
-        if sequence.operation is Operation.EMBED:
+        if sequence.num_generated == 0 and not np.isfinite(rows).all():
+            fault = Fault(FaultCode.INTERNAL, "the model's outputs are not finite numbers")
+            self.abort(state.request.request_id, fault)
+        elif sequence.operation is Operation.EMBED:
             self._embed(sequence, rows)
         elif sequence.operation is Operation.NEXT and is_last:
             self._events.append(RanksEvent(state, _ranked(rows[-1], state.request.num_candidates)))
@@ -204,13 +219,16 @@ class EngineCore:
             given = rows[:-1] if is_last and sequence.operation is Operation.GENERATE else rows
             if len(given):
                 self._score(sequence, given, sequence.computed - len(rows) + 1)
-        if is_last and sequence.sampler is not None:
-            found = self._session.choices(len(rows))
-            best, log_sum = (None, None) if found is None else (found.best[-1], found.log_sum[-1])
-            self._append(sequence, sequence.sampler.sample(rows[-1], best, log_sum))
-        elif is_last:
+        if not is_last or sequence.finish_reason is not None:
+            return
+        if sequence.sampler is None:
             self._events.append(DoneEvent(state, sequence.index))
             self._close_sequence(sequence, FinishReason.STOP)
+            return
+        try:
+            self._append(sequence, sequence.sampler.sample(rows[-1], best, log_sum))
+        except RequestFault as error:
+            self.abort(state.request.request_id, error.fault)
 
     def _append(self, sequence: Sequence, sampled: Sampled) -> None:
         if sequence.state.first_token is None:
@@ -234,9 +252,10 @@ class EngineCore:
         self._events.append(ScoredEvent(sequence.state, sequence.index, scored))
 
     def _embed(self, sequence: Sequence, rows: Floats) -> None:
-        partial_sum = rows.sum(axis=0)
-        total = partial_sum if sequence.hidden_sum is None else sequence.hidden_sum + partial_sum
-        sequence.hidden_sum = total
+        if sequence.hidden_sum is not None:
+            # The rows are added in their order: where a prompt was cut does not show, to the last bit.
+            rows = np.concatenate([sequence.hidden_sum[None], rows])
+        sequence.hidden_sum = total = rows.sum(axis=0)
         if sequence.computed == sequence.end:
             # The mean and the sum have the same direction, and the embedding is the direction alone.
             self._events.append(VectorEvent(sequence.state, total / max(float(np.linalg.norm(total)), 1e-12)))

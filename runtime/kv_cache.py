@@ -106,6 +106,13 @@ class KvCache:
         promised = self.promised - sum(one.need for one in without)
         return self.num_free + len(without) > 0 and promised + sequence.need <= self.capacity
 
+    def shared_prefix(self, sequence: Sequence) -> tuple[int, int]:
+        """How many of its tokens have rows in the cache: now, and once the prompts in slots were run."""
+        now = max(self._longest_prefix(sequence, free=free)[1] for free in (False, True))
+        limits = ((one.tokens, min(one.end, sequence.reusable)) for one in self.owners)
+        later = (_common_prefix(tokens, sequence.tokens, limit) for tokens, limit in limits)
+        return now, max(later, default=0)
+
     def can_save(self, sequences: Collection[Sequence]) -> bool:
         """Whether the rows of these may be saved beside those that are."""
         return self.saved + sum(one.computed for one in sequences) <= self.capacity // SAVED_SHARE

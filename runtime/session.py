@@ -21,11 +21,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import DTypeLike, NDArray
 
-from kernels.fusion import ARGMAX, LOG_SUM
+from kernels.fusion import ARGMAX, LOG_SUM, ROW_TOKENS
 from kernels.library import LevelError, level
 from kernels.processors import usable_cores
 from kernels.session import element_type, open_graph
-from runtime.contract import ENGINE_FILE, LmGraph, Operation
+from runtime.contract import ENGINE_FILE, LmGraph
 from runtime.cuda.accelerator import Accelerator, AcceleratorError
 from runtime.cuda.decode_graphs import SAMPLING_INPUTS, SAMPLING_OUTPUTS, DecodeGraphs, run_options
 from runtime.cuda.memory import DeviceArrays, DeviceKvMemory
@@ -73,6 +73,7 @@ class _Binding:
     io: Any  # onnxruntime.IOBinding
     first_slot: int
     count: int  # slots
+    packed: bool = False  # `length` tokens in all, of rows with different numbers of them
     length: int = 0  # tokens of each row
     rows: int = 0  # output rows
     output: str = ""
@@ -102,9 +103,10 @@ class LmSession:
         self._finds_argmax = ARGMAX in outputs
         if self._finds_argmax and (used := level()):
             self.kernels = used
+        self.packs = ROW_TOKENS in inputs
         self._max_top_k = min(MAX_TOP_K, self._widths[LmGraph.LOGITS])
         self._options = run_options(-1)
-        self._bindings: dict[tuple[int, int], _Binding] = {}
+        self._bindings: dict[tuple[int, int, bool], _Binding] = {}
         self._decode_graphs: DecodeGraphs | None = None
 
     @property
@@ -125,14 +127,15 @@ class LmSession:
         return partial(DeviceKvMemory, accelerator=self._accelerator)
 
     def attach(self, cache: KvCache, prefill_chunk: int) -> None:
-        """Allocate the buffers for runs over `cache`: of `prefill_chunk` tokens, or of one token per slot."""
+        """Allocate the buffers for runs over `cache`, of `prefill_chunk` tokens and one of each slot."""
         self._cache = cache
-        tokens = max(prefill_chunk, cache.num_slots)
+        tokens = prefill_chunk + cache.num_slots
         inputs: dict[str, tuple[int, DTypeLike]] = {
             LmGraph.INPUT_IDS: (tokens, np.int64),
             LmGraph.POSITION_IDS: (tokens, np.int64),
             LmGraph.SEQLENS_K: (cache.num_slots, np.int32),
             LmGraph.LOGIT_ROWS: (tokens, np.int64),
+            ROW_TOKENS: (cache.num_slots, np.int32),
         }
         self._total = np.zeros((), np.int32)  # total_sequence_length; every provider reads it on the host
         # Reserved for the largest run; the operating system hands out only the pages that are written.
@@ -196,15 +199,39 @@ class LmSession:
         return self._execute(self._binding(0, count), 1, len(wanted), LmGraph.LOGITS)
 
     def _run_prefill(self, batch: Prefill) -> Floats:
-        arrays, sequence, start = self._inputs.arrays, batch.sequence, batch.sequence.computed
-        stop, wanted = start + batch.count, batch.num_wanted
-        arrays[LmGraph.INPUT_IDS][: batch.count] = sequence.tokens[start:stop]
-        arrays[LmGraph.POSITION_IDS][: batch.count] = range(start, stop)
+        if self.packs:
+            return self._run_packed(batch)
+        (chunk,) = batch.chunks
+        arrays, sequence, start = self._inputs.arrays, chunk.sequence, chunk.sequence.computed
+        stop, wanted = start + chunk.count, chunk.num_wanted
+        arrays[LmGraph.INPUT_IDS][: chunk.count] = sequence.tokens[start:stop]
+        arrays[LmGraph.POSITION_IDS][: chunk.count] = range(start, stop)
         arrays[LmGraph.SEQLENS_K][0] = stop - 1
         self._total[()] = stop
-        arrays[LmGraph.LOGIT_ROWS][:wanted] = range(batch.count - wanted, batch.count)
-        output = LmGraph.HIDDEN if sequence.operation is Operation.EMBED else LmGraph.LOGITS
-        return self._execute(self._binding(sequence.slot, 1), batch.count, wanted, output)
+        arrays[LmGraph.LOGIT_ROWS][:wanted] = range(chunk.count - wanted, chunk.count)
+        binding = self._binding(sequence.slot, 1)
+        return self._execute(binding, chunk.count, wanted, LmGraph.HIDDEN if batch.embeds else LmGraph.LOGITS)
+
+    def _run_packed(self, batch: Prefill) -> Floats:
+        """All slots are rows of the run, most of them without tokens; tokens are in the order of slots."""
+        arrays, slots = self._inputs.arrays, self._cache.num_slots
+        counts, lengths = arrays[ROW_TOKENS], arrays[LmGraph.SEQLENS_K]
+        counts[:], lengths[:] = 0, 0
+        for chunk in batch.chunks:
+            counts[chunk.sequence.slot] = chunk.count
+            lengths[chunk.sequence.slot] = chunk.sequence.computed + chunk.count - 1
+        starts = np.cumsum(counts) - counts
+        wanted = 0
+        for chunk in batch.chunks:
+            first, at, rows = chunk.sequence.computed, int(starts[chunk.sequence.slot]), chunk.num_wanted
+            end = at + chunk.count
+            arrays[LmGraph.INPUT_IDS][at:end] = chunk.sequence.tokens[first : first + chunk.count]
+            arrays[LmGraph.POSITION_IDS][at:end] = range(first, first + chunk.count)
+            arrays[LmGraph.LOGIT_ROWS][wanted : wanted + rows] = range(end - rows, end)
+            wanted += rows
+        self._total[()] = int(lengths.max()) + 1
+        output = LmGraph.HIDDEN if batch.embeds else LmGraph.LOGITS
+        return self._execute(self._binding(0, slots, packed=True), batch.num_tokens, wanted, output)
 
     def _execute(self, binding: _Binding, length: int, rows: int, output: str) -> Floats:
         if (binding.length, binding.rows, binding.output) != (length, rows, output):
@@ -213,14 +240,16 @@ class LmSession:
         self._session.run_with_iobinding(binding.io, self._options)
         return self._outputs[output][:rows]
 
-    def _binding(self, first_slot: int, count: int) -> _Binding:
+    def _binding(self, first_slot: int, count: int, *, packed: bool = False) -> _Binding:
         """The binding of `count` slots from `first_slot` on; their cache is bound once."""
-        found = self._bindings.get((first_slot, count))
+        found = self._bindings.get((first_slot, count, packed))
         if found is None:
             io = self._session.io_binding()
-            found = self._bindings[first_slot, count] = _Binding(io, first_slot, count)
+            found = self._bindings[first_slot, count, packed] = _Binding(io, first_slot, count, packed)
             self._bind_cache(io, first_slot, count)
             self._bind_input(io, LmGraph.SEQLENS_K, (count,))
+            if self.packs:
+                self._bind_input(io, ROW_TOKENS, (count if packed else 0,))
             _bind(io.bind_input, LmGraph.TOTAL_SEQUENCE_LENGTH, self._total, ())
         return found
 
@@ -228,7 +257,7 @@ class LmSession:
         """Bind what differs between runs; without a wanted row only the cache is an output."""
         io, bind_output = binding.io, binding.io.bind_output
         for name in (LmGraph.INPUT_IDS, LmGraph.POSITION_IDS):
-            self._bind_input(io, name, (binding.count, length))
+            self._bind_input(io, name, (1 if binding.packed else binding.count, length))
         self._bind_input(io, LmGraph.LOGIT_ROWS, (rows,))
         if self._decode_graphs is not None:
             for name in SAMPLING_INPUTS:

@@ -37,6 +37,9 @@ class Choices(NamedTuple):
     best: list[int]  # the first of the largest logits
     log_sum: list[float]  # logarithm of the sum of all exponentials
 
+    def row(self, row: int) -> tuple[int, float]:
+        return self.best[row], self.log_sum[row]
+
 
 class SequenceSampler:
     """Random state and token counts of one sequence. Sequence `index` of a request has its own random stream.

@@ -8,7 +8,7 @@ from runtime.contract import Operation
 from runtime.request import Request
 from runtime.request_state import RequestState, Sequence
 from runtime.sampling import SamplingParameters, SequenceSampler
-from runtime.scheduler import Decode, Prefill
+from runtime.scheduler import Chunk, Decode, Prefill
 from tests.runtime.engines import Collector
 
 GREEDY: dict[str, Any] = {"temperature": 0}
@@ -39,4 +39,4 @@ def prefill(count: int, start: int = 0, rest: int = 0) -> Prefill:
     """`count` tokens from `start` on; `rest` tokens of the prompt are left for later."""
     row = sequence(start + count + rest, **GREEDY)
     row.computed = start
-    return Prefill(row, count)
+    return Prefill([Chunk(row, count)])

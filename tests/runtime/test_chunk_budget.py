@@ -7,7 +7,15 @@ import pytest
 from runtime.contract import Operation
 from runtime.request import Request
 from runtime.request_state import RequestState, Sequence
-from runtime.scheduler import CHUNK_DECODE_STEPS, CHUNK_MULTIPLE, MIN_CHUNK, ChunkBudget, Decode, Prefill
+from runtime.scheduler import (
+    CHUNK_DECODE_STEPS,
+    CHUNK_MULTIPLE,
+    MIN_CHUNK,
+    Chunk,
+    ChunkBudget,
+    Decode,
+    Prefill,
+)
 from tests.runtime.engines import Collector
 
 MOST = 128
@@ -16,7 +24,8 @@ MOST = 128
 def prefill(count: int) -> Prefill:
     tokens = [0] * count
     state = RequestState(Request("1", "text"), Collector(), tokens)
-    return Prefill(Sequence(state, 0, Operation.NEXT, tokens, first_wanted=count - 1), count)
+    sequence = Sequence(state, 0, Operation.NEXT, tokens, first_wanted=count - 1)
+    return Prefill([Chunk(sequence, count)])
 
 
 DECODE = Decode([], [])

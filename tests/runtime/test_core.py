@@ -25,7 +25,7 @@ from runtime.manifest import Manifest
 from runtime.pacing import FIRST_TOKEN_SECONDS, StepPacing
 from runtime.request import parse_request
 from runtime.request_state import Event, FaultEvent, RequestState, TokenEvent
-from runtime.scheduler import Batch, Decode, Prefill
+from runtime.scheduler import Batch, Chunk, Decode, Prefill
 from runtime.session import LmSession
 from runtime.text import Tokenizer
 from tests.runtime.engines import Collector
@@ -264,7 +264,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(tiny: TinyCore) -> Non
         tiny.core.step()
     sequence = tiny.core.cache.owners[0]
     for _ in range(40):  # as on a slow machine: a second for a step
-        tiny.core.scheduler.note_run(Prefill(sequence, 1000), 1.0)
+        tiny.core.scheduler.note_run(Prefill([Chunk(sequence, 1000)]), 1.0)
         tiny.core.scheduler.note_run(Decode([], []), 1.0)
     late = tiny.add("late", "the dog", max_tokens=20, ignore_eos=True, deadline_ms=20_000)
     tiny.add("soon enough", "the dog", max_tokens=20, ignore_eos=True, deadline_ms=200_000)

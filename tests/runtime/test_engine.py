@@ -667,3 +667,23 @@ def test_how_a_prompt_is_cut_changes_no_answer_of_int8(open_engine: OpenEngine, 
         assert answer["usage"]["prompt_tokens"] >= 48
         answers.append(answer["choices"])
     assert all(answer == answers[0] for answer in answers)
+
+
+@pytest.mark.skipif(bool(missing()), reason="of our operators")
+@pytest.mark.parametrize(("chunk", "num_slots"), [(96, 16), (16, 5), (7, 3)])
+def test_prompts_that_come_together_answer_as_alone(
+    open_engine: OpenEngine, chunk: int, num_slots: int
+) -> None:
+    """Bit for bit, whatever else is in a run: chunks of other prompts, sequences that decode."""
+    alone = open_engine(variant="int8")
+    together = open_engine(variant="int8", prefill_chunk=chunk, num_slots=num_slots)
+    asked: list[tuple[str, Operation, dict[str, Any]]] = []
+    for number, text in enumerate(PROMPTS):
+        asked.append((text, Operation.GENERATE, {**GREEDY, "logprobs": 2, "echo": number % 2 == 0}))
+        asked.append((text, Operation.GENERATE, {"seed": number, "n": 2, "max_tokens": 5 + number}))
+        asked.append((text, Operation.SCORE, {"continuations": [" sat", " on the mat"]}))
+        asked.append((text, Operation.EMBED, {}))
+    expected = [ask(alone, text, operation, **parameters) for text, operation, parameters in asked]
+    sinks = [submit(together, text, one, operation=operation) for text, operation, one in asked]
+    for sink, wanted in zip(sinks, expected, strict=True):
+        assert {**sink.wait().details, "timings": None} == {**wanted, "timings": None}

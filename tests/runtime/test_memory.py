@@ -51,8 +51,9 @@ class Burst:
         """Prefill all that find room; they stay until `end`."""
         while batch := self.scheduler.schedule():
             assert isinstance(batch, Prefill)
-            sequence = batch.sequence
-            sequence.computed += batch.count
+            (chunk,) = batch.chunks
+            sequence = chunk.sequence
+            sequence.computed += chunk.count
             for buffer in self.cache.buffers:
                 buffer[sequence.slot, :, : sequence.computed] = 1
             self.scheduler._prefilling.clear()  # it is neither decoding nor over

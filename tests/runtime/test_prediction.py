@@ -9,7 +9,7 @@ from runtime.prediction import AnswerLengths, seconds_to_finish
 from runtime.request import Request
 from runtime.request_state import RequestState, Sequence
 from runtime.sampling import SamplingParameters
-from runtime.scheduler import MIN_CHUNK, Decode, Prefill
+from runtime.scheduler import MIN_CHUNK, Chunk, Decode, Prefill
 from tests.runtime.engines import Collector
 from tests.runtime.test_scheduler import SchedulerModel
 
@@ -27,7 +27,7 @@ class Played:
     def measure(self) -> None:
         probe = Sequence(state_of([0]), 0, Operation.NEXT, [0] * MIN_CHUNK, first_wanted=0)
         self.model.scheduler.note_run(Decode([], []), 1.0)
-        self.model.scheduler.note_run(Prefill(probe, MIN_CHUNK), 0.2 * MIN_CHUNK)
+        self.model.scheduler.note_run(Prefill([Chunk(probe, MIN_CHUNK)]), 0.2 * MIN_CHUNK)
         self.model.scheduler.beside_decode = 4
 
     def add(self, caller: str, number: int) -> None:
@@ -35,7 +35,7 @@ class Played:
 
     def step(self) -> None:
         batch = self.model.step()
-        self.seconds += 0.2 * batch.count if isinstance(batch, Prefill) else 1.0
+        self.seconds += 0.2 * batch.num_tokens if isinstance(batch, Prefill) else 1.0
 
     def predicted(self, caller: str) -> float | None:
         state = state_of([0, 1, 1], caller)

@@ -22,7 +22,7 @@ from runtime.kv_cache import RESIDUE_SHARE, SAVED_SHARE, CacheLayout, KvCache
 from runtime.request import Request
 from runtime.request_state import RequestState, Sequence, SequenceStatus
 from runtime.sampling import SamplingParameters
-from runtime.scheduler import Batch, Decode, Prefill, Scheduler
+from runtime.scheduler import Batch, Chunk, Decode, Prefill, Scheduler
 from tests.runtime.engines import Collector
 
 CONTEXT = 24
@@ -41,6 +41,7 @@ class SchedulerModel:
 
     num_slots: int
     max_tokens: int | None = None
+    packs: bool = False
     added: list[Sequence] = field(default_factory=list)
     started: list[Sequence] = field(default_factory=list)
     ends: list[Sequence] = field(default_factory=list)
@@ -48,7 +49,7 @@ class SchedulerModel:
 
     def __post_init__(self) -> None:
         self.cache = KvCache(LAYOUT, self.num_slots, CONTEXT, self.max_tokens)
-        self.scheduler = Scheduler(self.cache, CHUNK, self._left_queue)
+        self.scheduler = Scheduler(self.cache, CHUNK, self._left_queue, packs=self.packs)
         self._removing = False
 
     def _left_queue(self, sequence: Sequence) -> None:
@@ -88,16 +89,26 @@ class SchedulerModel:
         return batch
 
     def _prefill(self, batch: Prefill) -> None:
-        sequence = batch.sequence
-        assert 1 <= batch.count <= CHUNK
+        decoding = [sequence for sequence in batch.sequences if sequence.is_decoding]
+        expected = [one for one in self.cache.owners if one.is_decoding] if self.packs else []
+        assert decoding == ([] if batch.embeds else expected), "all that decode get a token, or none does"
+        assert len({sequence.slot for sequence in batch.sequences}) == len(batch.chunks)
+        assert self.packs or len(batch.chunks) == 1
+        prompts = [chunk for chunk in batch.chunks if chunk.sequence not in decoding]
+        assert all(chunk.count >= 1 for chunk in prompts)
+        assert batch.num_tokens - len(decoding) <= CHUNK
         if self.cache.has_decoding:
-            self.prompt_tokens_since_decode += batch.count
+            self.prompt_tokens_since_decode += batch.num_tokens - len(decoding)
             assert self.prompt_tokens_since_decode <= CHUNK, "running sequences stall for more than a chunk"
-        for _ in range(batch.count):
-            self._write(sequence)
-            sequence.computed += 1
-        if sequence.computed == sequence.end:
-            self._advance(sequence)
+        if decoding:
+            self.prompt_tokens_since_decode = 0
+        for chunk in batch.chunks:
+            for _ in range(chunk.count):
+                self._write(chunk.sequence)
+                chunk.sequence.computed += 1
+        for sequence in batch.sequences:
+            if sequence.computed == sequence.end:
+                self._advance(sequence)
 
     def _decode(self, batch: Decode) -> None:
         self.prompt_tokens_since_decode = 0
@@ -154,11 +165,16 @@ actions = st.lists(
 
 
 @settings(max_examples=500, deadline=None)
-@given(num_slots=st.integers(1, 4), max_tokens=st.none() | st.integers(CONTEXT, 60), history=actions)
+@given(
+    num_slots=st.integers(1, 4),
+    max_tokens=st.none() | st.integers(CONTEXT, 60),
+    packs=st.booleans(),
+    history=actions,
+)
 def test_any_history_keeps_rows_slots_and_outcomes(
-    num_slots: int, max_tokens: int | None, history: list[tuple[object, ...]]
+    num_slots: int, max_tokens: int | None, packs: bool, history: list[tuple[object, ...]]
 ) -> None:
-    model = SchedulerModel(num_slots, max_tokens)
+    model = SchedulerModel(num_slots, max_tokens, packs)
     for action in history:
         match action:
             case (
@@ -207,7 +223,7 @@ def test_the_same_prompt_twice_needs_no_prefill() -> None:
     for _ in range(2):
         model.add([0, 1, 0, 1], 5)
     assert isinstance(model.scheduler.schedule(), Prefill)
-    model._prefill(Prefill(model.added[0], 4))
+    model._prefill(Prefill([Chunk(model.added[0], 4)]))
     batch = model.scheduler.schedule()
     assert isinstance(batch, Decode)
     assert batch.sequences == model.added
@@ -230,7 +246,7 @@ def test_many_short_prompts_hold_up_a_running_sequence_no_longer_than_a_long_one
         model.add([number + 1] * (1 + number % 3), 1, priority=number % 5 - 2, caller=str(number % 7))
     tokens, most = 0, 0
     while batch := model.step():
-        tokens = 0 if isinstance(batch, Decode) else tokens + batch.count
+        tokens = 0 if isinstance(batch, Decode) else tokens + batch.num_tokens
         most = max(most, tokens)
         if len(model.started) == 31:
             break
@@ -391,11 +407,62 @@ def chunks_beside_a_decoding_sequence(*, others_wait: bool) -> list[int]:
     runs = []
     while not model.added[1].is_decoding:
         batch = model.step()
-        runs += [batch.count] if isinstance(batch, Prefill) else []
+        runs += [batch.num_tokens] if isinstance(batch, Prefill) else []
     return runs
 
 
 def test_a_prompt_gives_way_to_those_that_decode_while_nothing_waits_behind_it() -> None:
     assert chunks_beside_a_decoding_sequence(others_wait=False) == [2] * 6
-    # The decode step before had set the size of the first run, when nothing waited.
-    assert chunks_beside_a_decoding_sequence(others_wait=True) == [2, 4, 4, 3]
+    assert chunks_beside_a_decoding_sequence(others_wait=True) == [4, 4, 3, 2]
+
+
+def counts(batch: Batch | None) -> list[int]:
+    assert isinstance(batch, Prefill)
+    return [chunk.count for chunk in batch.chunks]
+
+
+def test_prompts_share_a_run_with_each_other_and_with_those_that_decode() -> None:
+    model = SchedulerModel(num_slots=5, packs=True)
+    model.add([5], 20)
+    assert isinstance(model.step(), Decode)
+    model.add([6], 20)
+    model.add([7, 0, 0], 2)
+    assert counts(model.step()) == [3, 1, 1], "the prompt, and two that decode"
+    model.add([8, 0], 2)
+    model.add([9, 0], 2)
+    assert counts(model.step()) == [2, 2, 1, 1, 1]
+
+
+def test_no_prompt_is_cut_to_a_crumb_and_none_leaves_one() -> None:
+    model = SchedulerModel(num_slots=4, packs=True)
+    model.add([5, 0, 0], 1)
+    model.add([6, 0, 0], 1)
+    assert counts(model.step()) == [3]
+    assert counts(model.step()) == [3]
+    model.add([7, 0, 0, 0, 0], 1)
+    assert [counts(model.step()) for _ in range(2)] == [[3], [2]]
+
+
+def test_a_prompt_that_begins_like_one_in_prefill_waits_for_its_rows() -> None:
+    model = SchedulerModel(num_slots=4, packs=True)
+    for _ in range(3):
+        model.add([0, 1, 0], 5)
+    assert counts(model.step()) == [3]
+    batch = model.step()
+    assert isinstance(batch, Decode)
+    assert batch.sequences == model.added
+    assert model.cache.reused_tokens == 4
+
+
+def test_prompts_to_embed_run_apart_from_those_that_want_logits() -> None:
+    model = SchedulerModel(num_slots=4, packs=True)
+    model.add([5], 20)
+    model.step()
+    model.add([6, 0], 0, Operation.EMBED)
+    model.add([8, 0], 0, Operation.EMBED)
+    model.add([7, 0], 2)
+    embeds = model.step()
+    assert counts(embeds) == [2, 2]
+    assert [one.operation for one in model.ends] == [Operation.EMBED] * 2
+    assert isinstance(model.step(), Decode), "a chunk ran since its last token"
+    assert counts(model.step()) == [2, 1]
