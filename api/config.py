@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from api.back.cluster.addresses import parse_address
 from api.back.cluster.quality_gate import QualityGate
-from api.back.settings import BackSettings, tensorrt_cache
+from api.back.settings import BackSettings
 from runtime.config import EngineSettings, number_fields
 from runtime.contract import Device, Variant
 from runtime.manifest import MAX_CHAT_TEMPLATE
@@ -131,9 +131,6 @@ class Settings(BaseSettings):
         default="auto",
         description="Operators of our own for int8: auto, with the best instructions that the processor has; "
         "off: ONNX Runtime's; or the instructions to use. The answer is the same with all of them.",
-    )
-    tensorrt: bool = Field(
-        default=False, description="Let TensorRT compile what it can of a model; only with cuda."
     )
     variants: str = Field(
         default="fp32,int8",
@@ -381,13 +378,6 @@ class Settings(BaseSettings):
             )
         return url
 
-    @field_validator("tensorrt")
-    @classmethod
-    def _with_cuda(cls, wanted: bool, info: ValidationInfo) -> bool:
-        if wanted and info.data.get("device") != Device.CUDA.value:
-            raise ValueError(f"TensorRT runs on a GPU only: set {PREFIX}DEVICE to cuda")
-        return wanted
-
     @field_validator("variants")
     @classmethod
     def _known_variants(cls, text: str, info: ValidationInfo) -> str:
@@ -435,8 +425,7 @@ class Settings(BaseSettings):
         numbers = {
             item.name: getattr(self, ENGINE_SETTINGS.get(item.name, item.name)) for item in number_fields()
         }
-        cache = tensorrt_cache(self.home) if self.tensorrt else ""
-        return EngineSettings(device=Device(self.device), tensorrt_cache=cache, **numbers)
+        return EngineSettings(device=Device(self.device), **numbers)
 
     @property
     def back(self) -> BackSettings:

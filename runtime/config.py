@@ -17,6 +17,8 @@ from runtime.contract import ENGINE_FILE, Device, Variant
 from runtime.errors import ModelError
 
 Choice = TypeVar("Choice", bound=Enum)
+# A run takes a GPU hardly longer than its dispatch takes the host, up to about this number of tokens.
+GPU_CHUNK = 512
 
 
 def _number(default: int, least: int, most: int, help_text: str) -> Any:
@@ -29,7 +31,6 @@ class EngineSettings:
     """What is the same for all models of a server. Raises ModelError if a value is out of its limits."""
 
     device: Device = Device.CPU
-    tensorrt_cache: str = ""  # folder of TensorRT's engines; empty: without TensorRT
     num_slots: int = _number(32, 1, 100_000, "Sequences that one language model decodes at once.")
     max_kv_tokens: int = _number(
         0,
@@ -43,12 +44,21 @@ class EngineSettings:
         131_072, 1, 1_000_000_000, "Prompt tokens that wait inside one language model."
     )
     prefill_chunk: int = _number(
-        128, 1, 100_000, "Most prompt tokens of one engine step; fewer where sequences decode."
+        128,
+        1,
+        100_000,
+        f"Most prompt tokens of one engine step; fewer where sequences decode. A GPU runs up to {GPU_CHUNK}, "
+        "or more if this is more.",
     )
     threads: int = _number(2, 1, 100_000, "Threads of one model's engine.")
     step_timeout_seconds: int = _number(
         60, 1, 100_000, "A step of a model that takes longer has hung: the model is started again."
     )
+
+    @property
+    def most_prompt_tokens(self) -> int:
+        """Of one engine step."""
+        return max(GPU_CHUNK, self.prefill_chunk) if self.device is Device.CUDA else self.prefill_chunk
 
     def __post_init__(self) -> None:
         for item in number_fields():
@@ -56,8 +66,6 @@ class EngineSettings:
             if type(value) is not int or not least <= value <= most:
                 needed = f"a whole number from {least} to {most} is needed"
                 raise ModelError(f"{ENGINE_FILE}: {item.name}: {needed}, not {value!r}")
-        if type(self.tensorrt_cache) is not str or (self.tensorrt_cache and self.device is Device.CPU):
-            raise ModelError(f"{ENGINE_FILE}: tensorrt_cache: a folder, with device cuda only")
 
 
 @dataclass(frozen=True, slots=True)

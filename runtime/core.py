@@ -67,11 +67,11 @@ class EngineCore:
         """`left_queue` is called once for every sequence, when it stops waiting."""
         slots, context = config.num_slots, architecture.context_length
         self.cache = KvCache(session.layout, slots, context, config.max_kv_tokens, session.make_memory)
-        self.scheduler = Scheduler(self.cache, config.prefill_chunk, left_queue, packs=session.packs)
+        self.scheduler = Scheduler(self.cache, config.most_prompt_tokens, left_queue, packs=session.packs)
         self.counters = Counters()
         self._session = session
-        self._session.attach(self.cache, config.prefill_chunk)
-        self._prefill_chunk = config.prefill_chunk
+        self._session.attach(self.cache, config.most_prompt_tokens)
+        self._prefill_chunk = config.most_prompt_tokens
         self._ends = frozenset(architecture.ends)
         self._left_queue = left_queue
         self._lengths = AnswerLengths()

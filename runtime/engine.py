@@ -99,6 +99,7 @@ class Engine:
         self._core = EngineCore(session, manifest.architecture, config, self._queue_limits.release)
         self._input_processor = InputProcessor(tokenizer, manifest.architecture, self._core.cache.capacity)
         self._inbox: SimpleQueue[Command | None] = SimpleQueue()
+        self._inbox.put(session.capture)
         self._pending: dict[str, RequestState] = {}  # accepted, not answered yet
         self._pending_changed = threading.Condition()
         self._refusal: Fault | None = None  # why no request is accepted any longer

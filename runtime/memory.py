@@ -163,7 +163,7 @@ class HostArrays:
         for name, (count, dtype) in arrays.items():
             self._offsets[name] = size
             size += -(-count * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
-        self._host = np.zeros(size, np.uint8)
+        self._host = self._allocate_host(size)
         self.arrays: dict[str, NDArray[Any]] = {
             name: self._host[self._offsets[name] :][: count * np.dtype(dtype).itemsize].view(dtype)
             for name, (count, dtype) in arrays.items()
@@ -182,3 +182,7 @@ class HostArrays:
     @property
     def _start(self) -> int:
         return int(self._host.ctypes.data)
+
+    def _allocate_host(self, size: int) -> NDArray[np.uint8]:
+        """Zeros."""
+        return np.zeros(size, np.uint8)

@@ -4,9 +4,9 @@ Inputs and outputs are arrays that are allocated once. The KV cache is bound as 
 address, so that the graph writes its new rows in place. A view of consecutive slots is an address in the
 cache.
 
-On a GPU, cache and inputs are in its memory. Rows of logits come to the host only if a sequence needs what
-the graph cannot choose by: prompts, penalties, top-p, alternatives. All other steps are CUDA graphs
-(runtime/cuda/decode_graphs.py) and return tokens.
+On a GPU, cache, inputs and logits are in its memory, and steps are CUDA graphs (runtime/cuda). A row of
+logits comes to the host only for a sequence that needs what the graphs cannot choose by: the end of a prompt,
+penalties, top-p, alternatives.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from kernels.processors import usable_cores
 from kernels.session import element_type, open_graph
 from runtime.contract import ENGINE_FILE, LmGraph
 from runtime.cuda.accelerator import Accelerator, AcceleratorError
-from runtime.cuda.decode_graphs import SAMPLING_INPUTS, SAMPLING_OUTPUTS, DecodeGraphs, run_options
-from runtime.cuda.memory import DeviceArrays, DeviceKvMemory
-from runtime.cuda.sampling import MAX_TOP_K
+from runtime.cuda.captured import DrawRuns, ModelRuns, run_options
+from runtime.cuda.decode_graphs import DecodeGraphs
+from runtime.cuda.memory import DeviceArrays, DeviceKvMemory, DeviceLogits
+from runtime.cuda.prompt_graphs import PromptGraphs
+from runtime.cuda.sampling import DRAW_INPUTS, draw_graph
 from runtime.errors import ModelError, RequestFault
 from runtime.kv_cache import CacheLayout, KvCache, MakeMemory
 from runtime.memory import HostArrays, HostKvMemory
@@ -101,13 +103,13 @@ class LmSession:
             dtype=element_type(keys[0]),
         )
         self._finds_argmax = ARGMAX in outputs
-        if self._finds_argmax and (used := level()):
+        if self.is_fused and (used := level()):
             self.kernels = used
         self.packs = ROW_TOKENS in inputs
-        self._max_top_k = min(MAX_TOP_K, self._widths[LmGraph.LOGITS])
         self._options = run_options(-1)
         self._bindings: dict[tuple[int, int, bool], _Binding] = {}
         self._decode_graphs: DecodeGraphs | None = None
+        self._prompt_graphs: PromptGraphs | None = None
 
     @property
     def on_host(self) -> bool:
@@ -117,14 +119,14 @@ class LmSession:
     @property
     def is_fused(self) -> bool:
         """Whether our operators compute the logits."""
-        return self._finds_argmax
+        return self._finds_argmax and self.on_host
 
     @property
     def make_memory(self) -> MakeMemory:
         """Allocates the memory of the cache that `attach` takes."""
         if self._accelerator is None:
             return HostKvMemory
-        return partial(DeviceKvMemory, accelerator=self._accelerator)
+        return partial(DeviceKvMemory, stream=self._accelerator.stream)
 
     def attach(self, cache: KvCache, prefill_chunk: int) -> None:
         """Allocate the buffers for runs over `cache`, of `prefill_chunk` tokens and one of each slot."""
@@ -144,30 +146,31 @@ class LmSession:
         if self._accelerator is None:
             self._inputs = HostArrays(inputs)
             return
-        inputs |= {name: (tokens, dtype) for name, dtype in SAMPLING_INPUTS.items()}
-        outputs = {name: (cache.num_slots, dtype) for name, dtype in SAMPLING_OUTPUTS.items()}
-        self._inputs = DeviceArrays(inputs, self._accelerator.memory)
-        chosen = DeviceArrays(outputs, self._accelerator.memory)
-        self._decode_graphs = DecodeGraphs(self._session, cache, self._inputs, chosen, self._bind_cache)
-        if self._accelerator.tensorrt_cache:
-            self._compile(prefill_chunk)
+        self._attach_device(inputs, prefill_chunk, self._accelerator)
 
-    def _compile(self, prefill_chunk: int) -> None:
-        """Run the smallest and the largest shapes before there are requests and a watchdog.
+    def _attach_device(
+        self, inputs: dict[str, tuple[int, DTypeLike]], prefill_chunk: int, accelerator: Accelerator
+    ) -> None:
+        slots, vocab, stream = self._cache.num_slots, self._widths[LmGraph.LOGITS], accelerator.stream
+        inputs = inputs | {name: (slots, dtype) for name, dtype in DRAW_INPUTS.items()}
+        self._inputs = arrays = DeviceArrays(inputs, stream)
+        logits = DeviceLogits(slots, vocab, stream)
+        runs = ModelRuns(self._session, stream, arrays, logits, self._bind_cache)
+        options = onnxruntime.SessionOptions()
+        draw = accelerator.open(draw_graph(vocab).SerializeToString(), options, capture=True)
+        self._decode_graphs = DecodeGraphs(runs, DrawRuns(draw, runs), self._cache)
+        self._prompt_graphs = PromptGraphs(runs, self._cache, prefill_chunk)
 
-        TensorRT compiles for the range of shapes that it has seen, which takes minutes.
-        """
-        for count, length in ((1, 1), (1, prefill_chunk), (self._cache.num_slots, 1)):
-            self._inputs.arrays[LmGraph.SEQLENS_K][:] = length - 1
-            self._total[()] = length
-            self._execute(self._binding(0, count), length, count * length, LmGraph.LOGITS)
+    def capture(self) -> None:
+        """Record the CUDA graphs, in the thread that will run them, before there is a request."""
+        if self._decode_graphs is not None and self._prompt_graphs is not None:
+            self._decode_graphs.capture()
+            self._prompt_graphs.capture()
 
     def decode(self, batch: Decode) -> list[Sampled | RequestFault]:
         """The next token of each wanted row, or the fault of its request instead."""
         samplers = [sequence.sampler for sequence in batch.sequences if sequence.sampler is not None]
-        if self._decode_graphs is not None and all(
-            one.can_sample_in_graph(self._max_top_k) for one in samplers
-        ):
+        if self._decode_graphs is not None:
             return self._decode_graphs.run(batch, samplers)
         rows = self.run(batch)
         return sample_batch(samplers, rows, self.choices(len(rows)))
@@ -179,6 +182,9 @@ class LmSession:
         """
         if isinstance(batch, Decode):
             return self._run_decode(batch)
+        if self._prompt_graphs is not None and self._prompt_graphs.fits(batch):
+            rows, self._argmax[0], self._log_sums[0] = self._prompt_graphs.run(batch)
+            return rows
         return self._run_prefill(batch)
 
     def choices(self, rows: int) -> Choices | None:
@@ -259,9 +265,6 @@ class LmSession:
         for name in (LmGraph.INPUT_IDS, LmGraph.POSITION_IDS):
             self._bind_input(io, name, (1 if binding.packed else binding.count, length))
         self._bind_input(io, LmGraph.LOGIT_ROWS, (rows,))
-        if self._decode_graphs is not None:
-            for name in SAMPLING_INPUTS:
-                self._bind_input(io, name, (rows, 1))
         if binding.output != output or 0 in (binding.rows, rows):
             io.clear_binding_outputs()
             self._bind_cache(io, binding.first_slot, binding.count, only_outputs=True)

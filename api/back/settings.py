@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 MAX_UNLOAD_WAIT_SECONDS = 5.0
 
 
-def tensorrt_cache(home: Path) -> str:
-    """The folder of what TensorRT compiled, for the next start."""
-    return str((home / "triton" / "tensorrt").absolute())
-
-
 @dataclass(frozen=True, slots=True)
 class BackSettings:
     """Sizes are in bytes and times in seconds; a port of 0 means a free one."""

@@ -32,7 +32,7 @@ from runtime.load import load_engine
 from runtime.manifest import Manifest
 
 FOLDER = Path(__file__).resolve().parents[2] / "var" / "perf-gpu"
-CHECKED_LENGTHS = (1, 2, 7, 30, 128, 129, 300, 600)  # tokens; a chunk of prefill is 128
+CHECKED_LENGTHS = (1, 2, 7, 30, 32, 33, 129, 300, 512, 513, 700)  # tokens; a chunk of a prompt is 512
 CHECKED_SLOTS = 16
 
 

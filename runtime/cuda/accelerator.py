@@ -1,13 +1,13 @@
-"""ONNX Runtime on a GPU: its providers and their options.
+"""ONNX Runtime on a GPU: its provider and the options.
 
-Options and their meaning: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html and
-TensorRT-ExecutionProvider.html.
+Options and their meaning: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,16 @@ from kernels.session import CPU, WEIGHTS_FOLDER
 from runtime.config import EngineSettings
 from runtime.contract import Device
 from runtime.cuda import libraries
-from runtime.cuda.sampling import append_sampling
+from runtime.cuda.sampling import append_best
+from runtime.cuda.stream import CudaStream, Stream
 
-CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+# Bits of onnxruntime's AttentionBackend (attention_kernel_options.h): Flash and memory-efficient attention.
+# cuDNN would make a plan for each new length of a prompt, which takes 50 ms and more.
+ATTENTION = 1 | 2
+# Weights get the memory that they need. ONNX Runtime's arena doubles, and would take twice as much for them.
+EXACT_WEIGHTS = "session.use_device_allocator_for_initializers"
 
 Provider = str | tuple[str, dict[str, Any]]
 
@@ -29,26 +36,15 @@ class AcceleratorError(RuntimeError):
     """ONNX Runtime cannot use a GPU; one line with the reason and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Accelerator:
     """The first GPU of this process (choose another by CUDA_VISIBLE_DEVICES)."""
 
-    tensorrt_cache: str = ""  # the folder of TensorRT's engines; empty: without TensorRT
-
-    @property
-    def memory(self) -> str:
-        """The name of its memory in `OrtValue` and `IOBinding`."""
-        return "cuda"
-
-    @property
-    def captures(self) -> bool:
-        """Whether runs can be captured: one provider must run all nodes, and TensorRT runs only some."""
-        return not self.tensorrt_cache
-
-    @property
-    def needed(self) -> list[str]:
-        """Providers without which nothing is served."""
-        return [TENSORRT, CUDA] if self.tensorrt_cache else [CUDA]
+    @cached_property
+    def stream(self) -> Stream:
+        """Its memory, and the stream on which captured sessions run."""
+        self.check()
+        return CudaStream()
 
     @property
     def num_gpus(self) -> int:
@@ -60,10 +56,9 @@ class Accelerator:
         if sys.hexversion < 0x030B0000:
             # That for 3.10 ends at 1.23, where Shape and Reshape of these graphs have no kernel for CUDA.
             raise AcceleratorError("ONNX Runtime for a GPU needs Python 3.11 or 3.12: install LMaaS with one")
-        lacking = [name for name in self.needed if name not in onnxruntime.get_available_providers()]
-        if lacking:
+        if CUDA not in onnxruntime.get_available_providers():
             raise AcceleratorError(
-                f"this ONNX Runtime has no {lacking[0]}: pip uninstall onnxruntime, then "
+                f"this ONNX Runtime has no {CUDA}: pip uninstall onnxruntime, then "
                 f"{libraries.INSTALL} (the two packages cannot stand side by side)"
             )
         if found := libraries.problem():
@@ -77,7 +72,8 @@ class Accelerator:
         Every run of such a session must name its graph by `gpu_graph_id`: without one it is graph 0.
         """
         self.check()
-        providers = self.providers(capture and self.captures)
+        options.add_session_config_entry(EXACT_WEIGHTS, "1")
+        providers = self.providers(capture)
         # No fallback: it would run on the CPU, hundreds of times slower, and only print a line on stdout.
         session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
         self.check_opened(session)
@@ -88,41 +84,31 @@ class Accelerator:
     ) -> onnxruntime.InferenceSession:
         """A session over the file `graph`; raises AcceleratorError and what ONNX Runtime raises.
 
-        With the name of an output `logits`, the graph chooses tokens from it (runtime/cuda/sampling.py), and
-        runs can be captured.
+        With the name of an output `logits`, the graph finds the best token of it (runtime/cuda/sampling.py),
+        and runs can be captured.
         """
         model = onnx.load(graph, load_external_data=False)
         if logits:
-            append_sampling(model, logits)
+            append_best(model, logits)
         options.add_session_config_entry(WEIGHTS_FOLDER, str(graph.parent))
         return self.open(model.SerializeToString(), options, capture=bool(logits))
 
     def providers(self, capture: bool) -> list[Provider]:
         """In order of preference; float32 products are float32, not TF32, as on every other device."""
-        cuda = {"device_id": 0, "enable_cuda_graph": int(capture), "use_tf32": 0}
-        found: list[Provider] = [(CUDA, cuda), CPU]
-        if self.tensorrt_cache:
-            Path(self.tensorrt_cache).mkdir(parents=True, exist_ok=True)
-            tensorrt = {
-                "device_id": 0,
-                "trt_fp16_enable": True,
-                "trt_engine_cache_enable": True,
-                "trt_engine_cache_path": self.tensorrt_cache,
-                "trt_timing_cache_enable": True,
-                "trt_timing_cache_path": self.tensorrt_cache,
-            }
-            found.insert(0, (TENSORRT, tensorrt))
-        return found
+        cuda = {"device_id": 0, "enable_cuda_graph": int(capture), "use_tf32": 0, "sdpa_kernel": ATTENTION}
+        if capture:
+            cuda["user_compute_stream"] = self.stream.handle
+        return [(CUDA, cuda), CPU]
 
     def check_opened(self, session: onnxruntime.InferenceSession) -> None:
         """ONNX Runtime continues without a provider whose libraries it cannot load, and only logs it."""
-        if lacking := [name for name in self.needed if name not in session.get_providers()]:
+        if CUDA not in session.get_providers():
             raise AcceleratorError(
-                f"ONNX Runtime could not start its {lacking[0]}, its log says why: CUDA and cuDNN are needed "
-                f"as {libraries.INSTALL} brings them (an image: TensorRT)"
+                f"ONNX Runtime could not start its {CUDA}, its log says why: CUDA and cuDNN are needed as "
+                f"{libraries.INSTALL} brings them"
             )
 
 
 def accelerator_of(config: EngineSettings) -> Accelerator | None:
     """None: the model runs on the CPU."""
-    return Accelerator(config.tensorrt_cache) if config.device is Device.CUDA else None
+    return Accelerator() if config.device is Device.CUDA else None

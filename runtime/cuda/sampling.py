@@ -1,9 +1,10 @@
-"""Sampling of the next token inside a graph, in operators that every provider of ONNX Runtime has.
+"""The choice of the next token inside graphs, in operators that every provider of ONNX Runtime has.
 
-In a GPU's memory, a row of logits is expensive to copy to the host; a token is not. The graph computes what
-`runtime/sampling` computes on the host: temperature, top-k with all tokens that tie with the k-th, min-p, and
-a draw over blocks of BLOCK tokens by a random number from the host. A run that does not ask for DRAWN does
-not compute it (`RunOptions.only_execute_path_to_fetches`).
+In a GPU's memory, a row of logits is expensive to copy to the host; a token is not. The graphs compute what
+`runtime/sampling` computes on the host. The best token is found in the graph of the model. A graph of its
+own draws: temperature, top-k with all tokens that tie with the k-th, min-p, and a draw over blocks of BLOCK
+tokens by a random number from the host. ONNX Runtime runs all nodes of a graph, also where no output of
+theirs is fetched (1.31.1, measured by `make test-cuda`): greedy steps would compute the draw otherwise.
 
 The operators are those with CUDA kernels for opset 21. ONNX Runtime does not use a kernel of an older version
 for a newer operator (VerifyVersion in onnxruntime/core/framework/kernel_registry.cc): Equal, Pad and
@@ -15,24 +16,33 @@ are short where it is used. GatherND and Concat copy sizes from the host, which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from kernels.fusion import ARGMAX, LOG_SUM
+from runtime.contract import LmGraph
 
-# Inputs, [rows, 1] each.
-INVERSE_TEMPERATURE = "inverse_temperature"  # float32
-TOP_K = "top_k"  # int64, at most MAX_TOP_K; 0: all
-MIN_P = "min_p"  # float32
-UNIFORM = "uniform"  # float64, 0 <= u < 1
-# Outputs, [rows] each, beside ARGMAX and LOG_SUM.
-PEAK = "peak"  # float32: the largest logit
-DRAWN = "drawn"  # int64
-DRAWN_LOGIT = "drawn_logit"  # float32
+LOGITS = LmGraph.LOGITS
+INVERSE_TEMPERATURE = "inverse_temperature"
+TOP_K = "top_k"  # at most MAX_TOP_K; 0: all
+MIN_P = "min_p"
+UNIFORM = "uniform"  # 0 <= u < 1
+PEAK = "peak"  # the largest logit
+DRAWN = "drawn"
+DRAWN_LOGIT = "drawn_logit"
+# One value for each row: [rows, 1] of inputs, [rows] of outputs.
+DRAW_INPUTS: dict[str, DTypeLike] = {
+    INVERSE_TEMPERATURE: np.float32,
+    TOP_K: np.int64,
+    MIN_P: np.float32,
+    UNIFORM: np.float64,
+}
+BEST_OUTPUTS: dict[str, DTypeLike] = {ARGMAX: np.int64, LOG_SUM: np.float32, PEAK: np.float32}
+DRAW_OUTPUTS: dict[str, DTypeLike] = {DRAWN: np.int64, DRAWN_LOGIT: np.float32}
 
 MAX_TOP_K = 64
 BLOCK = 256
@@ -40,8 +50,8 @@ BLOCK = 256
 _BELOW_ONE = 1.0 - 2.0**-53
 
 
-def append_sampling(model: onnx.ModelProto, logits: str) -> None:
-    """Add the outputs above to a graph whose output `logits` is [rows, vocab] float32."""
+def append_best(model: onnx.ModelProto, logits: str) -> None:
+    """Add ARGMAX, LOG_SUM and PEAK to a graph whose output `logits` is [rows, vocab] float32."""
     shape = next(value for value in model.graph.output if value.name == logits).type.tensor_type.shape
     rows, vocab = shape.dim[0].dim_param, shape.dim[1].dim_value
     nodes = _Nodes(model.graph)
@@ -51,25 +61,31 @@ def append_sampling(model: onnx.ModelProto, logits: str) -> None:
     shifted = nodes.add("Sub", "shifted", logits, peak)
     total = nodes.add("ReduceSum", "total", nodes.add("Exp", "exp", shifted), nodes.integers(-1), keepdims=0)
     nodes.add("Add", LOG_SUM, PEAK, nodes.add("Log", "total.log", total), output=LOG_SUM)
+    for name, element in BEST_OUTPUTS.items():
+        model.graph.output.append(helper.make_tensor_value_info(name, _element(element), [rows]))
+
+
+def draw_graph(vocab: int) -> onnx.ModelProto:
+    """From LOGITS [rows, vocab] and PEAK [rows] to DRAWN and DRAWN_LOGIT."""
+    inputs = [helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["rows", vocab])]
+    inputs.append(helper.make_tensor_value_info(PEAK, TensorProto.FLOAT, ["rows"]))
+    for name, dtype in DRAW_INPUTS.items():
+        inputs.append(helper.make_tensor_value_info(name, _element(dtype), ["rows", 1]))
+    outputs = [
+        helper.make_tensor_value_info(name, _element(dtype), ["rows"]) for name, dtype in DRAW_OUTPUTS.items()
+    ]
+    graph = helper.make_graph([], "draw", inputs, outputs)
+    nodes = _Nodes(graph)
+    shifted = nodes.add("Sub", "shifted", LOGITS, nodes.add("Reshape", "peak", PEAK, nodes.integers(-1, 1)))
     drawn = _draw(nodes, _weights(nodes, shifted, min(MAX_TOP_K, vocab)), vocab)
     nodes.add("Reshape", DRAWN, drawn, nodes.integers(-1), output=DRAWN)
-    logit = nodes.add("GatherElements", "drawn.logit", logits, drawn, axis=1)
+    logit = nodes.add("GatherElements", "drawn.logit", LOGITS, drawn, axis=1)
     nodes.add("Reshape", DRAWN_LOGIT, logit, nodes.integers(-1), output=DRAWN_LOGIT)
-    for name, element in (
-        (INVERSE_TEMPERATURE, TensorProto.FLOAT),
-        (TOP_K, TensorProto.INT64),
-        (MIN_P, TensorProto.FLOAT),
-        (UNIFORM, TensorProto.DOUBLE),
-    ):
-        model.graph.input.append(helper.make_tensor_value_info(name, element, [rows, 1]))
-    for name, element in (
-        (ARGMAX, TensorProto.INT64),
-        (LOG_SUM, TensorProto.FLOAT),
-        (PEAK, TensorProto.FLOAT),
-        (DRAWN, TensorProto.INT64),
-        (DRAWN_LOGIT, TensorProto.FLOAT),
-    ):
-        model.graph.output.append(helper.make_tensor_value_info(name, element, [rows]))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def _element(dtype: DTypeLike) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 # logits >= peak ? vocab - place : 0 -- the largest -- vocab less it
@@ -111,18 +127,27 @@ def _draw(nodes: _Nodes, weights: str, vocab: int) -> str:
     counts = nodes.constant("block.counts", (places < vocab).astype(np.float32))
     folded = nodes.add("Mul", "block.weights", gathered, counts)
     sums = nodes.add("ReduceSum", "block.sums", folded, nodes.integers(2), keepdims=0)
-    block, share = _passing(nodes, "block", sums, blocks, UNIFORM)
+    passing = _passing(nodes, "block", sums, blocks, UNIFORM)
+    block, share = passing.place, _share(nodes, passing)
     start = nodes.add("Mul", "block.start", block, nodes.integers(BLOCK))
     inside = nodes.add("Add", "token.places", start, nodes.integers(*range(BLOCK)))
     flat = nodes.add("Reshape", "block.flat", folded, nodes.integers(0, blocks * BLOCK))
     inner = nodes.add("GatherElements", "token.weights", flat, inside, axis=1)
-    within, _ = _passing(nodes, "token", inner, BLOCK, share)
+    within = _passing(nodes, "token", inner, BLOCK, share).place
     drawn = nodes.add("Add", "token.place", start, within)
     return nodes.add("Min", "drawn.column", drawn, nodes.integers(vocab - 1))
 
 
-def _passing(nodes: _Nodes, path: str, weights: str, count: int, uniform: str) -> tuple[str, str]:
-    """The index that the draw falls on, and how far into it, as a share of its weight; `[rows, 1]` each."""
+class _Passing(NamedTuple):
+    """Where a draw falls; `[rows, 1]` each but for the first two, `[rows, count]`."""
+
+    weights: str  # float64
+    running: str  # their running sum
+    place: str  # int64: where that passes `target`
+    target: str
+
+
+def _passing(nodes: _Nodes, path: str, weights: str, count: int, uniform: str) -> _Passing:
     wide = nodes.add("Cast", f"{path}.wide", weights, to=TensorProto.DOUBLE)
     running = nodes.add("CumSum", f"{path}.running", wide, nodes.integers(1))
     last = nodes.integers(count - 1)
@@ -134,14 +159,18 @@ def _passing(nodes: _Nodes, path: str, weights: str, count: int, uniform: str) -
     ones = nodes.add("Cast", f"{path}.ones", passed, to=TensorProto.FLOAT)
     number = nodes.add("ReduceSum", f"{path}.number", ones, nodes.integers(-1), keepdims=1)
     # If a weight is not a number, the index is still one of the row.
-    index = nodes.add(
-        "Min", f"{path}.index", nodes.add("Cast", f"{path}.count", number, to=TensorProto.INT64), last
-    )
-    weight = nodes.add("GatherElements", f"{path}.weight", wide, index, axis=1)
-    after = nodes.add("GatherElements", f"{path}.after", running, index, axis=1)
-    before = nodes.add("Sub", f"{path}.before", after, weight)
-    share = nodes.add("Div", f"{path}.share", nodes.add("Sub", f"{path}.into", target, before), weight)
-    return index, nodes.add("Max", f"{path}.positive", share, nodes.doubles(0.0))
+    whole = nodes.add("Cast", f"{path}.count", number, to=TensorProto.INT64)
+    return _Passing(wide, running, nodes.add("Min", f"{path}.index", whole, last), target)
+
+
+def _share(nodes: _Nodes, passing: _Passing) -> str:
+    """How far into the weight the draw falls, as a share of it; `[rows, 1]` float64."""
+    weight = nodes.add("GatherElements", "share.weight", passing.weights, passing.place, axis=1)
+    after = nodes.add("GatherElements", "share.after", passing.running, passing.place, axis=1)
+    before = nodes.add("Sub", "share.before", after, weight)
+    into = nodes.add("Sub", "share.into", passing.target, before)
+    share = nodes.add("Div", "share", into, weight)
+    return nodes.add("Max", "share.positive", share, nodes.doubles(0.0))
 
 
 class _Nodes:

@@ -63,8 +63,7 @@ def test_a_name_is_a_name_alone(names: str) -> None:
 def test_a_gpu_is_chosen_for_all_models() -> None:
     chosen = {"LMAAS_DEVICE": "cuda", "LMAAS_VARIANTS": "fp32,fp16", "LMAAS_HOME": "/data"}
     back = load_settings(chosen).back
-    assert (back.engine.device, back.engine.tensorrt_cache) == (Device.CUDA, "")
-    assert load_settings(chosen | {"LMAAS_TENSORRT": "1"}).engine.tensorrt_cache == "/data/triton/tensorrt"
+    assert back.engine.device is Device.CUDA
 
 
 def test_pods_may_be_all_servers() -> None:
@@ -95,10 +94,6 @@ def test_pods_may_be_all_servers() -> None:
         (
             {"LMAAS_DEVICE": "cuda"},
             "LMAAS_VARIANTS: LMAAS_DEVICE is cuda, which runs fp16 alone: set it to fp32,fp16 (value 'fp32,",
-        ),
-        (
-            {"LMAAS_TENSORRT": "true"},
-            "LMAAS_TENSORRT: TensorRT runs on a GPU only: set LMAAS_DEVICE to cuda (value 'true')",
         ),
         (
             {"LMAAS_FACADES": "2"},

@@ -42,11 +42,11 @@ class Trace(list[Event]):
         return Trace(event for event in self if event.kind == kind and part in event.detail)
 
     @property
-    def captured(self) -> Trace:
-        """What the last capture recorded."""
+    def captures(self) -> list[Trace]:
+        """What each capture recorded."""
         ends = [place for place, event in enumerate(self) if event.kind == "capture"]
-        begin, end = ends[-2:]
-        return Trace(self[begin + 1 : end])
+        pairs = zip(ends[::2], ends[1::2], strict=True)
+        return [Trace(self[begin + 1 : end]) for begin, end in pairs]
 
     @property
     def counts(self) -> Counter[str]:

@@ -13,6 +13,7 @@ from tests.runtime.engines import Collector
 
 GREEDY: dict[str, Any] = {"temperature": 0}
 DRAWN: dict[str, Any] = {"temperature": 0.8, "seed": 1, "top_k": 40}
+LISTED: dict[str, Any] = {"temperature": 0, "logprobs": 3}
 NUCLEUS: dict[str, Any] = {"temperature": 0.8, "seed": 1, "top_p": 0.9}
 
 

@@ -86,8 +86,8 @@ def test_what_is_missing_is_one_line(
 OPEN = """
 import ctypes, onnxruntime
 from runtime.cuda.accelerator import Accelerator
-from runtime.cuda.memory import copy_graph
-Accelerator().open(copy_graph(1, 1), onnxruntime.SessionOptions())
+from runtime.cuda.sampling import draw_graph
+Accelerator().open(draw_graph(3).SerializeToString(), onnxruntime.SessionOptions())
 library = ctypes.CDLL("libcudart.so.13")
 library.stand_trace.restype = ctypes.c_char_p
 lines = library.stand_trace().decode().splitlines()

@@ -150,7 +150,6 @@ def test_threads_and_memory_follow_from_the_limits() -> None:
     assert settings("default").convert_memory_bytes == 3 * 1024**3
     assert settings("keda").convert_memory_bytes == 256 * 1024**2
     assert settings("gpu").variants == "fp32,fp16"
-    assert settings("gpu").tensorrt
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -146,7 +146,6 @@ def test_the_schema_refuses_what_makes_no_sense(wrong: dict[str, Any]) -> None:
         ({"ingress": {"enabled": True}}, "ingress.hosts: "),
         ({"gateway": {"enabled": True}}, "gateway.parents: "),
         ({"triton": {"device": "cuda"}, "api": {"settings": {"variants": "int8"}}}, "api.settings.variants"),
-        ({"api": {"settings": {"tensorrt": True}}}, "api.settings.tensorrt: "),
         ({"gateway": {"enabled": True, "parents": {"public": ""}}}, "gateway.hosts: "),
         ({"models": {"deploy": {"a": {"precision": "int8"}}}, "triton": {"device": "cuda"}},
          "models.deploy.a.precision: "),

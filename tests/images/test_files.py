@@ -166,7 +166,7 @@ def test_its_health_is_what_an_inference_says(image: str) -> None:
 def test_facade_and_triton_are_one_user() -> None:
     """What a façade lays out, Triton alone may read."""
     assert len({final(image).one("USER") for image in SERVING}) == 1
-    assert len({final(image).environment()["LMAAS_HOME"] for image in SERVING}) == 1  # of TensorRT's cache
+    assert len({final(image).environment()["LMAAS_HOME"] for image in SERVING}) == 1
 
 
 @pytest.mark.parametrize("image", SERVING)

@@ -18,20 +18,19 @@ def test_all_but_the_variant_has_a_default(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    settings = EngineSettings(device=Device.CUDA, tensorrt_cache="/cache", num_slots=7, threads=3)
+    settings = EngineSettings(device=Device.CUDA, num_slots=7, threads=3)
     config = EngineConfig.of(settings, Variant.FP16)
     (tmp_path / ENGINE_FILE).write_text(config.to_json())
     assert EngineConfig.load(tmp_path) == config
-    assert (config.num_slots, config.threads, config.tensorrt_cache) == (7, 3, "/cache")
+    assert (config.num_slots, config.threads) == (7, 3)
 
 
 def test_a_gpu_is_an_accelerator() -> None:
     assert accelerator_of(EngineConfig(Variant.INT8)) is None
-    data = {"variant": "fp16", "device": "cuda", "tensorrt_cache": "/cache"}
-    accelerator = accelerator_of(EngineConfig.from_mapping(data))
-    assert accelerator == Accelerator("/cache")
-    assert not accelerator.captures
-    assert Accelerator().captures
+    data = {"variant": "fp16", "device": "cuda"}
+    config = EngineConfig.from_mapping(data)
+    assert accelerator_of(config) == Accelerator()
+    assert (config.most_prompt_tokens, EngineConfig(Variant.INT8).most_prompt_tokens) == (512, 128)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,6 @@ def test_a_gpu_is_an_accelerator() -> None:
         ({"variant": "int8", "threads": True}, "threads"),
         ({"variant": "fp16", "device": "gpu"}, "device: 'gpu' is not one of cpu, cuda"),
         ({"variant": "fp32", "device": "cuda"}, "variant: fp32, but device cuda runs fp16 alone"),
-        ({"variant": "fp16", "tensorrt_cache": "/cache"}, "tensorrt_cache: a folder, with device cuda only"),
         ([], "object"),
     ],
 )

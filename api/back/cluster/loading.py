@@ -17,7 +17,6 @@ from api.errors import ApiError, ServerFault
 T = TypeVar("T")
 
 LOAD_SECONDS = 120.0  # that the first load may idle: a large model on a slow disk
-COMPILE_SECONDS = 1800.0  # likewise where TensorRT compiles it
 RELOAD_SECONDS = 30.0  # likewise a later load, at least: the machine may be slower than it was
 SLOWER = 4  # a later load may idle this many times as long as the slowest load so far took
 MAX_LOAD_SECONDS = 1800.0
@@ -62,7 +61,7 @@ class ModelLoader:
         self._prober = prober
         self._loading = loading  # of this model on this server: Triton loads all its versions in one call
         self._driver = replica.server.driver
-        self.limit = LoadLimit(COMPILE_SECONDS if settings.engine.tensorrt_cache else LOAD_SECONDS)
+        self.limit = LoadLimit(LOAD_SECONDS)
 
     async def bring_up(self, client: TritonClient) -> None:
         """Load and probe. Raises Unresponsive, or ApiError with the reason why it does not load."""

@@ -96,12 +96,11 @@ def _missing_providers(settings: BackSettings) -> list[str]:
     # A façade whose models run on the CPU does without ONNX Runtime.
     from runtime.cuda.accelerator import Accelerator, AcceleratorError
 
-    accelerator = Accelerator(settings.engine.tensorrt_cache)
+    accelerator = Accelerator()
     try:
         accelerator.check()
     except AcceleratorError as error:
-        name = "LMAAS_TENSORRT is true" if settings.engine.tensorrt_cache else "LMAAS_DEVICE is cuda"
-        return [f"{name}, but {error}"]
+        return [f"LMAAS_DEVICE is cuda, but {error}"]
     return _too_many_servers(settings, accelerator.num_gpus, "sees {} GPUs")
 
 

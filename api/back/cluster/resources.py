@@ -62,7 +62,10 @@ def available_gpu_memory(gpu: str) -> int | None:
 
 
 def needed_gpu_memory(manifest: Manifest, variant: Variant, num_slots: int) -> int:
-    """What a replica needs of a GPU: weights once, and the whole cache, whatever its limit of tokens."""
+    """What a replica needs of a GPU: weights once, and the whole cache, whatever its limit of tokens.
+
+    Both are allocated by themselves, exactly. ONNX Runtime's arena, which doubles, holds what a step needs.
+    """
     need = GPU_PROCESS_BYTES + manifest.variants[variant].size
     if manifest.kind is Kind.LM:
         # The operators of `kernels` run on CPUs only.

@@ -11,7 +11,7 @@ import pytest
 from bench.gpu.checks import ALLOWED, check_engine, parting
 from runtime.contract import GRAPH_FILE, LmGraph, Variant
 from runtime.cuda.accelerator import Accelerator
-from runtime.cuda.sampling import append_sampling
+from runtime.cuda.sampling import append_best
 from runtime.engine import Engine
 from runtime.messages import ScoredToken, TokenLogprob
 from tests.export.checkpoints import save_lm
@@ -64,7 +64,7 @@ def test_the_checks_hold_on_a_gpu(artifact: Path, engines: tuple[Engine, Engine]
 
 def test_the_graph_that_a_gpu_runs_has_kernels_there(artifact: Path) -> None:
     model = onnx.load(artifact / "fp16" / GRAPH_FILE, load_external_data=False)
-    append_sampling(model, LmGraph.LOGITS)
+    append_best(model, LmGraph.LOGITS)
     assert without_cuda_kernel(model) == set()
 
 

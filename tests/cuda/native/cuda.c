@@ -98,13 +98,13 @@ cudaError_t API cudaMemcpy(void *target, const void *source, size_t size, enum c
 }
 cudaError_t API cudaMemcpyAsync(void *target, const void *source, size_t size, enum cudaMemcpyKind kind,
                                 cudaStream_t stream) {
-    stand_note("copy", "async %s %zu", way(kind), size);
+    stand_note("copy", "async %s %zu on %p", way(kind), size, (void *)stream);
     if (!capturing) memmove(target, source, size);
     return cudaSuccess;
 }
 cudaError_t API cudaMemcpy2DAsync(void *target, size_t target_pitch, const void *source, size_t source_pitch,
                                   size_t width, size_t height, enum cudaMemcpyKind kind, cudaStream_t stream) {
-    stand_note("copy", "async %s %zu", way(kind), width * height);
+    stand_note("copy", "async %s %zu on %p", way(kind), width * height, (void *)stream);
     for (size_t row = 0; !capturing && row < height; row++)
         memmove((char *)target + row * target_pitch, (const char *)source + row * source_pitch, width);
     return cudaSuccess;
@@ -205,13 +205,13 @@ ANSWERS(cudaPeekAtLastError(void))
 
 static void *handle(void) { return calloc(1, 8); }
 
-static cudaError_t waits(const char *what) {
-    stand_note("wait", "%s", what);
+static cudaError_t waits(const char *what, void *handle) {
+    stand_note("wait", "%s on %p", what, handle);
     return capturing ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
-cudaError_t API cudaDeviceSynchronize(void) { return waits("device"); }
-cudaError_t API cudaStreamSynchronize(cudaStream_t stream) { return waits("stream"); }
-cudaError_t API cudaEventSynchronize(cudaEvent_t event) { return waits("event"); }
+cudaError_t API cudaDeviceSynchronize(void) { return waits("device", NULL); }
+cudaError_t API cudaStreamSynchronize(cudaStream_t stream) { return waits("stream", stream); }
+cudaError_t API cudaEventSynchronize(cudaEvent_t event) { return waits("event", event); }
 cudaError_t API cudaStreamCreate(cudaStream_t *stream) { *stream = handle(); return cudaSuccess; }
 cudaError_t API cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     *stream = handle();
@@ -252,7 +252,7 @@ cudaError_t API cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t gr
     return cudaSuccess;
 }
 cudaError_t API cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-    stand_note("graph", "launched");
+    stand_note("graph", "launched on %p", (void *)stream);
     return cudaSuccess;
 }
 ANSWERS(cudaGraphDestroy(cudaGraph_t graph))

@@ -3,44 +3,36 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import onnxruntime
 import pytest
 
 from kernels.session import CPU
-from runtime.cuda.accelerator import CUDA, TENSORRT, Accelerator, AcceleratorError
-from runtime.cuda.memory import copy_graph
+from runtime.cuda.accelerator import CUDA, Accelerator, AcceleratorError
+from runtime.cuda.sampling import draw_graph
+from tests.runtime.cuda.accelerated import Stand
 
 HAS_GPU = CUDA in onnxruntime.get_available_providers()
+GRAPH = draw_graph(3).SerializeToString()
 needs_none = pytest.mark.skipif(HAS_GPU, reason="this ONNX Runtime has the provider")
 
 
 @pytest.mark.parametrize("capture", [False, True])
 def test_runs_are_captured_only_where_they_say_which(capture: bool) -> None:
-    cuda, cpu = Accelerator().providers(capture)
-    assert cuda == (CUDA, {"device_id": 0, "enable_cuda_graph": int(capture), "use_tf32": 0})
+    accelerator = Stand()
+    cuda, cpu = Accelerator.providers(accelerator, capture)
+    stream = {"user_compute_stream": accelerator.stream.handle} if capture else {}
+    options = {"device_id": 0, "enable_cuda_graph": int(capture), "use_tf32": 0, "sdpa_kernel": 3, **stream}
+    assert cuda == (CUDA, options)
     assert cpu == CPU
 
 
-def test_tensorrt_comes_first_and_keeps_what_it_compiles(tmp_path: Path) -> None:
-    folder = tmp_path / "engines"
-    accelerator = Accelerator(str(folder))
-    first = accelerator.providers(False)[0]
-    assert isinstance(first, tuple)
-    assert first[0] == TENSORRT
-    assert first[1]["trt_engine_cache_path"] == str(folder)
-    assert folder.is_dir()
-    assert not accelerator.captures
-
-
 @needs_none
-@pytest.mark.parametrize(("cache", "provider"), [("", CUDA), ("somewhere", TENSORRT)])
-def test_what_is_lacking_is_one_line_with_its_remedy(cache: str, provider: str) -> None:
+def test_what_is_lacking_is_one_line_with_its_remedy() -> None:
     with pytest.raises(AcceleratorError) as raised:
-        Accelerator(cache).open(copy_graph(1, 1), onnxruntime.SessionOptions())
+        Accelerator().open(GRAPH, onnxruntime.SessionOptions())
     line = str(raised.value)
-    assert line.startswith(f"this ONNX Runtime has no {provider}: pip uninstall onnxruntime")
+    assert line.startswith(f"this ONNX Runtime has no {CUDA}: pip uninstall onnxruntime")
     assert "\n" not in line
 
 
@@ -52,6 +44,6 @@ def test_a_python_without_its_kernels_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_a_session_that_fell_back_to_the_cpu_is_refused() -> None:
     """As ONNX Runtime makes it where CUDA's libraries cannot be loaded."""
-    session = onnxruntime.InferenceSession(copy_graph(1, 1), providers=[CPU])
+    session = onnxruntime.InferenceSession(GRAPH, providers=[CPU])
     with pytest.raises(AcceleratorError, match="could not start its CUDAExecutionProvider"):
         Accelerator().check_opened(session)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runtime.contract import Operation
+from runtime.cuda.captured import Shape
 from runtime.cuda.decode_graphs import bucket
 from runtime.engine import Engine
 from tests.runtime.cuda.accelerated import accelerated_engine
@@ -72,7 +73,7 @@ def test_who_takes_the_best_and_who_draws_share_a_step(stand: Engine, engine: En
 
 
 def test_a_stream_of_random_numbers_goes_on_when_the_host_takes_over(stand: Engine, engine: Engine) -> None:
-    """While a neighbour needs its logits, all rows go to the host; a seed gives the same tokens."""
+    """While a neighbour needs its logits, too; a seed gives the same tokens."""
     expected = token_ids(engine, "the cat", **SAMPLED, n=1)
     for _ in range(3):
         needy = submit(stand, "she", GREEDY | {"logprobs": 3, "max_tokens": 5})
@@ -81,18 +82,23 @@ def test_a_stream_of_random_numbers_goes_on_when_the_host_takes_over(stand: Engi
         needy.wait()
 
 
-def test_steps_that_need_no_logits_are_captured(lm_artifact: Path) -> None:
-    stand = accelerated_engine(lm_artifact, num_slots=3)
-    session = stand._core._session
-    assert session._decode_graphs is not None
+def test_all_graphs_are_captured_before_the_first_request(lm_artifact: Path) -> None:
+    stand = accelerated_engine(lm_artifact, num_slots=3, prefill_chunk=40)
+    graphs = stand._core._session._decode_graphs
+    assert graphs is not None
     try:
+        stand.check_integrity()  # the step thread answers, so it has captured them
+        context = 96
+        steps = {Shape(0, slots, 1, context) for slots in (1, 2, 3)}
+        first = {Shape(0, 1, length, length) for length in (32, 40)}
+        later = {Shape(0, 1, length, context) for length in (32, 40)}
+        assert graphs._runs.keys == steps | first | later
+        assert graphs._draws.keys == {1, 2, 3}
         answers(stand, **GREEDY, logprobs=1)
-        assert not session._decode_graphs._graphs
-        answers(stand, **GREEDY)
-        assert set(session._decode_graphs._graphs) <= {(1, False), (2, False), (3, False)}
-        assert (3, False) in session._decode_graphs._graphs
-        token_ids(stand, "she", **SAMPLED)
-        assert (1, True) in session._decode_graphs._graphs
+        answers(stand, **SAMPLED, top_p=0.5)
+        slots = {key.slots for key in graphs._runs.keys}
+        assert {key for key in graphs._runs.keys if key.length == 1} == steps
+        assert slots == {1, 2, 3}
     finally:
         stand.close()
 
