@@ -294,6 +294,11 @@ class Settings(BaseSettings):
     autoscale_stabilisation_seconds: Seconds = Field(
         default=300, description="How long fewer replicas must have been enough before one is taken away."
     )
+    idle_unload_seconds: Pause = Field(
+        default=0,
+        description="A deployment that no request came for in this time gives its memory back; the next "
+        "request loads it again, and waits for that. 0: never.",
+    )
     stream_ping_seconds: Seconds = Field(
         default=15, description="Silence after which a stream sends a keep-alive."
     )

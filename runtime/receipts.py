@@ -94,7 +94,7 @@ class Receipt:
     )
     exact_on: ExactOn = field(
         metadata=_help(
-            "any-processor: the same bits on every x86-64 processor, at every level of our operators. "
+            "any-processor: the same bits on every x86-64 processor with AVX2, at every level of operators. "
             "same-processor: on processors with the same instructions, and with the same ONNX Runtime. "
             "not-promised: the last bits depend on what else runs."
         )

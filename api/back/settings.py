@@ -55,6 +55,7 @@ class BackSettings:
     replace_drain_seconds: float = 300.0
     retry_seconds: float = 20.0
     autoscale_stabilisation_seconds: float = 300.0
+    idle_unload_seconds: float = 0.0  # 0: never
     log_level: str = "info"
     log_format: str = "text"
 

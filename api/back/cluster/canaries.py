@@ -260,7 +260,7 @@ class Rollbacks:
             item is not canary
             and item.record.model == canary.record.model
             and item.record.traffic_weight > 0
-            and item.state is DeploymentState.READY
+            and item.serves
             for item in self._deployments.values()
         )
 

@@ -53,6 +53,8 @@ class Deployment:
             chat=manifest.chat,
         )
         self.expected = False  # it was ready once, or an earlier run had deployed it: readiness waits for it
+        self.idle = False  # its replicas were unloaded, as nothing asked for it: the next request loads them
+        self.load_seconds = manifest.variants[record.variant].load_seconds  # of its slowest replica, lately
         self.share = 0.0  # of the model's traffic, as the router counts it
         self.scaling = asyncio.Lock()  # held while replicas are added or removed
         self.removal: asyncio.Task[None] | None = None
@@ -85,9 +87,15 @@ class Deployment:
         if self._leaving:
             return DeploymentState.UNLOADING
         # It stays deployed while its last replica is unloaded, because it gets others.
-        without = DeploymentState.LOADING if self.record.replicas else DeploymentState.IDLE
+        gets_others = self.record.replicas and not self.idle
+        without = DeploymentState.LOADING if gets_others else DeploymentState.IDLE
         states = {replica.state for replica in self.replicas}
         return next((state for state in PRECEDENCE if state in states), without)
+
+    @property
+    def serves(self) -> bool:
+        """A request to it is answered, where it is idle once it is loaded again."""
+        return self.state is DeploymentState.READY or (self.idle and not self._leaving)
 
     @property
     def tried(self) -> bool:
@@ -135,6 +143,14 @@ class Deployment:
         event = DeploymentEvent(now().isoformat(timespec="milliseconds"), kind, reason, figures)
         events = (*self.record.events, event)[-MAX_EVENTS:]
         self.record = dataclasses.replace(self.record, events=events, **changes)
+
+    def become_idle(self) -> None:
+        """Its replicas take no more requests. Until it is loaded again, readiness does not wait for it."""
+        self.idle, self.expected = True, False
+        seconds = [item.load_seconds for item in self.replicas if item.load_seconds is not None]
+        self.load_seconds = max(seconds, default=self.load_seconds)
+        for replica in self.replicas:
+            replica.become(DeploymentState.UNLOADING)
 
     def leave(self) -> None:
         """It takes no more requests, and never will."""

@@ -49,7 +49,7 @@ def compare(
     found.new = [
         record
         for record in records.values()
-        if record.id not in present and record.state is DeploymentState.READY
+        if record.id not in present and record.state in (DeploymentState.READY, DeploymentState.IDLE)
     ]
     for deployment_id in known:
         deployment, record = present.get(deployment_id), records.get(deployment_id)

@@ -19,8 +19,11 @@ from api.back.cluster.canaries import FAULTS, Canaries, heads_again, observed
 from api.back.cluster.canary import labels
 from api.back.cluster.controller import first_of
 from api.back.cluster.deployment import Deployment
+from api.back.cluster.idling import Idling
+from api.back.cluster.pool import ServerPool
 from api.back.cluster.records import HeadAnswer, Report, Target
 from api.back.cluster.replica import Replica
+from api.back.settings import BackSettings
 from api.back.store.deployments import DeploymentStore
 from api.back.store.models import ModelStore
 from api.back.store.records import DeploymentRecord, DeploymentState
@@ -38,11 +41,13 @@ logger = logging.getLogger(__name__)
 
 
 class Inference:
-    def __init__(self, models: ModelStore, records: DeploymentStore, retry_seconds: float) -> None:
-        """`retry_seconds`: how long a request whose server died waits for a replica."""
+    def __init__(
+        self, settings: BackSettings, pool: ServerPool, models: ModelStore, records: DeploymentStore
+    ) -> None:
         self._models = models
-        self._retry_seconds = retry_seconds
+        self._retry_seconds = settings.retry_seconds
         self._deployments: dict[str, Deployment] = {}  # by id, oldest first
+        self._idling = Idling(pool, self._deployments, settings.idle_unload_seconds)
         self._draining: list[Deployment] = []  # they were replaced, and end the tasks that had chosen them
         self.observers: list[Report] = []  # of changes that no caller asked for
         self._canaries = Canaries(self._deployments, records, self._report)
@@ -72,7 +77,8 @@ class Inference:
         else:
             found = router.choose_version(deployed, model, self._models.resolve(model, version))
         router.require_kind(found, kind, fallback)
-        found.require_ready()
+        if not found.serves:
+            found.require_ready()
         LogContext.current().model = found.target.model
         return found.target
 
@@ -102,7 +108,8 @@ class Inference:
 
     async def _answers(self, deployment: Deployment, request: Submit) -> AsyncGenerator[Answer, None]:
         """Of the first replica that does not die before it has begun to answer."""
-        tries, begun = Tries(deployment, self._retry_seconds, request.parameters), False
+        parameters = remaining(request.parameters, await self._idling.end(deployment))
+        tries, begun = Tries(deployment, self._retry_seconds, parameters), False
         while True:
             try:
                 replica = tries.replica()
@@ -165,6 +172,7 @@ class Inference:
         temperature: float | None,
         special_tokens: bool,
     ) -> list[HeadAnswer]:
+        await self._idling.end(deployment)
         tries = Tries(deployment, self._retry_seconds)
         while True:
             try:
@@ -190,6 +198,13 @@ class Inference:
         raise Unavailable(f"{target.model}/{target.version} was undeployed")
 
 
+def remaining(parameters: Mapping[str, Any], spent: float) -> Mapping[str, Any]:
+    """The parameters of a request with what is left of its deadline, if it has one, after `spent` seconds."""
+    if not spent or DEADLINE not in parameters:
+        return parameters
+    return {**parameters, DEADLINE: max(1, int(parameters[DEADLINE] - 1000 * spent))}
+
+
 class Tries:
     """The tries of one request to a deployment. Times are monotonic seconds."""
 
@@ -211,10 +226,9 @@ class Tries:
     @property
     def parameters(self) -> Mapping[str, Any]:
         """Those of the request, with the time that is left of its deadline now."""
-        if self._tries == 1 or DEADLINE not in self._parameters:
+        if self._tries == 1:
             return self._parameters
-        spent = 1000 * (time.monotonic() - self._begin)
-        return {**self._parameters, DEADLINE: max(1, int(self._parameters[DEADLINE] - spent))}
+        return remaining(self._parameters, time.monotonic() - self._begin)
 
     async def after(self, error: Unavailable) -> None:
         """Return when another try may succeed. Raises `error` where none may, or no time or try is left."""

@@ -82,7 +82,8 @@ class ModelLoader:
             raise Unresponsive(f"it loaded, and does not answer a probe: {answer.reason}") from None
         except ApiError as error:
             raise refused or error from None
-        self.limit.succeeded(time.monotonic() - began)
+        self._replica.load_seconds = time.monotonic() - began
+        self.limit.succeeded(self._replica.load_seconds)
 
     async def _others_healed_it(self, client: TritonClient) -> bool:
         """Else two façades would reload, again and again, what the other one has just loaded."""

@@ -27,7 +27,7 @@ from api.back.store.records import (
     DeploymentState,
     VersionRecord,
 )
-from api.errors import Conflict, NotFound, StoreUnavailable
+from api.errors import Conflict, NotFound, StoreUnavailable, Unavailable
 
 
 class ClusterManager(Inference):
@@ -40,10 +40,10 @@ class ClusterManager(Inference):
         models: ModelStore,
         records: DeploymentStore,
     ) -> None:
-        super().__init__(models, records, settings.retry_seconds)
+        self._pool = ServerPool(settings, drivers)
+        super().__init__(settings, self._pool, models, records)
         self._settings = settings
         self._records = records
-        self._pool = ServerPool(settings, drivers)
         self._rollouts = rollout.Rollouts(
             self._pool, self._deployments, self._draining, settings.replace_drain_seconds
         )
@@ -75,8 +75,10 @@ class ClusterManager(Inference):
                 else:
                     await manager.restore(record)
             manager._scaling.start()
+            manager._idling.start()
             yield manager
         finally:
+            await manager._idling.close()
             await manager._scaling.close()
             await manager._canaries.close()
             await manager._rollouts.close()
@@ -178,14 +180,22 @@ class ClusterManager(Inference):
         record = rollout.successor_record(before, planned)
         successor = Deployment(record, found, admission.require_manifest(found))
         self._require_new(successor, beside=current)
-        await self._rollouts.replace(current, successor, self._records)
+        await self._replace(current, successor, self._records)
         return successor.status
 
     async def follow_replacement(self, current: Deployment, record: DeploymentRecord) -> None:
         """Put in the place of `current` what another façade has put there, as the record says."""
         version = await self._models.version(record.model, record.version)
         successor = Deployment(record, version, admission.require_manifest(version))
-        await self._rollouts.replace(current, successor, None)
+        await self._replace(current, successor, None)
+
+    async def _replace(
+        self, current: Deployment, successor: Deployment, records: DeploymentStore | None
+    ) -> None:
+        """An idle deployment is loaded first where it can be: it serves until the new one is ready."""
+        with suppress(Unavailable):
+            await self._idling.end(current)
+        await self._rollouts.replace(current, successor, records)
 
     async def adjust(
         self,
@@ -239,7 +249,8 @@ class ClusterManager(Inference):
             if self._deployments.get(deployment.record.id) is not deployment:
                 raise rollout.under_way(deployment)  # it has been replaced while this call waited
             before = list(deployment.replicas)
-            if replicas > len(before):
+            # An idle one is loaded with as many by the next request.
+            if replicas > len(before) and not deployment.idle:
                 await self._pool.add(deployment, replicas - len(before))
             if replicas != deployment.record.replicas and recorded:
                 await self._change(deployment, {"replicas": replicas})

@@ -102,6 +102,8 @@ class Membership:
             present = self._cluster.present.get(deployment.record.id) is deployment
             if not present or deployment.removal is not None or deployment.successor is not None:
                 return
+            if deployment.idle:
+                return
             leaving = [replica for replica in deployment.replicas if replica.server.driver.leaving]
             missing = deployment.record.replicas - len(deployment.replicas) + len(leaving)
             before = len(deployment.replicas)

@@ -55,6 +55,7 @@ class Replica:
         self.state = DeploymentState.LOADING
         self.error: str | None = None  # why it is unhealthy or failed
         self.last_good: float | None = None  # when an inference last succeeded, a caller's or a probe
+        self.load_seconds: float | None = None  # that its latest load took, until a probe was answered
         self.in_flight = 0  # requests of callers
         self.traffic = traffic
         self.last_turn = 0  # grows with each request: of two idle replicas the one that rested longer is next

@@ -8,7 +8,6 @@ from api.back.cluster.deployment import Deployment
 from api.back.cluster.messages import RETRY_SECONDS
 from api.back.cluster.records import Target
 from api.back.cluster.replica import Replica
-from api.back.store.records import DeploymentState
 from api.errors import InvalidInput, NotFound, Unavailable
 from runtime.contract import Kind
 
@@ -32,8 +31,8 @@ def choose_of_model(deployed: Iterable[Deployment], model: str) -> Deployment:
     weighted = [item for item in candidates if item.record.traffic_weight > 0]
     if not weighted:
         raise Unavailable(f"every deployment of model {model!r} has traffic weight 0", RETRY_SECONDS)
-    ready = [item for item in weighted if item.state is DeploymentState.READY]
-    return _take_turn(ready) if ready else weighted[0]
+    serving = [item for item in weighted if item.serves]
+    return _take_turn(serving) if serving else weighted[0]
 
 
 def choose_of_kind(

@@ -103,6 +103,8 @@ class ScalingLoop:
             return
         if deployment.state is DeploymentState.UNLOADING or now < watched.not_before or watched.changing:
             return
+        if deployment.idle:
+            return
         reason = decision.reason if wanted == decision.replicas else "a request came"
         logger.info("%s: %d replicas instead of %d: %s", deployment.name, wanted, deployment.record.replicas,
                     reason)  # fmt: skip
@@ -211,6 +213,8 @@ class _Watched:
         wanted = max(decision.wanted, asked)
         reason = decision.reason
         reason += f"; {asked} are asked for" if asked > decision.wanted else ""
+        if self.deployment.idle:
+            wanted, reason = 0, "nothing asks for it: the next request loads it again"
         reason += f"; the latest change failed: {self.problem}" if self.problem else ""
         return CapacityRecord(
             deployment_id=record.id,

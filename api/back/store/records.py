@@ -35,7 +35,7 @@ class DeploymentState(str, Enum):
     READY = "ready"
     UNHEALTHY = "unhealthy"  # its last probe failed; healing is under way
     FAILED = "failed"  # it could not be loaded; `error` says why
-    IDLE = "idle"  # it has no replicas, as nothing asks for it: the next request brings one
+    IDLE = "idle"  # it has no replicas, as nothing asks for it: the next request brings them
     UNLOADING = "unloading"
 
 

@@ -124,7 +124,9 @@ class ModelView(BaseModel):
     description: str
     aliases: dict[str, int]
     versions: list[int]
-    serving: list[str] = Field(description="Deployed versions with their precision, `1 int8`.")
+    serving: list[str] = Field(
+        description="Deployed versions that answer, idle ones among them, with their precision: `1 int8`."
+    )
     deployments: list[DeploymentView]
     max_model_len: int | None = Field(
         description="Tokens that the context holds, the smallest of the deployed versions; null: none is."
@@ -142,7 +144,11 @@ class ModelView(BaseModel):
             description=record.description,
             aliases=record.aliases,
             versions=list(record.versions),
-            serving=[f"{item.version} {item.variant.value}" for item in own if item.state.value == "ready"],
+            serving=[
+                f"{item.version} {item.variant.value}"
+                for item in own
+                if item.state.value in ("ready", "idle")
+            ],
             deployments=[DeploymentView.of(item) for item in own],
             max_model_len=context_length,
         )
