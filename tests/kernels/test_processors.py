@@ -1,4 +1,4 @@
-"""The processors of a container, as control groups of version 2 say."""
+"""The processors of a container or a service, as control groups say."""
 
 from __future__ import annotations
 
@@ -12,6 +12,21 @@ from kernels.processors import usable_cores
 from runtime import session
 
 
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the control groups, without any; there are eight processors."""
+    monkeypatch.setattr("kernels.processors.os.sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(processors, "GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(processors, "OWN_GROUPS", tmp_path / "own")
+    (tmp_path / "own").write_text("0::/\n")
+    return tmp_path / "cgroup"
+
+
+def write(file: Path, content: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+
+
 @pytest.mark.parametrize(
     ("content", "cores"),
     [
@@ -23,14 +38,32 @@ from runtime import session
         ("", 8),
     ],
 )
-def test_a_quota_bounds_them(
-    content: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kernels.processors.os.sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(processors, "CPU_MAX", tmp_path / "cpu.max")
+def test_a_quota_bounds_them(groups: Path, content: str, cores: int) -> None:
     assert usable_cores() == 8
-    (tmp_path / "cpu.max").write_text(content)
+    write(groups / "cpu.max", content)
     assert usable_cores() == cores
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("-1", 8), ("250000", 2), ("50000", 1), ("x", 8)])
+@pytest.mark.parametrize("controllers", ["cpu", "cpu,cpuacct"])
+def test_a_quota_of_version_1_bounds_them(groups: Path, controllers: str, quota: str, cores: int) -> None:
+    processors.OWN_GROUPS.write_text(f"5:memory:/\n4:{controllers}:/docker/abc\n0::/\n")
+    write(groups / controllers / "cpu.cfs_quota_us", quota)
+    write(groups / controllers / "cpu.cfs_period_us", "100000")
+    assert usable_cores() == cores
+
+
+def test_the_groups_around_a_service_count(groups: Path) -> None:
+    processors.OWN_GROUPS.write_text("0::/system.slice/lmaas.service\n")
+    write(groups / "system.slice" / "lmaas.service" / "cpu.max", "600000 100000")
+    assert usable_cores() == 6
+    write(groups / "system.slice" / "cpu.max", "300000 100000")
+    assert usable_cores() == 3
+
+
+def test_a_system_without_control_groups(groups: Path) -> None:
+    processors.OWN_GROUPS.unlink()
+    assert usable_cores() == 8
 
 
 def test_an_engine_has_no_more_threads_than_its_container_has_processors(
