@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from runtime.contract import ENGINE_FILE, Device, Variant
 from runtime.errors import ModelError
 
+MOST_THREADS = 4  # where no number is set
 Choice = TypeVar("Choice", bound=Enum)
 # A run takes a GPU hardly longer than its dispatch takes the host, up to about this number of tokens.
 GPU_CHUNK = 512
@@ -50,7 +51,13 @@ class EngineSettings:
         f"Most prompt tokens of one engine step; fewer where sequences decode. A GPU runs up to {GPU_CHUNK}, "
         "or more if this is more.",
     )
-    threads: int = _number(2, 1, 100_000, "Threads of one model's engine.")
+    threads: int = _number(
+        0,
+        0,
+        100_000,
+        f"Threads of one model's engine. 0: up to {MOST_THREADS}, as the processors that this process may "
+        "use (CPU set, quota) go round among the model servers of the machine.",
+    )
     step_timeout_seconds: int = _number(
         60, 1, 100_000, "A step of a model that takes longer has hung: the model is started again."
     )

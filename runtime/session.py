@@ -25,6 +25,7 @@ from kernels.fusion import ARGMAX, LOG_SUM, ROW_TOKENS
 from kernels.library import LevelError, level
 from kernels.processors import usable_cores
 from kernels.session import element_type, open_graph
+from runtime.config import MOST_THREADS
 from runtime.contract import ENGINE_FILE, LmGraph
 from runtime.cuda.accelerator import Accelerator, AcceleratorError
 from runtime.cuda.captured import DrawRuns, ModelRuns, run_options
@@ -50,10 +51,10 @@ def open_session(
     `logits` names the output from which an accelerator chooses tokens, if any. Threads spin for the next
     operator, but only about as long as the step between two operators takes: several models and Triton itself
     share the cores, and a thread that spins for one model takes them from all others. In a container with
-    fewer processors there are fewer than `threads`.
+    fewer processors there are fewer than `threads`; 0: as many as `EngineSettings` says.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = min(threads, usable_cores())
+    options.intra_op_num_threads = min(threads or MOST_THREADS, usable_cores())
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
     try:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.back.cluster.quality_gate import QualityGate
-from runtime.config import EngineSettings
+from kernels.processors import usable_cores
+from runtime.config import MOST_THREADS, EngineSettings
 from runtime.contract import Variant
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ class BackSettings:
     def all_servers(self) -> int:
         """Tritons on this machine, of all façades."""
         return self.facades * self.servers
+
+    @property
+    def threads(self) -> int:
+        """Of an engine on this machine."""
+        share = usable_cores() // max(1, self.all_servers)
+        return self.engine.threads or max(1, min(MOST_THREADS, share))
 
     @property
     def blobs(self) -> Path:

@@ -76,6 +76,9 @@ def test_an_engine_has_no_more_threads_than_its_container_has_processors(
 
     monkeypatch.setattr(session, "open_graph", open_graph)
     monkeypatch.setattr(session, "usable_cores", lambda: 3)
-    for threads in (2, 4):
+    for threads in (2, 4, 0):
         session.open_session(tmp_path, threads)
-    assert asked == [2, 3]
+    monkeypatch.setattr(session, "usable_cores", lambda: 64)
+    for threads in (8, 0):
+        session.open_session(tmp_path, threads)
+    assert asked == [2, 3, 3, 8, 4]

@@ -6,6 +6,7 @@ All methods block and are called in a thread, but for `lay_out`.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import shutil
 import uuid
@@ -91,7 +92,12 @@ class ModelRepository:
         building.rename(model / str(version.version))
 
     def _engine_config(self, variant: Variant) -> str:
-        return EngineConfig.of(self._settings.engine, variant).to_json()
+        engine = dataclasses.replace(self._settings.engine, threads=self._threads)
+        return EngineConfig.of(engine, variant).to_json()
+
+    @property
+    def _threads(self) -> int:
+        return self._settings.threads
 
     def _aside(self) -> Path:
         """A path in the same file system, for what is not whole yet or not any more."""

@@ -147,7 +147,7 @@ class ScalingLoop:
         """Replicas that its servers and their cores hold; more local ones than cores would share them."""
         local = sum(isinstance(server.driver, LocalTriton) for server in self._servers)
         if self._settings.engine.device is Device.CPU:
-            room = max(1, usable_cores() // self._settings.engine.threads)
+            room = max(1, usable_cores() // self._settings.threads)
             return len(self._servers) - local + min(local, room)
         return len(self._servers)
 

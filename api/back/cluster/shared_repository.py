@@ -95,6 +95,11 @@ class SharedRepository(ModelRepository):
             and (folder / variant.value).is_dir()
         )
 
+    @property
+    def _threads(self) -> int:
+        """The other machine has processors of its own: 0 leaves the number to it."""
+        return self._settings.engine.threads
+
     def _aside(self) -> Path:
         folder = self._root / BUILDING
         folder.mkdir(parents=True, exist_ok=True)
