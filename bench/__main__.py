@@ -14,7 +14,7 @@ from bench.compare import command as compare
 from bench.drills import run as drills
 from bench.gpu import run as gpu
 from bench.peers import commands as peers
-from bench.stack import classify, facade, in_process, long_prompts, memory, records, start
+from bench.stack import classify, facade, idle, in_process, long_prompts, memory, records, start
 from cli.command import Commands
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ stack.command("in-process", help=in_process.__doc__)(in_process.in_process)
 stack.command("facade", help=facade.__doc__)(facade.facade)
 stack.command("classify", help=classify.__doc__)(classify.classify)
 stack.command("long-prompts", help=long_prompts.__doc__)(long_prompts.long_prompts)
+stack.command("idle", help=idle.__doc__)(idle.idle)
 stack.command("memory", help=memory.__doc__)(memory.memory)
 stack.command("records", help=records.__doc__)(records.records)
 stack.command("start", help=start.__doc__)(start.start)

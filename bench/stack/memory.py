@@ -53,7 +53,7 @@ class Look:
     @classmethod
     def at(cls, stack: Stack, deployed: Deployed) -> Look:
         metrics = httpx.get(f"{stack.url}/metrics", timeout=TIMEOUT, trust_env=False).text
-        return cls(list(_read(stack)), rows_used(metrics, deployed))
+        return cls(list(read(stack)), rows_used(metrics, deployed))
 
     @property
     def rss(self) -> int:
@@ -64,7 +64,7 @@ class Look:
         return sum(process.pss for process in self.processes)
 
 
-def _read(stack: Stack) -> Iterator[Process]:
+def read(stack: Stack) -> Iterator[Process]:
     for process in stack.processes():
         try:
             usage, name = process.memory_full_info(), process_name(process.cmdline())

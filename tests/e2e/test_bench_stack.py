@@ -66,6 +66,13 @@ def test_memory(appliance: Appliance, results: Path) -> None:
         assert 0 < process["pss"] <= process["rss"]
 
 
+def test_idle(appliance: Appliance, results: Path) -> None:
+    data = report(appliance, results, "idle", "--seconds", "0.2")
+    assert {"façade", "Triton", "model mini-lm"} <= data["cpu_seconds"].keys()
+    assert data["states"]["mini-lm"] == "ready"
+    assert data["unloaded"] is None
+
+
 def test_start(appliance: Appliance, results: Path) -> None:
     data = report(appliance, results, "start", *LM, "--rounds", "1")
     assert 0 < data["loaded"][0] < data["first_token"][0]
