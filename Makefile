@@ -24,7 +24,7 @@ test: .venv/test.installed | environment ## Install what the tests need and run 
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 # `pip --python` installs apart from .venv: onnxruntime-gpu and onnxruntime own the same files.
-test-cuda: .venv-cuda/installed ## Run the tests of the GPU path: the real onnxruntime-gpu on a CUDA that computes nothing (256 MB, gcc)
+test-cuda: .venv-cuda/installed ## Run the tests of the GPU path: the real onnxruntime-gpu on a CUDA that computes nothing (350 MB, gcc)
 	.venv-cuda/bin/python -m pytest -m cuda tests/cuda $(PYTEST)
 
 check: .venv/test.installed ## Format, lint, types, import rules
@@ -99,12 +99,15 @@ environment: | .venv/bin/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@ .venv/serve.installed .venv/docs.installed
 
-# The packages of .venv and in front of them the build for GPUs; the headers of CUDA 13.0, and none of its libraries.
+# The packages of .venv and in front of them the build for GPUs; the headers of CUDA 13.0, and none of its libraries;
+# the parser of TensorRT, by its RTX form, which loads without a GPU.
 .venv-cuda/installed: constraints.txt | .venv/test.installed
 	@.venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lmaas: onnxruntime-gpu for CUDA 13 needs Python 3.11 or 3.12: make clean, then make test-cuda PYTHON=python3.11")'
 	.venv/bin/python -m venv --without-pip --clear .venv-cuda
 	$(PIP) --python .venv-cuda/bin/python install --quiet --constraint constraints.txt --no-deps onnxruntime-gpu
 	$(PIP) install --quiet --no-deps --target .venv-cuda/headers nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88
+	$(PIP) --python .venv-cuda/bin/python install --quiet --no-deps \
+		tensorrt-rtx-cu13-bindings==1.7.1.116 tensorrt-rtx-cu13-libs==1.7.1.116
 	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$(.venv-cuda/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
 	@touch $@

@@ -8,7 +8,7 @@ import bench.chaos
 import bench.compare
 import bench.drills
 import bench.stack
-from bench import checkpoints, exports, queue, scaling, variants
+from bench import checkpoints, exports, queue, scaling, tensorrt, variants
 from bench.chaos import run as chaos
 from bench.compare import command as compare
 from bench.drills import run as drills
@@ -31,6 +31,7 @@ app.command("exports", help=exports.__doc__)(exports.exports)
 app.command("variants", help=variants.__doc__)(variants.variants)
 app.command("compare", help=bench.compare.__doc__)(compare.compare)
 app.command("gpu", help=gpu.__doc__)(gpu.gpu)
+app.command("tensorrt", help=tensorrt.__doc__)(tensorrt.tensorrt)
 app.command("scaling", help=scaling.__doc__)(scaling.scaling)
 app.command("chaos", help=bench.chaos.__doc__)(chaos.chaos)
 app.command("drills", help=bench.drills.__doc__)(drills.drills)
