@@ -18,7 +18,7 @@ from runtime.calibration import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, Calibra
 from runtime.contract import Kind
 from runtime.heads import HeadAnswer
 from train.data import LabelRow, Row
-from train.evaluation.classes import bins_of, calibration_error, threshold_figures
+from train.evaluation.classes import calibration_error, threshold_figures
 from train.evaluation.errors import EvaluationError
 from train.evaluation.evaluate import expected_places, expected_sets
 from train.evaluation.target import Description, Floats
@@ -65,7 +65,7 @@ def _one(truth: NDArray[np.int64], scores: Floats, aim: Aim) -> Calibration:
     figures = {"log loss before": loss(1.0), "log loss": loss(temperature)}
     for name, given in (("ECE before", scores), ("ECE", found)):
         right = given[inside].argmax(axis=1) == truth[inside]
-        figures[name] = calibration_error(bins_of(given[inside].max(axis=1), right))
+        figures[name] = calibration_error(given[inside].max(axis=1), right)
     figures |= threshold_figures(truth, found, threshold)
     return _calibration(temperature, threshold, criterion, len(truth), figures)
 
@@ -80,7 +80,7 @@ def _several(expected: NDArray[np.bool_], scores: Floats) -> Calibration:
     temperature = _least(loss)
     figures = {"log loss before": loss(1.0), "log loss": loss(temperature)}
     for name, given in (("ECE before", scores), ("ECE", special.expit(logits / temperature))):
-        figures[name] = calibration_error(bins_of(given.ravel(), expected.ravel()))
+        figures[name] = calibration_error(given, expected)
     return _calibration(temperature, None, "", len(expected), figures)
 
 

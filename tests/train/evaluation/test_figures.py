@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from seqeval.metrics import f1_score as seqeval_f1
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from export.evaluation.card import macro_f1
 from runtime.contract import Kind
@@ -25,7 +26,7 @@ from train.evaluation.errors import EvaluationError
 from train.evaluation.evaluate import Settings, check_labels, measure_heads
 from train.evaluation.measured import Measured
 from train.evaluation.slots import tags_of, with_slots
-from train.evaluation.target import Description
+from train.evaluation.target import Description, Floats
 from train.evaluation.texts import ScoredText, measure_texts
 from train.evaluation.windows import Window, windows
 
@@ -61,7 +62,40 @@ def test_the_calibration_error_is_the_mean_gap_of_bins() -> None:
     bins = bins_of(confidence, right)
     assert len(bins) == 15
     assert [each.count for each in bins if each.count] == [1, 2]
-    assert calibration_error(bins) == pytest.approx((0.5 + 2 * (0.97 - 0.5)) / 3)
+    assert calibration_error(confidence, right) == pytest.approx((0.5 + 2 * (0.97 - 0.5)) / 3)
+
+
+def test_figures_of_resamples_are_those_of_scikit_learn() -> None:
+    """With rows twice, labels that no row has, a likelihood of 0 and a confidence of 1."""
+    generator = np.random.default_rng(0)
+    scores = generator.dirichlet(np.full(4, 0.3), 12)
+    scores[:2] = [[1, 0, 0, 0], [0, 1, 0, 0]]
+    expected = generator.integers(0, 4, 12)
+    expected[:2] = 0
+    several = generator.random((12, 4)) < 0.5
+    one = measure_single("abcd", expected.tolist(), scores).main
+    many = measure_multi("abcd", several, scores).main
+    found, given = scores.argmax(axis=1), scores >= 0.5
+    numbers = list(range(4))
+    for rows in (ALL, *generator.integers(0, 12, (5, 12)), np.array([0, 1, 0])):
+        y, z = expected[rows], several[rows]
+        score = {"zero_division": 0}
+        assert one["accuracy"](rows) == pytest.approx(accuracy_score(y, found[rows]))
+        macro = f1_score(y, found[rows], labels=numbers, average="macro", **score)
+        assert one["macro F1"](rows) == pytest.approx(macro)
+        assert one["log loss"](rows) == pytest.approx(log_loss(y, scores[rows], labels=numbers))
+        assert one["ECE"](rows) == pytest.approx(gap(scores[rows].max(axis=1), found[rows] == y))
+        assert many["accuracy of all labels"](rows) == pytest.approx(accuracy_score(z, given[rows]))
+        for kind in ("micro", "macro"):
+            assert many[f"{kind} F1"](rows) == pytest.approx(f1_score(z, given[rows], average=kind, **score))
+        assert many["ECE"](rows) == pytest.approx(gap(scores[rows].ravel(), z.ravel()))
+
+
+def gap(confidence: Floats, right: NDArray[np.bool_]) -> float:
+    """The mean distance of accuracy from confidence in the bins of a reliability diagram."""
+    bins = [each for each in bins_of(confidence, right) if each.count]
+    distances = [abs((each.accuracy or 0) - (each.confidence or 0)) * each.count for each in bins]
+    return sum(distances) / len(confidence)
 
 
 def test_rows_out_of_scope_count_for_the_threshold_alone() -> None:
