@@ -21,7 +21,7 @@ run: .venv/serve.installed | environment ## Install what serving needs and serve
 	@exec .venv/bin/lmaas up
 
 test: .venv/test.installed | environment ## Install what the tests need and run them all, real Triton included
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
+	.venv/bin/python -m pytest --numprocesses 3 --dist loadfile $(PYTEST)
 
 # `pip --python` installs apart from .venv: onnxruntime-gpu and onnxruntime own the same files.
 test-cuda: .venv-cuda/installed ## Run the tests of the GPU path: the real onnxruntime-gpu on a CUDA that computes nothing (350 MB, gcc)

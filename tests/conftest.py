@@ -17,26 +17,43 @@ from tests.e2e.appliance import free_port
 
 # What the tests' own clients reach lies on this machine.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost,::1"
+# In this process and in those that it starts: torch's threads that wait for each other on a busy machine are
+# slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Hundreds of processes import the same modules: the first one compiles them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# The files of each of these folders share servers and converted models: one process gets them all, and makes
-# these once.
+# These files start appliances with settings that no other file has.
+APART = tuple(
+    f"tests/e2e/test_{name}.py"
+    for name in ("healing", "foreground_triton", "facades", "access", "servers", "bench_compare", "seeing")
+)
+# The other files of each of these folders share servers and converted models: one process gets them all, and
+# makes these once.
 SHARED = ("tests/e2e/", "tests/api/back/")
 # What takes longest comes first, so that no process is left with it when the others are done.
-FIRST = (*SHARED, "tests/train/", "tests/export/")
+FIRST = (*SHARED, *APART, "tests/train/", "tests/export/")
+
+
+def scope(nodeid: str) -> str:
+    """What one process gets: a file of APART, the rest of a folder of SHARED, or a file of another folder."""
+    file = nodeid.partition("::")[0]
+    return file if file in APART else next((each for each in SHARED if file.startswith(each)), file)
 
 
 def place(nodeid: str) -> int:
-    """Of a test's folder in FIRST; all others are behind them."""
-    return next((number for number, folder in enumerate(FIRST) if nodeid.startswith(folder)), len(FIRST))
+    """Of a test's scope, or of its folder, in FIRST; all others are behind them."""
+    found = scope(nodeid)
+    if found not in FIRST:
+        found = "/".join([*found.split("/")[:2], ""])
+    return FIRST.index(found) if found in FIRST else len(FIRST)
 
 
 class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """A process gets a whole folder of SHARED, or a file of another one."""
+    """A process gets a whole scope."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((folder for folder in SHARED if nodeid.startswith(folder)), nodeid.partition("::")[0])
+        return scope(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -61,9 +78,6 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
-        # Threads that wait for each other on a busy machine are slower than one.
-        if torch := sys.modules.get("torch"):
-            torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from lmaas import app
 from tests.e2e.appliance import ROOT, foreign_variables
 
 ADDRESS = "http://127.0.0.1:8080"
@@ -39,7 +42,7 @@ def _text(page: str) -> str:
 
 def environment(url: str) -> dict[str, str]:
     ours = {"LMAAS_URL": url, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "no_proxy": "127.0.0.1"}
-    return foreign_variables() | ours | {"OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
+    return foreign_variables() | ours
 
 
 def paste(commands: str, folder: Path, url: str) -> str:
@@ -54,6 +57,28 @@ def paste(commands: str, folder: Path, url: str) -> str:
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
+
+
+def lmaas(*arguments: str, status: int = 0, **settings: str) -> str:
+    """Run `lmaas` in this process, which imports its packages only once, with LMAAS_ variables.
+
+    Returns what it printed; where it was to fail, that is its standard error.
+    """
+    variables = {f"LMAAS_{name.upper()}": value for name, value in settings.items()}
+    ended = CliRunner().invoke(app, [*arguments], env=variables | {"COLUMNS": "200"})
+    assert ended.exit_code == status, f"{arguments}\n{ended.output}\n{ended.stderr}"
+    return ended.stderr if status and ended.stderr else ended.stdout
+
+
+def paste_here(commands: str, url: str) -> str:
+    """Like `paste`, in this folder, but `lmaas` runs in this process."""
+    printed = ""
+    for command in re.split(r"(?<!\\)\n", commands.strip()):
+        if command.startswith("lmaas "):
+            printed += lmaas(*shlex.split(command)[1:], url=url)
+        else:
+            printed += paste(command, Path.cwd(), url)
+    return printed
 
 
 def alike(shown: Any, got: Any) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.appliance import Appliance, foreign_variables, home_with, running
+from tests.e2e.appliance import Appliance, home_with, running
+from tests.e2e.pages import lmaas
 
 PROMPT = "Once upon a time there was a"
 
@@ -22,17 +21,8 @@ def home(converted_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return home_with(converted_home, tmp_path_factory.mktemp("keys") / "home of its own", "mini-lm")
 
 
-def lmaas(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own."""
-    environment = foreign_variables() | {"LMAAS_HOME": str(home), **variables}
-    command = [sys.executable, "-m", "lmaas", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
-
-
 def new_key(home: Path, *arguments: str) -> dict[str, Any]:
-    made = lmaas(home, "keys", "create", *arguments, "--json")
-    assert made.returncode == 0, made.stderr
-    key: dict[str, Any] = json.loads(made.stdout)
+    key: dict[str, Any] = json.loads(lmaas("keys", "create", *arguments, "--json", home=str(home)))
     return key
 
 
@@ -64,11 +54,10 @@ def test_a_key_s_life(home: Path) -> None:
             assert limited.value.code == "rate_limit_exceeded"
             with pytest.raises(openai.AuthenticationError):
                 openai.OpenAI(base_url=client.base_url, api_key="sk-none", max_retries=0).models.list()
-        said = lmaas(home, "generate", PROMPT, "--url", appliance.url, LMAAS_API_KEY=admin["key"])
-        assert (said.returncode, said.stdout.startswith(PROMPT)) == (0, True), said.stderr
-        without = lmaas(home, "generate", PROMPT, "--url", appliance.url)
-        assert (without.returncode, "API key" in without.stderr) == (1, True)
-        assert lmaas(home, "keys", "revoke", ann["id"]).returncode == 0
+        said = lmaas("generate", PROMPT, url=appliance.url, api_key=admin["key"])
+        assert said.startswith(PROMPT)
+        assert "API key" in lmaas("generate", PROMPT, url=appliance.url, status=1)
+        lmaas("keys", "revoke", ann["id"], home=str(home))
         appliance.wait_for(lambda: status(appliance, ann) == 401, "a revoked key is refused")
     with running(home, key=admin["key"]) as again:  # what was counted has outlived the process
         rows = again.http.get("/v1/usage", params={"key": ann["id"]}).json()["data"]

@@ -5,26 +5,15 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bench.chaos.services import S3Server
-from tests.e2e.appliance import Appliance, foreign_variables, running
+from tests.e2e.appliance import Appliance, running
+from tests.e2e.pages import lmaas
 
 PROMPT = {"model": "mini-lm", "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}
-
-
-def lmaas(home: Path, *arguments: str, status: int = 0, **settings: str) -> str:
-    """Run `lmaas` on a home; returns what it printed (standard error where it was to fail)."""
-    environment = foreign_variables() | {"LMAAS_HOME": str(home), "COLUMNS": "200"}
-    environment |= {f"LMAAS_{name.upper()}": value for name, value in settings.items()}
-    command = [sys.executable, "-m", "lmaas", *arguments]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == status, ended.stdout + ended.stderr
-    return ended.stderr if status == 1 and ended.stderr else ended.stdout
 
 
 def test_a_backup_of_a_running_appliance_serves_from_another_home(
@@ -34,36 +23,37 @@ def test_a_backup_of_a_running_appliance_serves_from_another_home(
         monkeypatch.setenv(name, value)
     text = appliance.post("/v1/generate", PROMPT)["choices"][0]["text"]
     file = tmp_path / "backup.tar"
-    assert f"{file}: records and " in lmaas(appliance.home, "backup", str(file))
+    assert f"{file}: records and " in lmaas("backup", str(file), home=str(appliance.home))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert "is not empty" in lmaas(appliance.home, "restore", str(file), "--home", str(tmp_path), status=1)
+    assert "is not empty" in lmaas("restore", str(file), "--home", str(tmp_path), status=1)
 
-    home, bucket = tmp_path / "restored", s3_server.create_bucket()
-    assert "`lmaas up` serves it" in lmaas(home, "restore", str(file), blob_url=bucket)
-    assert not list((home / "blobs").glob("*/*"))
-    checked = json.loads(lmaas(home, "store", "fsck", "--json", blob_url=bucket))
+    home, bucket = str(tmp_path / "restored"), s3_server.create_bucket()
+    assert "`lmaas up` serves it" in lmaas("restore", str(file), home=home, blob_url=bucket)
+    assert not list(Path(home, "blobs").glob("*/*"))
+    checked = json.loads(lmaas("store", "fsck", "--json", home=home, blob_url=bucket))
     assert (checked["findings"], checked["num_unreferenced"]) == ([], 0)
-    with running(home, blob_url=bucket) as restored:
+    with running(Path(home), blob_url=bucket) as restored:
         names = {model["id"] for model in restored.http.get("/v1/models").json()["data"]}
         assert {"mini-lm", "mini-nli"} <= names
         assert restored.post("/v1/generate", PROMPT)["choices"][0]["text"] == text
         assert "importing" not in restored.log.read_text()
         entries = restored.http.get("/v1/audit").json()["data"]
         assert [(item["action"], item["target"]) for item in entries[:1]] == [("restore", "backup.tar")]
-        assert "no unused files" in lmaas(home, "store", "gc", "--grace-hours", "0", blob_url=bucket)
+        assert "no unused files" in lmaas("store", "gc", "--grace-hours", "0", home=home, blob_url=bucket)
 
 
 def test_unused_files_are_listed_and_deleted_while_it_serves(appliance: Appliance) -> None:
+    home = str(appliance.home)
     orphan = os.urandom(3000)
     answer = appliance.http.put("/v1/blobs/sha256:" + "0" * 64, content=orphan)
     assert answer.status_code == 422
     digest = answer.json()["detail"].split("sha256:")[1].split(",")[0]
     assert appliance.http.put(f"/v1/blobs/sha256:{digest}", content=orphan).status_code == 201
-    assert "no unused files" in lmaas(appliance.home, "store", "gc")
+    assert "no unused files" in lmaas("store", "gc", home=home)
     for flags, gone in ((["--dry-run"], False), ([], True)):
-        listed = lmaas(appliance.home, "store", "gc", "--grace-hours", "0", *flags)
+        listed = lmaas("store", "gc", "--grace-hours", "0", *flags, home=home)
         assert digest in listed
         assert ("would be deleted" in listed) is not gone
         found = appliance.http.head(f"/v1/blobs/sha256:{digest}").status_code
         assert found == (404 if gone else 200)
-    assert "nothing is wrong" in lmaas(appliance.home, "store", "fsck", "--quick")
+    assert "nothing is wrong" in lmaas("store", "fsck", "--quick", home=home)

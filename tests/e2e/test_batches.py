@@ -90,7 +90,7 @@ def long_lines(count: int, max_tokens: int) -> dict[str, dict[str, Any]]:
 
 def test_a_batch_goes_on_after_a_kill_and_gives_way_to_requests(converted_home: Path, tmp_path: Path) -> None:
     home = home_with(converted_home, tmp_path / "home", "mini-lm")
-    bodies = long_lines(120, 480)  # seconds of work, also on a fast machine: the kill comes amid it
+    bodies = long_lines(60, 480)  # seconds of work, also on a fast machine: the kill comes amid it
     with running(home, num_slots="4", batch_slots="4") as killed, client(killed) as asked:
         batch = submit(asked, "/v1/completions", bodies)
         before = killed.wait_for(lambda: completed(asked, batch), "the first answers")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.appliance import ROOT, Appliance, foreign_variables
+from tests.e2e.pages import lmaas as lmaas_here
 
 
 def lmaas(*arguments: str, url: str | None = None, status: int = 0) -> str:
@@ -63,23 +64,22 @@ def test_tells_scripts(appliance: Appliance) -> None:
 def test_push_deploy_pull_remove(appliance: Appliance, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(ROOT / "models" / "mini-nli", tmp_path / "folder"))
     (folder / "training_args.bin").write_bytes(b"\x80\x02}q\x00.")
-    pushed = lmaas("models", "push", "CLI/NLI", str(folder), "--deploy", url=appliance.url)
+    pushed = lmaas_here("models", "push", "CLI/NLI", str(folder), "--deploy", url=appliance.url)
     assert "CLI/NLI is served as cli-nli: " in pushed
     assert "note: skipped, because no export reads them: training_args.bin" in pushed
     assert "cli-nli version 1 is ready and serves in int8" in pushed
     archive = tmp_path / "nli.tar"
-    lmaas("models", "pull", "cli-nli", "-o", str(archive), url=appliance.url)
+    lmaas_here("models", "pull", "cli-nli", "-o", str(archive), url=appliance.url)
     assert archive.stat().st_size > 1_000_000
-    assert "cli-copy version 1 is ready" in lmaas(
-        "models", "push", "cli-copy", str(archive), url=appliance.url
-    )
-    lmaas("models", "rm", "cli-copy", url=appliance.url)
-    lmaas("undeploy", "cli-nli", url=appliance.url)
-    lmaas("deploy", "cli-nli", "--precision", "fp32", url=appliance.url)
-    assert "is deployed" in lmaas("models", "rm", "cli-nli", url=appliance.url, status=1)
-    lmaas("models", "rm", "cli-nli", "--force", url=appliance.url)
-    assert "cli-nli" in lmaas("models", "show", "cli-nli", url=appliance.url, status=1)
-    history = json.loads(lmaas("models", "history", "cli-nli", "--json", url=appliance.url))["data"]
+    copied = lmaas_here("models", "push", "cli-copy", str(archive), url=appliance.url)
+    assert "cli-copy version 1 is ready" in copied
+    lmaas_here("models", "rm", "cli-copy", url=appliance.url)
+    lmaas_here("undeploy", "cli-nli", url=appliance.url)
+    lmaas_here("deploy", "cli-nli", "--precision", "fp32", url=appliance.url)
+    assert "is deployed" in lmaas_here("models", "rm", "cli-nli", url=appliance.url, status=1)
+    lmaas_here("models", "rm", "cli-nli", "--force", url=appliance.url)
+    assert "cli-nli" in lmaas_here("models", "show", "cli-nli", url=appliance.url, status=1)
+    history = json.loads(lmaas_here("models", "history", "cli-nli", "--json", url=appliance.url))["data"]
     done = [(entry["action"], entry["precision"]) for entry in history]
     served = [("undeploy", "fp32"), ("deploy", "fp32"), ("undeploy", "int8"), ("deploy", "int8")]
     assert done == [("delete", None), *served]

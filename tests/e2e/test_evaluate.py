@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from export.pipeline import export_checkpoint
-from lmaas import app
 from runtime.contract import Variant
 from tests.e2e.appliance import ROOT, Appliance
+from tests.e2e.pages import lmaas
 from tests.export import checkpoints
 from tests.train.evaluation.conftest import TEXTS
 
@@ -28,13 +27,6 @@ SAVE: dict[str, Callable[[Path], object]] = {
     "nlu": lambda folder: checkpoints.save_nlu(folder, echo=True),
 }
 FAST = ("--resamples", "20", "--latency-requests", "5")
-
-
-def lmaas(*arguments: str, url: str, status: int = 0) -> str:
-    """In this process, which imports scikit-learn and torch only once."""
-    ended = CliRunner().invoke(app, [*arguments, "--url", url])
-    assert ended.exit_code == status, ended.output
-    return ended.stderr if status else ended.stdout
 
 
 @dataclass(frozen=True)

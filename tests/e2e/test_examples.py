@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.appliance import ROOT, Appliance
-from tests.e2e.pages import blocks, paste, shown
+from tests.e2e.pages import blocks, paste_here, shown
 
 TOLERANCE = 0.05  # of a probability: int8 against fp32
 
@@ -17,13 +17,13 @@ TOLERANCE = 0.05  # of a probability: int8 against fp32
 def test_two_sentences_and_the_words_that_follow(
     appliance: Appliance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
     try:
-        printed = paste(shown("examples", appliance.url), tmp_path, appliance.url)
+        printed = paste_here(shown("examples", appliance.url), appliance.url)
     finally:
         appliance.http.delete("/v1/models/two", params={"force": True})
     candidates = json.loads(printed[printed.index('{"model"') :])["candidates"]
-    monkeypatch.chdir(tmp_path)
     exec(blocks("examples", "python"), {})
     expected = json.loads(capsys.readouterr().out)
     assert len(candidates) == len(expected) == 5

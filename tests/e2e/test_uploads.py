@@ -17,7 +17,7 @@ from client.errors import UnreachableError
 from client.http import Client
 from export.archive import pack_folder
 from tests.e2e.appliance import ROOT, Appliance
-from tests.e2e.test_command_line import lmaas
+from tests.e2e.pages import lmaas
 
 CUT_BYTES = 300_000
 

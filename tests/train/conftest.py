@@ -4,10 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
-
-# Threads that wait for each other on a busy machine are slower than one.
-torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[2]
 
