@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -187,7 +189,8 @@ class Options:
         return found
 
 
-def described() -> dict[str, About]:
+@cache
+def described() -> Mapping[str, About]:
     """What each field of Options is about, in their order."""
     hints = get_type_hints(Options, include_extras=True)
     return {field.name: get_args(hints[field.name])[1] for field in fields(Options)}
