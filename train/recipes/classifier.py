@@ -5,21 +5,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor
-from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
+from train.bag_fitting import fit_bag, weigh_bag
 from train.data import LabelRow
-from train.head_parts import BIDIRECTIONAL
+from train.head_parts import BIDIRECTIONAL, make_bag
 from train.heads import Augment, ClassifierTraining, HeadRun, classifier_accuracy, start_from_body
 from train.language_model import make_config
 from train.pair_training import Matching, PairTraining
 from train.recipes.command import working_folder
+from train.start import load_weights
 from train.tokenizer import END_OF_TEXT_ID, PADDING, train_tokenizer
 from train.training import train_on
 
 log = logging.getLogger(__name__)
+
+NGRAM_ORDERS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Plan:
     bidirectional: bool = False
     # Start from the first layers of the sibling folder mini-lm, or from random weights.
     from_body: bool = True
+    # Of a bag of n-grams of one and two tokens beside the body, fitted first; 0: none.
+    ngram_buckets: int = 0
     # For pairs: also learn which tokens of the second text are in the first.
     matching: Matching | None = None
 
@@ -49,9 +56,10 @@ class Plan:
     def shape(self) -> str:
         """The architecture in words, for the card."""
         sides = ", attention to both sides of a token" if self.bidirectional else ""
+        bag = f"a bag of n-grams in {self.ngram_buckets:,} buckets, " if self.ngram_buckets else ""
         return (
             f"GPT2ForSequenceClassification: {self.layers} layers, {self.width} wide, {self.width // 64} "
-            f"heads{sides}, context 512, own lower-casing byte-level BPE of {self.vocabulary} tokens. "
+            f"heads{sides}, context 512, {bag}own lower-casing byte-level BPE of {self.vocabulary} tokens. "
             "`tokenizer.json` adds `<|endoftext|>` by itself; the label is read at the last token."
         )
 
@@ -91,7 +99,10 @@ def make_model(plan: Plan, tokenizer: Tokenizer, body: Path) -> GPT2ForSequenceC
     config.resid_pdrop = config.embd_pdrop = plan.dropout
     if plan.bidirectional:
         config.attention = BIDIRECTIONAL
+    if plan.ngram_buckets:
+        config.ngram_buckets, config.ngram_orders = plan.ngram_buckets, list(NGRAM_ORDERS)
     model = GPT2ForSequenceClassification(config)
+    model.ngrams = make_bag(config, len(plan.labels))
     if plan.from_body:
         source = GPT2LMHeadModel.from_pretrained(body, dtype=torch.float32)
         start_from_body(model, tokenizer, source, Tokenizer.from_file(str(body / "tokenizer.json")))
@@ -111,11 +122,21 @@ def train_plan(plan: Plan, data: Path, out: Path) -> None:
         training = ClassifierTraining(model, tokenizer, examples, run, plan.augment)
         if plan.matching is not None:
             training = PairTraining(model, tokenizer, examples, run, plan.augment, plan.matching)
+        if (fitted := fit_bag(training, as_typed(plan, examples), held_out)) is not None:
+            log.info("%s", fitted)
         best = train_on(training, held_out, loop)
         log.info("%s, %d epochs: %s %s", plan.name, run.epochs, plan.held_out, best)
         states.append(model.state_dict())
     model.load_state_dict(mean_state(states))
+    if (weighed := weigh_bag(training, held_out)) is not None:
+        log.info("%s", weighed)
     training.save(out)
+
+
+def as_typed(plan: Plan, examples: Sequence[LabelRow]) -> list[LabelRow]:
+    """The rows as they are, and once more as the plan rewrites them."""
+    generator = np.random.default_rng(plan.runs[0].seed)
+    return [*examples, *(plan.augment(row, generator) for row in examples)]
 
 
 def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -141,6 +162,9 @@ class LoadedClassifier:
 
 
 def load_classifier(folder: Path) -> LoadedClassifier:
-    """Read a GPT2ForSequenceClassification checkpoint with transformers."""
-    model = GPT2ForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    """Read a GPT2ForSequenceClassification checkpoint, with this project's own parts."""
+    config = GPT2Config.from_pretrained(folder)
+    model = GPT2ForSequenceClassification(config)
+    model.ngrams = make_bag(config, config.num_labels)
+    load_weights(folder, model)
     return LoadedClassifier(model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json")))

@@ -28,6 +28,7 @@ PLAN = Plan(
     layers=3,
     width=128,
     dropout=0.2,
+    ngram_buckets=1 << 18,
     from_body=False,
 )
 
