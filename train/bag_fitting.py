@@ -1,8 +1,8 @@
 """A new bag of n-grams is fitted before the body trains: logistic regression, or ridge regression of a value.
 
 Both together are a mean of two models that err in different ways. Trained jointly from zeros, the bag would
-overfit: its weights are many, and the penalty that they need is not the body's. How much of an answer is
-the bag's is chosen after the training.
+overfit: its weights are many, and the penalty that they need is not the body's. How much each says
+in an answer is chosen after the training.
 
 An n-gram's weight is the sum of one of its own and of those of the character n-grams in its text (fastText's
 subwords: Bojanowski et al., 2017). So words that are spelled alike share what they say, and the served table
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ TOLERANCE = 1e-3
 MIN_ROWS = 2  # an n-gram of fewer training rows has no weight
 # A token that every row has (the end of the text) is the intercept: a larger value has a smaller penalty.
 INTERCEPT = 5
-PORTIONS = tuple(tenth / 10 for tenth in range(1, 10))  # of an answer, that the bag can have
+# Of the body and of the bag in an answer; a half of each is their mean.
+SCALES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 _CHUNK = 4096  # rows at once
 
 
@@ -83,7 +85,7 @@ def fit_bag(training: Any, rows: Sequence[Any], held_out: Sequence[Any]) -> str 
 
 @torch.no_grad()
 def weigh_bag(training: Any, held_out: Sequence[Any]) -> str | None:
-    """Give a fitted bag the portion of a classifier's answer that has the least loss on `held_out`.
+    """Scale the body of a classifier and its fitted bag so that their sum has the least loss on `held_out`.
 
     A line about it; None where no bag was fitted, or where it is no classifier's.
     """
@@ -96,13 +98,16 @@ def weigh_bag(training: Any, held_out: Sequence[Any]) -> str | None:
     model.ngrams = None
     body = class_logits(model, ids)
     model.ngrams = bag
-    linear, problem = both - body, problem_of(model.config)
-    mixed = {portion: 2 * torch.lerp(body, linear, portion) for portion in PORTIONS}
-    losses = {portion: float(target_loss(logits, wanted, problem)) for portion, logits in mixed.items()}
-    portion = min(losses, key=losses.__getitem__)
-    bag.weight *= 2 * portion
-    model.score.weight *= 2 * (1 - portion)
-    return f"n-grams: {portion:.0%} of the answer, held-out loss {losses[portion]:.4g}"
+    problem = problem_of(model.config)
+    losses = {
+        (of_body, of_bag): float(target_loss(2 * (of_body * body + of_bag * (both - body)), wanted, problem))
+        for of_body, of_bag in product(SCALES, SCALES)
+    }
+    of_body, of_bag = min(losses, key=losses.__getitem__)
+    model.score.weight *= 2 * of_body
+    bag.weight *= 2 * of_bag
+    scaled = f"{of_body:g} of the transformer's and {of_bag:g} of the n-grams'"
+    return f"logits: {scaled}, held-out loss {losses[of_body, of_bag]:.4g}"
 
 
 def _shares(bag: NgramBag, ids: Sequence[Sequence[int]]) -> csr_matrix:

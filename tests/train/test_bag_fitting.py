@@ -155,11 +155,11 @@ def test_held_out_rows_weigh_body_and_bag(better: str) -> None:
         module.score.weight.data = 3 * torch.linalg.lstsq(states, taught - 0.5).solution.T
     before, body, bag = training.figures(rows), module.score.weight.clone(), module.ngrams.weight.clone()
     line = weigh_bag(training, rows)
-    portion = 0.9 if better == "bag" else 0.1
+    of_body, of_bag = (0.1, 1.5) if better == "bag" else (1.5, 0.1)
     assert line is not None
-    assert f"{portion:.0%} of the answer" in line
-    assert torch.allclose(module.ngrams.weight, 2 * portion * bag)
-    assert torch.allclose(module.score.weight, 2 * (1 - portion) * body)
+    assert f"{of_body:g} of the transformer's and {of_bag:g} of the n-grams'" in line
+    assert torch.allclose(module.ngrams.weight, 2 * of_bag * bag)
+    assert torch.allclose(module.score.weight, 2 * of_body * body)
     assert training.figures(rows)["loss"] < before["loss"]
 
 
