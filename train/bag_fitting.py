@@ -12,7 +12,7 @@ has a row for an n-gram as before. A character n-gram that spans tokens belongs 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -34,6 +34,7 @@ CHARACTERS = (2, 3, 4, 5)  # of character n-grams within words, with the space o
 SHARED = 0.3  # the scale of what a character n-gram says, that of an n-gram's own weight being 1
 BOUNDARIES = frozenset("\u0120\u2581 ")  # a space as byte-level and SentencePiece tokens write it
 SPECIAL = "\0"  # the text of a special token
+NEW = "\1"  # before the text of a token that the first text of a pair lacks
 ITERATIONS = 100
 TOLERANCE = 1e-3
 MIN_ROWS = 2  # an n-gram of fewer training rows has no weight
@@ -49,7 +50,8 @@ def fit_bag(training: Any, rows: Sequence[Any], held_out: Sequence[Any]) -> str 
 
     None where there is no bag, where it has weights, or where no n-gram is in two rows.
     """
-    bag = getattr(training.module, "ngrams", None)
+    model = _model_of(training)
+    bag = getattr(model, "ngrams", None)
     if bag is None or bool(bag.weight.any()):
         return None
     ids, targets = training.for_bag(rows)
@@ -67,7 +69,7 @@ def fit_bag(training: Any, rows: Sequence[Any], held_out: Sequence[Any]) -> str 
     rarity[kept >= len(places)] *= SHARED
     parts = (parts[:, kept] @ diags(rarity)).tocsr()
     features, others = (shares @ parts).tocsr(), (others @ parts).tocsr()
-    problem = problem_of(training.module.config)
+    problem = problem_of(model.config)
     best, least, chosen = None, np.inf, 0.0
     for strength in STRENGTHS:
         weights = _regression(features, targets.numpy(), problem, strength)
@@ -89,7 +91,7 @@ def weigh_bag(training: Any, held_out: Sequence[Any]) -> str | None:
 
     A line about it; None where no bag was fitted, or where it is no classifier's.
     """
-    model = training.module
+    model = _model_of(training)
     bag = getattr(model, "ngrams", None)
     if bag is None or not bag.fitted or not hasattr(model, "score"):
         return None
@@ -108,6 +110,11 @@ def weigh_bag(training: Any, held_out: Sequence[Any]) -> str | None:
     bag.weight *= 2 * of_bag
     scaled = f"{of_body:g} of the transformer's and {of_bag:g} of the n-grams'"
     return f"logits: {scaled}, held-out loss {losses[of_body, of_bag]:.4g}"
+
+
+def _model_of(training: Any) -> Any:
+    """Without the auxiliary heads that a training of pairs has."""
+    return getattr(training, "model", training.module)
 
 
 def _shares(bag: NgramBag, ids: Sequence[Sequence[int]]) -> csr_matrix:
@@ -140,18 +147,27 @@ def _spelling(
             places, firsts = np.unique(buckets[inside].numpy(), return_index=True)
             for place, gram in zip(places.tolist(), found[inside][firsts].tolist(), strict=True):
                 grams.setdefault(place, tuple(gram))
-    special = tokenizer.get_added_tokens_decoder()
-    texts = {
-        t: SPECIAL if t in special else tokenizer.id_to_token(t) for gram in grams.values() for t in gram
-    }
+    text = _texts(tokenizer)
     columns: dict[str, int] = {}
     owners, found_in = [], []
     for number, gram in enumerate(grams.values()):
-        for characters in characters_in([texts[token] for token in gram]):
+        for characters in characters_in([text(token) for token in gram]):
             owners.append(number)
             found_in.append(columns.setdefault(characters, len(columns)))
     counts = csr_matrix((np.ones(len(owners), np.float32), (owners, found_in)), (len(grams), len(columns)))
     return np.array(list(grams), np.int64), counts
+
+
+def _texts(tokenizer: Tokenizer) -> Callable[[int], str]:
+    """The text of a token, which may have the mark of a bag for pairs."""
+    special, size = tokenizer.get_added_tokens_decoder(), tokenizer.get_vocab_size()
+
+    def text(token: int) -> str:
+        if token >= size:
+            return NEW + text(token - size)
+        return SPECIAL if token in special else str(tokenizer.id_to_token(token))
+
+    return text
 
 
 def characters_in(tokens: Sequence[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from train.cards import Card, DataSource, Figure
 from train.data import Kind, Problem
 from train.estimate import in_words
-from train.head_parts import is_bidirectional
+from train.head_parts import is_bidirectional, reads_pairs
 from train.options import Options, flag
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ def _shape(config: GPT2Config) -> str:
         parts.append("attention to both sides of a token")
     if getattr(config, "ngram_buckets", None):
         longest = max(config.ngram_orders)
-        parts.append(f"a bag of n-grams of up to {longest} tokens in {config.ngram_buckets:,} buckets")
+        marked = ", new words of a second text marked," if reads_pairs(config) else ""
+        parts.append(
+            f"a bag of n-grams of up to {longest} tokens{marked} in {config.ngram_buckets:,} buckets"
+        )
     return f"GPT-2 with {', '.join(parts)}."
 
 

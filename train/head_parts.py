@@ -1,7 +1,8 @@
 """What this project adds to GPT-2 under a head: attention to both sides of a token, and a bag of n-grams.
 
 config.json says so: `attention` is "causal" or "bidirectional", and with `ngram_buckets` there is a bag of
-the n-grams of `ngram_orders` tokens. The exporter writes both into the graph (export/graph).
+the n-grams of `ngram_orders` tokens; with `ngram_pairs` it compares two texts. The exporter writes them into
+the graph (export/graph).
 """
 
 import math
@@ -25,6 +26,11 @@ NEIGHBOUR_SCALE = 0.7
 def is_bidirectional(config: GPT2Config) -> bool:
     """Whether a token's attention reads the tokens after it too."""
     return bool(getattr(config, "attention", "causal") == BIDIRECTIONAL)
+
+
+def reads_pairs(config: GPT2Config) -> bool:
+    """Whether the bag reads the second of two texts, with marks on what is new in it."""
+    return bool(getattr(config, "ngram_pairs", False))
 
 
 def attention_mask(config: GPT2Config, rows: Tensor, lengths: Tensor) -> Tensor | None:
@@ -95,9 +101,13 @@ class NgramBag(nn.Module):
     A bag that `train.bag_fitting` has fitted is half of an answer: the mean of the linear model and the body.
     """
 
-    def __init__(self, buckets: int, orders: Sequence[int], labels: int) -> None:
+    def __init__(
+        self, buckets: int, orders: Sequence[int], labels: int, pairs: tuple[int, int] | None = None
+    ) -> None:
+        """`pairs`, of a bag that reads pairs: the token that ends a text, and the size of the vocabulary."""
         super().__init__()
         self.orders = tuple(orders)
+        self.pairs = pairs
         self.weight = nn.Parameter(torch.zeros(buckets, labels))
         self.fitted = False
 
@@ -125,12 +135,29 @@ class NgramBag(nn.Module):
         """For each order: the buckets [batch, tokens] of the n-grams that begin at each token, and a mask."""
         starts = torch.arange(rows.shape[1], device=rows.device)
         for grams in self.grams(rows):
-            yield self.buckets(grams), starts + grams.shape[-1] <= lengths[:, None]
+            inside = starts + grams.shape[-1] <= lengths[:, None]
+            if self.pairs is not None:
+                inside = inside & self._second(rows)
+            yield self.buckets(grams), inside
 
     def grams(self, rows: Tensor) -> Iterator[Tensor]:
         """For each order: the n-grams [batch, tokens, order] that begin at each token of rows."""
+        marked = rows if self.pairs is None else self._marked(rows)
         for order in self.orders:
-            yield F.pad(rows, (0, order - 1)).unfold(1, order, 1)
+            yield F.pad(marked, (0, order - 1)).unfold(1, order, 1)
+
+    def _second(self, rows: Tensor) -> Tensor:
+        """[batch, tokens] bool: from the token that ends the first text on."""
+        assert self.pairs is not None
+        return (rows == self.pairs[0]).cumsum(dim=1) > 0
+
+    def _marked(self, rows: Tensor) -> Tensor:
+        """The rows, with a mark on the tokens of the second text that the first lacks."""
+        assert self.pairs is not None
+        end, vocabulary = self.pairs
+        second = self._second(rows)
+        known = ((rows[:, :, None] == rows[:, None, :]) & ~second[:, None, :]).any(dim=2)
+        return rows + vocabulary * (second & ~known & (rows != end))
 
     def buckets(self, grams: Tensor) -> Tensor:
         """The buckets [...] of n-grams [..., order] int64."""
@@ -143,4 +170,5 @@ class NgramBag(nn.Module):
 def make_bag(config: GPT2Config, labels: int) -> NgramBag | None:
     """The bag that config.json asks for, with zeros; None where it asks for none."""
     buckets = getattr(config, "ngram_buckets", None)
-    return None if not buckets else NgramBag(buckets, config.ngram_orders, labels)
+    pairs = (config.eos_token_id, config.vocab_size) if reads_pairs(config) else None
+    return None if not buckets else NgramBag(buckets, config.ngram_orders, labels, pairs)

@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedMo
 from train.batching import Batch, EpochBatches, length_buckets, pad
 from train.checkpoint import save_checkpoint
 from train.data import LabelRow, Problem
-from train.head_parts import body_states, is_bidirectional
+from train.head_parts import body_states, is_bidirectional, reads_pairs
 from train.optimization import Schedule
 from train.trainer import Figures, Loop
 
@@ -229,7 +229,8 @@ class ClassifierTraining:
         model, run, rows, lengths = self.model, self._run, batch["rows"], batch["lengths"]
         seen = drop_tokens(rows, run.token_dropout, model.config.eos_token_id)
         hidden = body_states(model.transformer, seen, lengths)
-        logits = label_logits(model, hidden, seen, lengths)
+        # Tokens are blanked by the one that ends a text; a bag of pairs looks for the end of the first.
+        logits = label_logits(model, hidden, rows if reads_pairs(model.config) else seen, lengths)
         loss = target_loss(logits, batch["targets"], self._problem, run.label_smoothing)
         if run.language_loss:
             wte = model.transformer.wte.weight

@@ -73,7 +73,7 @@ def _classifier(start: Start, rows: Sequence[LabelRow], options: Options) -> Cla
     )
     _set_labels(start.config, labels)
     start.config.problem_type = options.problem.problem_type
-    _set_parts(Kind.CLASSIFIER, start, options)
+    _set_parts(Kind.CLASSIFIER, start, options, pairs=any(row.text_pair is not None for row in rows))
     model = GPT2ForSequenceClassification(start.config)
     model.ngrams = make_bag(start.config, len(labels))
     narrow(model.transformer)
@@ -124,7 +124,7 @@ def _labels(found: set[str], known: Sequence[str]) -> list[str]:
     return list(known) if found <= set(known) else sorted(found)
 
 
-def _set_parts(kind: Kind, start: Start, options: Options) -> None:
+def _set_parts(kind: Kind, start: Start, options: Options, pairs: bool = False) -> None:
     """This project's own keys of config.json. A start of the same kind keeps those that it has."""
     if start.kind is kind:
         return
@@ -133,6 +133,8 @@ def _set_parts(kind: Kind, start: Start, options: Options) -> None:
     if options.ngram_buckets:
         start.config.ngram_buckets = options.ngram_buckets
         start.config.ngram_orders = list(range(1, options.ngram_order + 1))
+        if pairs:
+            start.config.ngram_pairs = True
 
 
 def _echoes(start: Start, options: Options) -> bool:

@@ -20,7 +20,15 @@ from transformers import GPT2ForSequenceClassification
 from train.batching import Batch, length_buckets, pad
 from train.data import LabelRow, Problem
 from train.head_parts import attention_mask, look_at_neighbours
-from train.heads import Augment, ClassifierTraining, HeadRun, drop_tokens, read_last, target_loss
+from train.heads import (
+    Augment,
+    ClassifierTraining,
+    HeadRun,
+    drop_tokens,
+    label_logits,
+    read_last,
+    target_loss,
+)
 from train.overlap import NO_TARGET, PAIR_TARGETS, TOKEN_TARGETS, pair_targets, teach, token_targets
 
 # Initial attention logit between equal tokens.
@@ -136,7 +144,8 @@ class PairTraining(ClassifierTraining):
         mask = attention_mask(self.model.config, ids, batch["lengths"])
         states = body(ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
         read = read_last(states[0], batch["lengths"])
-        loss = target_loss(self.model.score(read), batch["targets"], Problem.SINGLE)
+        logits = label_logits(self.model, states[0], batch["rows"], batch["lengths"])
+        loss = target_loss(logits, batch["targets"], Problem.SINGLE)
         first = states.hidden_states[1]
         extra = self.heads.loss(first, read, batch["of_tokens"], batch["of_pairs"])
         return loss + self._matching.weight * extra

@@ -26,6 +26,7 @@ from export.archive import unpack_archive
 from export.checkpoint.config import Activation, Head
 from export.checkpoint.folder import NGRAM_TABLE
 from export.errors import ExportError
+from export.graph.ngrams import PAIR_NODE
 from runtime.contract import TOKENIZER_FILE, Kind, Variant
 from runtime.manifest import Manifest
 from train.checkpoint import save_tokenizer
@@ -210,4 +211,5 @@ def _own_keys(manifest: Manifest, weights: Mapping[str, Any], nodes: Sequence[An
         look_ups = [node for node in nodes if node.op_type == "Gather" and node.input[0] == NGRAM_TABLE]
         found["ngram_buckets"] = len(weights[NGRAM_TABLE])
         found["ngram_orders"] = [int(node.name.rpartition(".")[2]) for node in look_ups]
+        found["ngram_pairs"] = any(node.name == PAIR_NODE for node in nodes)
     return found

@@ -92,6 +92,7 @@ class Ngrams:
 
     buckets: int
     orders: tuple[int, ...]  # lengths of the n-grams, in tokens
+    pairs: bool = False  # of two texts it reads the second, with a mark on tokens that the first lacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +368,7 @@ def _read_bidirectional(read: _Reader, head: Head) -> bool:
 
 
 def _read_ngrams(read: _Reader, head: Head) -> Ngrams | None:
-    """The keys `ngram_buckets` and `ngram_orders`, which are this project's own."""
+    """The keys `ngram_buckets`, `ngram_orders` and `ngram_pairs`, which are this project's own."""
     if read.get("ngram_buckets", None) is None and read.get("ngram_orders", None) is None:
         return None
     if head not in (Head.SEQUENCE, Head.JOINT):
@@ -383,7 +384,12 @@ def _read_ngrams(read: _Reader, head: Head) -> Ngrams | None:
         )
     if len(set(orders)) != len(orders):
         raise refused("ngram_orders", orders, "the numbers repeat")
-    return Ngrams(buckets, tuple(orders))
+    pairs = read.get("ngram_pairs", False)
+    if type(pairs) is not bool:
+        raise refused("ngram_pairs", pairs, "true or false is needed")
+    if pairs and (head is not Head.SEQUENCE or read.get("eos_token_id", None) is None):
+        raise refused("ngram_pairs", pairs, "a classifier with an eos_token_id, which ends a text, is needed")
+    return Ngrams(buckets, tuple(orders), pairs)
 
 
 def _read_problem_type(read: _Reader, labels: tuple[str, ...]) -> str:

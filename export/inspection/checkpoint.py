@@ -214,8 +214,9 @@ def _unusual(config: ModelConfig) -> list[str]:
         found.append("attention reads both sides of a token (attention bidirectional)")
     if config.ngrams is not None:
         orders = ", ".join(map(str, config.ngrams.orders))
+        text = " of the second text" if config.ngrams.pairs else ""
         found.append(
-            f"n-grams of {orders} tokens, in {config.ngrams.buckets} buckets, add to the labels' logits"
+            f"n-grams of {orders} tokens{text}, in {config.ngrams.buckets} buckets, add to the labels' logits"
         )
     return found
 

@@ -113,6 +113,8 @@ def _bag(weights: Weights, config: Config, ids: Sequence[int], dtype: Precision)
     """`[labels]` of this project's bag of n-grams; 0 where the checkpoint has none."""
     if "ngrams.weight" not in weights:
         return 0.0
+    if config.get("ngram_pairs"):
+        ids = marked_pair(ids, config["eos_token_id"], len(weights["wte.weight"]))
     found = [
         ngram_bucket(ids[start : start + order], config["ngram_buckets"])
         for order in config["ngram_orders"]
@@ -120,6 +122,13 @@ def _bag(weights: Weights, config: Config, ids: Sequence[int], dtype: Precision)
     ]
     rows = _get(weights, "ngrams.weight", dtype)[found]  # [n-grams, labels]
     return np.asarray(rows.sum(axis=0) / math.sqrt(max(len(found), 1)))
+
+
+def marked_pair(ids: Sequence[int], end: int, vocabulary: int) -> list[int]:
+    """The second text with the token that ends the first; tokens that the first lacks are raised."""
+    start = list(ids).index(end) if end in ids else len(ids)
+    known = {*ids[:start], end}
+    return [token if token in known else token + vocabulary for token in ids[start:]]
 
 
 def ngram_bucket(tokens: Sequence[int], buckets: int) -> int:

@@ -98,6 +98,16 @@ def save_reader(folder: Path, **changes: Any) -> None:
     _add_own_parts(folder, labels=3)
 
 
+def save_pair_reader(folder: Path) -> None:
+    """A `save_reader` whose bag compares two texts."""
+    save_reader(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8")) | {
+        "ngram_pairs": True,
+        "pad_token_id": 299,
+    }
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+
+
 def _add_own_parts(folder: Path, labels: int) -> None:
     tensors = load_file(folder / "model.safetensors")
     bag = random_model(torch.nn.Linear, labels, 40, seed=40)

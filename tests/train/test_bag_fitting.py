@@ -66,6 +66,19 @@ def test_a_bag_learns_what_n_grams_say() -> None:
     assert training.figures(rows)["accuracy"] == 1.0
 
 
+def test_a_bag_of_pairs_sees_what_is_new_in_the_second_text() -> None:
+    words = ("cat", "dog", "runs", "sleeps", "eats")
+    pairs = [(a, b) for n, a in enumerate(words) for b in (a, words[n - 1])]
+    rows = [LabelRow(n, f"the {a}", f"the {b}", str(a == b)) for n, (a, b) in enumerate(pairs)]
+    training = made(Kind.CLASSIFIER, rows)
+    assert training.model.config.ngram_pairs
+    assert fit_bag(training, rows, rows) is not None
+    silence_body(training)
+    # Each word was new and known, but not beside these.
+    others = [LabelRow(n, f"the {words[n - 2]}", f"the {b}", "False") for n, b in enumerate(words)]
+    assert training.figures([*rows, *others])["accuracy"] == 1.0
+
+
 def test_three_classes() -> None:
     rows = [LabelRow(n, f"{text} today", None, text) for text in ("rain", "sun", "snow") for n in range(2)]
     training = made(Kind.CLASSIFIER, rows)

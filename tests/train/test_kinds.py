@@ -98,10 +98,13 @@ def own_parts(tmp_path: Path, attention: Attention) -> Options:
     )
 
 
-@pytest.mark.parametrize("kind", [Kind.CLASSIFIER, Kind.NLU])
-def test_our_own_parts_are_trained_as_they_are_exported(kind: Kind, tmp_path: Path) -> None:
-    words = [UtteranceRow(n, ("the", "fox"), ("O", "B-who"), LABELS[n % 2]) for n in range(4)]
-    rows: Sequence[Any] = words if kind is Kind.NLU else ROWS
+WORDS = [UtteranceRow(n, ("the", "fox"), ("O", "B-who"), LABELS[n % 2]) for n in range(4)]
+PAIRS = [replace(row, text_pair="the bird") for row in ROWS]
+
+
+@pytest.mark.parametrize("rows", [ROWS, PAIRS, WORDS], ids=["classifier", "pairs", "nlu"])
+def test_our_own_parts_are_trained_as_they_are_exported(rows: Sequence[Any], tmp_path: Path) -> None:
+    kind = Kind.NLU if rows is WORDS else Kind.CLASSIFIER
     options = own_parts(tmp_path, "bidirectional")
     training = make_training(kind, open_start(kind, options, SENTENCES), rows, options)
     module: Any = training.module
@@ -121,7 +124,7 @@ def test_our_own_parts_are_trained_as_they_are_exported(kind: Kind, tmp_path: Pa
     assert (written.source.bidirectional, written.source.nlu_echo) == (True, False)
     oracle = NumpyOracle(tmp_path / "checkpoint", written.source)
     again: Any = make_training(kind, written, rows, options).module.eval()
-    ids = [[5, 9, 14, 3], [7], [20, 21, 22, 23, 24, 25]]
+    ids = [[5, 9, 0, 3, 9], [7], [20, 21, 22, 23, 24, 0]]  # 0 ends a text
     padded = torch.tensor([row + [30] * (6 - len(row)) for row in ids])
     lengths = torch.tensor([len(row) for row in ids])
     with torch.no_grad():

@@ -17,7 +17,7 @@ from export.pipeline import export_checkpoint
 from runtime.contract import Variant
 from runtime.manifest import Manifest
 from tests.api.back.stores import Stores, open_stores
-from tests.export.checkpoints import save_joint_reader, save_lm, save_reader
+from tests.export.checkpoints import save_joint_reader, save_lm, save_pair_reader, save_reader
 from tests.train.tiny import tiny_config, tiny_tokenizer
 from train.checkpoint import save_checkpoint
 from train.pruning import cut
@@ -38,7 +38,12 @@ def pruned(folder: Path) -> None:
     save_checkpoint(folder, model, config, tokenizer, architectures=["GPT2ForSequenceClassification"])
 
 
-MADE = {"own parts": save_reader, "own parts, jointly": save_joint_reader, "pruned": pruned}
+MADE = {
+    "own parts": save_reader,
+    "own parts, pairs": save_pair_reader,
+    "own parts, jointly": save_joint_reader,
+    "pruned": pruned,
+}
 
 
 @pytest.mark.parametrize("name", ["mini-nlu", "mini-sentiment", *MADE])

@@ -101,6 +101,7 @@ def make_model(plan: Plan, tokenizer: Tokenizer, body: Path) -> GPT2ForSequenceC
         config.attention = BIDIRECTIONAL
     if plan.ngram_buckets:
         config.ngram_buckets, config.ngram_orders = plan.ngram_buckets, list(NGRAM_ORDERS)
+        config.ngram_pairs = plan.matching is not None
     model = GPT2ForSequenceClassification(config)
     model.ngrams = make_bag(config, len(plan.labels))
     if plan.from_body:

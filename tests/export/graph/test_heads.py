@@ -16,7 +16,7 @@ from export.pipeline import export_checkpoint
 from export.verification import numpy_gpt2 as oracle
 from runtime.contract import HeadGraph, Kind, Variant
 from runtime.manifest import Manifest
-from tests.export.checkpoints import Ids, open_session, save_classifier
+from tests.export.checkpoints import Ids, open_session, save_classifier, save_pair_reader
 
 TOLERANCE = 2e-4
 TEXTS: list[Ids] = [[5, 9, 14, 3], [7], [20, 21, 22, 23, 24, 25, 26, 27, 28]]
@@ -66,6 +66,19 @@ def test_our_own_parts_equal_torch(
             reference = (model.score(hidden[0, -1]) + table[buckets].sum(dim=0) / len(grams) ** 0.5).numpy()
         assert np.abs(logits[row] - reference).max() <= TOLERANCE
         assert np.abs(logits[row] - oracle.classifier_logits(weights, config, text)).max() <= TOLERANCE
+
+
+def test_a_bag_of_pairs_equals_the_oracle(tmp_path: Path) -> None:
+    save_pair_reader(tmp_path / "checkpoint")
+    export_checkpoint(tmp_path / "checkpoint", tmp_path / "artifact", name="x", variants=[Variant.FP32])
+    weights, config = oracle.load(tmp_path / "checkpoint")
+    end = config["eos_token_id"]
+    # Some tokens of the second text are in the first; a pair without a second text; one text; no text.
+    texts: list[Ids] = [[5, 9, 5, end, 9, 14, 9, 5, end], [7, 8, end], [20, 21], [end]]
+    (logits,) = run(tmp_path / "artifact", texts)
+    for row, text in enumerate(texts):
+        assert np.abs(logits[row] - oracle.classifier_logits(weights, config, text)).max() <= TOLERANCE
+    assert oracle.marked_pair(texts[0], end, 300) == [end, 9, 314, 9, 5, end]
 
 
 def test_tagger_equals_torch(checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]) -> None:

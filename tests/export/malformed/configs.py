@@ -119,6 +119,17 @@ CONFIGS: dict[str, tuple[Edit, str]] = {
         change_config(ngram_buckets=8, ngram_orders=[1]),
         "ngram_buckets: '8': GPT2LMHeadModel has no labels of a text",
     ),
+    "n-grams of pairs without an end": (
+        change_config(
+            architectures=["GPT2ForSequenceClassification"],
+            num_labels=2,
+            eos_token_id=None,
+            ngram_buckets=8,
+            ngram_orders=[1],
+            ngram_pairs=True,
+        ),
+        "ngram_pairs: 'True': a classifier with an eos_token_id",
+    ),
     "flag a string": (change_config(scale_attn_weights="yes"), "scale_attn_weights: 'yes': true or false"),
     "heads of another number of layers": (
         change_config(layer_heads=[2, 2, 2]),
