@@ -4,16 +4,17 @@ Both together are a mean of two models that err in different ways. Trained joint
 overfit: its weights are many, and the penalty that they need is not the body's. How much each says
 in an answer is chosen after the training.
 
-An n-gram's weight is the sum of one of its own and of those of the character n-grams in its text (fastText's
-subwords: Bojanowski et al., 2017). So words that are spelled alike share what they say, and the served table
-has a row for an n-gram as before. A character n-gram that spans tokens belongs to the n-gram of these tokens.
+An n-gram's weight is one of its own, or, where held-out rows find that better, the sum of it and of those of
+the character n-grams in its text (fastText's subwords: Bojanowski et al., 2017). So words that are spelled
+alike share what they say, and the served table has a row for an n-gram as before. A character n-gram that
+spans tokens belongs to the n-gram of these tokens.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,16 @@ from scipy.sparse import csr_matrix, diags, hstack, identity
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from train.batching import pad
 from train.data import Problem
 from train.head_parts import NgramBag
-from train.heads import class_logits, problem_of, target_loss
+from train.heads import mixed_logits, problem_of, target_loss
 
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # C of the regression, the inverse of its penalty
 CHARACTERS = (2, 3, 4, 5)  # of character n-grams within words, with the space on either side
+SHARPNESS = (0.5, 0.7, 1.0, 1.4, 2.0, 3.0)  # scales of the logits, as a strong penalty makes them too small
 SHARED = 0.3  # the scale of what a character n-gram says, that of an n-gram's own weight being 1
 BOUNDARIES = frozenset("\u0120\u2581 ")  # a space as byte-level and SentencePiece tokens write it
 SPECIAL = "\0"  # the text of a special token
@@ -40,8 +43,6 @@ TOLERANCE = 1e-3
 MIN_ROWS = 2  # an n-gram of fewer training rows has no weight
 # A token that every row has (the end of the text) is the intercept: a larger value has a smaller penalty.
 INTERCEPT = 5
-# Of the body and of the bag in an answer; a half of each is their mean.
-SCALES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 _CHUNK = 4096  # rows at once
 
 
@@ -68,26 +69,55 @@ def fit_bag(training: Any, rows: Sequence[Any], held_out: Sequence[Any]) -> str 
     rarity[rows_of[kept] == len(ids)] *= INTERCEPT
     rarity[kept >= len(places)] *= SHARED
     parts = (parts[:, kept] @ diags(rarity)).tocsr()
-    features, others = (shares @ parts).tocsr(), (others @ parts).tocsr()
+    own = int((kept < len(places)).sum())
     problem = problem_of(model.config)
-    best, least, chosen = None, np.inf, 0.0
-    for strength in STRENGTHS:
-        weights = _regression(features, targets.numpy(), problem, strength)
-        loss = float(target_loss(torch.from_numpy(others @ weights), wanted, problem))
-        if loss >= least:
-            break
-        best, least, chosen = weights, loss, strength
-    if best is None:
-        return None
+    fits = [
+        _fit(shares, others, columns, targets.numpy(), wanted, problem)
+        for columns in ([parts[:, :own]] if own else []) + ([parts] if own < len(kept) else [])
+    ]
+    best = min(fits, key=lambda fit: fit.loss)
     with torch.no_grad():
-        bag.weight[torch.from_numpy(places)] = torch.from_numpy(parts @ best / 2).to(bag.weight)
+        bag.weight[torch.from_numpy(places)] = torch.from_numpy(best.weights / 2).to(bag.weight)
     bag.fitted = True
-    return f"n-grams: {len(places):,} fitted with strength {chosen:g}, held-out loss {least:.4g}"
+    what = ", and the characters in them," if best.columns > own else ""
+    strength = f"with strength {best.strength:g}, held-out loss {best.loss:.4g}"
+    return f"n-grams: {len(places):,}{what} fitted {strength}"
+
+
+@dataclass(frozen=True)
+class _Fit:
+    loss: float  # of the held-out rows
+    strength: float
+    columns: int
+    weights: NDArray[np.float32]  # [n-grams, labels]
+
+
+def _fit(
+    shares: csr_matrix,
+    others: csr_matrix,
+    parts: csr_matrix,
+    targets: NDArray[np.float32],
+    wanted: Tensor,
+    problem: Problem,
+) -> _Fit:
+    """The fit of the strength, and of the scale of its logits, that the held-out rows `others` choose."""
+    features, asked = (shares @ parts).tocsr(), (others @ parts).tocsr()
+    best: _Fit | None = None
+    for strength in STRENGTHS:
+        weights = _regression(features, targets, problem, strength)
+        logits = torch.from_numpy(asked @ weights)
+        losses = {scale: float(target_loss(scale * logits, wanted, problem)) for scale in SHARPNESS}
+        scale = min(losses, key=losses.__getitem__)
+        if best is not None and not losses[scale] < best.loss:
+            break
+        best = _Fit(losses[scale], strength, parts.shape[1], np.float32(scale) * (parts @ weights))
+    assert best is not None
+    return best
 
 
 @torch.no_grad()
 def weigh_bag(training: Any, held_out: Sequence[Any]) -> str | None:
-    """Scale the body of a classifier and its fitted bag so that their sum has the least loss on `held_out`.
+    """Scale the body of a classifier and its fitted bag, as `mixed_logits` on `held_out`: they are one then.
 
     A line about it; None where no bag was fitted, or where it is no classifier's.
     """
@@ -96,20 +126,13 @@ def weigh_bag(training: Any, held_out: Sequence[Any]) -> str | None:
     if bag is None or not bag.fitted or not hasattr(model, "score"):
         return None
     ids, wanted = training.for_bag(held_out)
-    both = class_logits(model, ids)
-    model.ngrams = None
-    body = class_logits(model, ids)
-    model.ngrams = bag
-    problem = problem_of(model.config)
-    losses = {
-        (of_body, of_bag): float(target_loss(2 * (of_body * body + of_bag * (both - body)), wanted, problem))
-        for of_body, of_bag in product(SCALES, SCALES)
-    }
-    of_body, of_bag = min(losses, key=losses.__getitem__)
+    of_body, of_bag, logits = mixed_logits(model, ids, wanted)
     model.score.weight *= 2 * of_body
     bag.weight *= 2 * of_bag
+    bag.fitted = False
     scaled = f"{of_body:g} of the transformer's and {of_bag:g} of the n-grams'"
-    return f"logits: {scaled}, held-out loss {losses[of_body, of_bag]:.4g}"
+    loss = float(target_loss(logits, wanted, problem_of(model.config)))
+    return f"logits: {scaled}, held-out loss {loss:.4g}"
 
 
 def _model_of(training: Any) -> Any:

@@ -7,6 +7,7 @@ predicting the text's next tokens, which regularizes the body on small data sets
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from train.optimization import Schedule
 from train.trainer import Figures, Loop
 
 Augment = Callable[[LabelRow, np.random.Generator], LabelRow]
+# Of the body and of the bag in an answer; a half of each is their mean.
+SCALES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 # Ignored by cross-entropy.
 IGNORED = -100
 
@@ -146,6 +149,29 @@ def class_logits(
     return result
 
 
+@torch.no_grad()
+def mixed_logits(
+    model: GPT2ForSequenceClassification, rows: Sequence[Sequence[int]], targets: Tensor
+) -> tuple[float, float, Tensor]:
+    """The scales of a body and of its fitted bag whose sum has the least loss, and this sum [rows, labels].
+
+    A scale of 1 is what the part answers alone.
+    """
+    both, bag = class_logits(model, rows), model.ngrams
+    model.ngrams = None
+    body = class_logits(model, rows)
+    model.ngrams = bag
+    bag_alone, problem = both - body, problem_of(model.config)
+
+    def mixed(scales: tuple[float, float]) -> Tensor:
+        return 2 * (scales[0] * body + scales[1] * bag_alone)
+
+    best = min(
+        product(SCALES, SCALES), key=lambda scales: float(target_loss(mixed(scales), targets, problem))
+    )
+    return *best, mixed(best)
+
+
 def label_logits(
     model: GPT2ForSequenceClassification, states: Tensor, rows: Tensor, lengths: Tensor
 ) -> Tensor:
@@ -158,9 +184,18 @@ def label_logits(
 def classifier_figures(
     model: GPT2ForSequenceClassification, tokenizer: Tokenizer, examples: Sequence[LabelRow]
 ) -> dict[str, float]:
-    """The loss, and what counts: accuracy, micro-averaged F1 (at 0.5), or the root of the squared error."""
-    logits = class_logits(model, encode(tokenizer, examples))
-    targets, problem = targets_of(model.config, examples), problem_of(model.config)
+    """The loss, and what counts: accuracy, micro-averaged F1 (at 0.5), or the root of the squared error.
+
+    In a training with a fitted bag they are those of `mixed_logits`.
+    """
+    ids, targets, problem = (
+        encode(tokenizer, examples),
+        targets_of(model.config, examples),
+        problem_of(model.config),
+    )
+    bag = getattr(model, "ngrams", None)
+    mixed = bag is not None and bag.fitted
+    logits = mixed_logits(model, ids, targets)[2] if mixed else class_logits(model, ids)
     figures = {"loss": float(target_loss(logits, targets, problem))}
     match problem:
         case Problem.SINGLE:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor
@@ -70,11 +69,17 @@ class Plan:
         run = self.runs[0]
         epochs = " and ".join(str(each.epochs) for each in self.runs)
         mean = "; the weights of the runs are averaged" if len(self.runs) > 1 else ""
+        bag = (
+            " First a logistic regression on n-grams of one and two tokens is fitted. The answer is a "
+            "weighted sum of its logits and the transformer's, with the weights of the least held-out loss."
+            if self.ngram_buckets
+            else ""
+        )
         smoothing = f"label smoothing {run.label_smoothing}, " if run.label_smoothing else ""
         return (
             f"{start}: {epochs} epochs in batches of {run.batch}{mean}. Muon for the matrices and AdamW for "
             f"the rest, {smoothing}dropout {self.dropout}, "
-            f"{run.token_dropout:.0%} of the tokens blanked, weight decay {run.weight_decay}."
+            f"{run.token_dropout:.0%} of the tokens blanked, weight decay {run.weight_decay}.{bag}"
         )
 
 
@@ -123,7 +128,7 @@ def train_plan(plan: Plan, data: Path, out: Path) -> None:
         training = ClassifierTraining(model, tokenizer, examples, run, plan.augment)
         if plan.matching is not None:
             training = PairTraining(model, tokenizer, examples, run, plan.augment, plan.matching)
-        if (fitted := fit_bag(training, as_typed(plan, examples), held_out)) is not None:
+        if (fitted := fit_bag(training, examples, held_out)) is not None:
             log.info("%s", fitted)
         best = train_on(training, held_out, loop)
         log.info("%s, %d epochs: %s %s", plan.name, run.epochs, plan.held_out, best)
@@ -132,12 +137,6 @@ def train_plan(plan: Plan, data: Path, out: Path) -> None:
     if (weighed := weigh_bag(training, held_out)) is not None:
         log.info("%s", weighed)
     training.save(out)
-
-
-def as_typed(plan: Plan, examples: Sequence[LabelRow]) -> list[LabelRow]:
-    """The rows as they are, and once more as the plan rewrites them."""
-    generator = np.random.default_rng(plan.runs[0].seed)
-    return [*examples, *(plan.augment(row, generator) for row in examples)]
 
 
 def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
