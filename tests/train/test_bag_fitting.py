@@ -160,12 +160,11 @@ def test_held_out_rows_weigh_body_and_bag(better: str) -> None:
     assert weigh_bag(training, rows) is None
     fit_bag(training, rows, rows)
     module = training.module
-    if better == "body":
-        # A body that is right, and a bag that is wrong.
-        taught = training.for_bag(rows)[1]
-        module.ngrams.weight.data.neg_()
-        states = states_of(training, rows)
-        module.score.weight.data = 3 * torch.linalg.lstsq(states, taught - 0.5).solution.T
+    # Of a body that is right and a bag that is wrong, or the other way round.
+    sign = 1 if better == "body" else -1
+    module.ngrams.weight.data *= -sign
+    taught = training.for_bag(rows)[1] - 0.5
+    module.score.weight.data = sign * 3 * torch.linalg.lstsq(states_of(training, rows), taught).solution.T
     before, body, bag = training.figures(rows), module.score.weight.clone(), module.ngrams.weight.clone()
     line = weigh_bag(training, rows)
     of_body, of_bag = (0.1, 1.5) if better == "bag" else (1.5, 0.1)
