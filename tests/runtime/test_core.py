@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from kernels.library import missing
 from runtime.config import EngineConfig
 from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, Fault, FaultCode, FinishReason, Operation, Variant
 from runtime.core import EngineCore
@@ -52,11 +53,11 @@ class FailingSession(LmSession):
 class TinyCore:
     """A core over the tiny model."""
 
-    def __init__(self, artifact: Path, **values: Any) -> None:
+    def __init__(self, artifact: Path, variant: Variant = Variant.FP32, **values: Any) -> None:
         manifest = Manifest.load(artifact)
-        self.session = FailingSession(artifact / "fp32" / GRAPH_FILE, 1)
+        self.session = FailingSession(artifact / variant.value / GRAPH_FILE, 1)
         self.queue_limits = QueueLimits(1000, 100_000)
-        self.config = EngineConfig(Variant.FP32, **values)
+        self.config = EngineConfig(variant, **values)
         self.core = EngineCore(
             self.session,
             manifest.architecture,
@@ -110,6 +111,25 @@ def test_cancelling_frees_the_slot_before_the_next_step(tiny: TinyCore) -> None:
     assert tiny.core.scheduler.num_running == 2, "the waiting request has the slot now"
     assert [event.fault for event in events if isinstance(event, FaultEvent)] == [CANCELLED]
     assert {event.state.request.request_id for event in tiny.run()} == {"b", "c"}
+
+
+@pytest.mark.skipif(bool(missing()), reason="of our operators")
+def test_prompts_that_wait_get_their_first_tokens_in_one_step_with_those_that_run(lm_artifact: Path) -> None:
+    tiny = TinyCore(lm_artifact, Variant.INT8, num_slots=8)
+
+    def step() -> list[str]:
+        return [event.state.request.request_id for event in tiny.core.step() if isinstance(event, TokenEvent)]
+
+    for text in ("the cat sat", "a little dog", "it rains"):
+        tiny.add(text, text, **LONG)
+    assert step() == ["the cat sat", "a little dog", "it rains"]
+    tiny.core.abort("a little dog", CANCELLED)
+    tiny.add("late", "on the mat", **LONG)
+    assert step() == ["late", "the cat sat", "it rains"]
+    tiny.session.spoiled = np.nan
+    tiny.add("spoiled", "home", **LONG)
+    assert step() == []
+    assert not tiny.core.cache.num_taken
 
 
 def test_cancelling_in_the_middle_of_a_prefill(tiny: TinyCore) -> None:
