@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from api.back.cluster.manager import ClusterManager
+from api.back.cluster.records import MemoryRecord
 from api.back.store.archives import ArchiveDownload
 from api.back.store.models import ModelStore
 from api.back.store.records import (
@@ -59,6 +60,10 @@ class Models:
     async def version(self, name: str, version: int | str) -> VersionRecord:
         """By number or alias. Raises NotFound."""
         return await self._store.version(name, version)
+
+    async def memory(self, name: str, version: int | str) -> MemoryRecord:
+        """What a replica of each variant needs. Raises NotFound, Conflict, Unavailable."""
+        return await self._cluster.memory(await self._store.version(name, version))
 
     async def archive(self, name: str, version: int | str) -> ArchiveDownload:
         """The artifact of a version. Raises NotFound, Conflict."""

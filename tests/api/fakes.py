@@ -16,7 +16,15 @@ from typing import Any, TypeVar, cast
 
 from api.back.backend import Backend
 from api.back.cluster.manager import ClusterManager
-from api.back.cluster.records import CapacityRecord, HeadAnswer, Readiness, ServerRecord, ServerState, Target
+from api.back.cluster.records import (
+    CapacityRecord,
+    HeadAnswer,
+    MemoryRecord,
+    Readiness,
+    ServerRecord,
+    ServerState,
+    Target,
+)
 from api.back.conversion import Converter
 from api.back.settings import BackSettings
 from api.back.store.archives import ArchiveDownload
@@ -704,6 +712,9 @@ class FakeCluster(ClusterManager):
         if target.kind is Kind.NLU:
             slots = [Slot("genre", "jazz", 10, 14, 0.9)]
         return [HeadAnswer(scores, target.labels[1], slots) for _ in texts]
+
+    async def memory(self, version: VersionRecord) -> MemoryRecord:
+        return MemoryRecord({Variant.INT8: 300 * 2**20}, 2**33)
 
     def servers(self) -> list[ServerRecord]:
         models = [f"{record.model}/{record.version}" for record in self.live.values()]

@@ -74,6 +74,15 @@ def check_traffic_weight(weight: int) -> None:
         raise InvalidInput.of("traffic_weight", f"{weight} is not within 0..{MAX_WEIGHT}")
 
 
+def memory_on(
+    server: Capabilities, manifest: Manifest, variant: Variant, num_slots: int, max_kv_tokens: int
+) -> int:
+    """The most that a replica needs there, in bytes: of the GPU where the server computes on one."""
+    if server.device is Device.CUDA:
+        return needed_gpu_memory(manifest, variant, num_slots)
+    return needed_memory(manifest, variant, num_slots, max_kv_tokens, has_kernels=server.has_kernels)
+
+
 def check_memory(
     manifest: Manifest, variant: Variant, num_slots: int, max_kv_tokens: int, servers: Sequence[Capabilities]
 ) -> None:
@@ -83,11 +92,10 @@ def check_memory(
     """
     replicas = Counter(server.machine for server in servers)
     for server in {server.machine: server for server in servers}.values():
+        each = memory_on(server, manifest, variant, num_slots, max_kv_tokens)
         if server.device is Device.CUDA:
-            each = needed_gpu_memory(manifest, variant, num_slots)
             what, remedy = "GPU memory", "LMAAS_NUM_SLOTS"
         else:
-            each = needed_memory(manifest, variant, num_slots, max_kv_tokens, has_kernels=server.has_kernels)
             what, remedy = "memory", "LMAAS_NUM_SLOTS or LMAAS_MAX_KV_TOKENS"
         count, free = replicas[server.machine], server.free_memory
         if free is not None and count * each > free:

@@ -14,7 +14,7 @@ from api.back.cluster.driver import ServerDriver
 from api.back.cluster.inference import Inference
 from api.back.cluster.pool import ServerPool
 from api.back.cluster.precision import explain
-from api.back.cluster.records import CapacityRecord, Readiness, ServerRecord
+from api.back.cluster.records import CapacityRecord, MemoryRecord, Readiness, ServerRecord
 from api.back.cluster.scaling import ScalingLoop
 from api.back.settings import BackSettings
 from api.back.store.deployments import DeploymentStore
@@ -305,6 +305,10 @@ class ClusterManager(Inference):
     def deployments(self) -> list[DeploymentRecord]:
         """All deployments with their present state, oldest first."""
         return [deployment.status for deployment in self._deployments.values()]
+
+    async def memory(self, version: VersionRecord) -> MemoryRecord:
+        """What a replica of each of its variants needs. Raises Conflict (not ready), Unavailable."""
+        return await self._pool.memory(admission.require_manifest(version))
 
     def servers(self) -> list[ServerRecord]:
         """The pool as it is now."""

@@ -7,20 +7,21 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from api.back.cluster.admission import check_memory, check_replicas
+from api.back.cluster.admission import check_memory, check_replicas, memory_on
 from api.back.cluster.controller import ReplicaController
 from api.back.cluster.deployment import Deployment
 from api.back.cluster.driver import Capabilities, ServerDriver
 from api.back.cluster.messages import RETRY_SECONDS
 from api.back.cluster.metrics import engine_lines, join_servers
 from api.back.cluster.probe import LoadProgress
-from api.back.cluster.records import ModelVersion, ServerRecord
+from api.back.cluster.records import MemoryRecord, ModelVersion, ServerRecord
 from api.back.cluster.replica import Replica
 from api.back.cluster.status import NO_SERVER, server_record
 from api.back.cluster.supervisor import Supervisor
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
 from api.errors import Conflict, NotFound, ServerFault, Unavailable
+from runtime.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,19 @@ class ServerPool:
         found.sort(key=lambda place: (not _passes(check, [place[1]]), *self._burden(place[0])))
         check([capabilities for _, capabilities in found[:count]])
         return [server for server, _ in found[:count]]
+
+    async def memory(self, manifest: Manifest) -> MemoryRecord:
+        """What a replica of each variant needs on the servers that are up. Raises Unavailable."""
+        found = await asyncio.gather(*(server.driver.capabilities() for server in self.servers if server.up))
+        if not found:
+            raise Unavailable(NO_SERVER, RETRY_SECONDS)
+        bounds = self._settings.engine.num_slots, self._settings.engine.max_kv_tokens
+        needed = {
+            variant: max(memory_on(each, manifest, variant, *bounds) for each in found)
+            for variant in manifest.variants
+        }
+        free = [each.free_memory for each in found if each.free_memory is not None]
+        return MemoryRecord(needed, max(free, default=None))
 
     def _burden(self, server: Supervisor) -> tuple[int, int]:
         """The replicas that it holds, and the requests that these answer now."""

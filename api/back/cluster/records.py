@@ -69,6 +69,14 @@ class ServerRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryRecord:
+    """In bytes; of the GPU where the servers compute on one."""
+
+    needed: dict[Variant, int]  # by a replica, at most
+    free: int | None  # on the server that has most; None: unknown
+
+
+@dataclass(frozen=True, slots=True)
 class CapacityRecord:
     """What a deployment is asked for, what it can do, and what is missing. Rates are requests per second."""
 

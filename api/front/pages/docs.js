@@ -1,3 +1,5 @@
+import { ask } from "./api.js";
+
 // Sends a try-it form and shows the answer as it arrives, so that streams are seen streaming.
 for (const form of document.querySelectorAll(".try form")) {
   form.addEventListener("submit", async (event) => {
@@ -13,7 +15,7 @@ for (const form of document.querySelectorAll(".try form")) {
       output.textContent = `${answer.status} ${answer.statusText}\n`;
       const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
-      for (let part; reader && !(part = await reader.read()).done; ) {
+      for (let part; reader && !(part = await reader.read()).done;) {
         text += part.value;
         output.textContent = `${answer.status} ${answer.statusText}\n${text}`;
       }

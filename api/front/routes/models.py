@@ -20,6 +20,7 @@ from api.front.schemas.models import (
     History,
     HistoryEntry,
     HistoryFilter,
+    MemoryView,
     ModelChange,
     Models,
     ModelView,
@@ -77,6 +78,11 @@ async def history(request: Request, asked: HistoryFilter) -> Response:
 async def show_version(request: Request, _: Any) -> Response:
     models = service(request).models
     return json_answer(VersionView.of(await models.version(request.path_params["name"], version_of(request))))
+
+
+async def show_memory(request: Request, _: Any) -> Response:
+    models = service(request).models
+    return json_answer(MemoryView.of(await models.memory(request.path_params["name"], version_of(request))))
 
 
 async def delete_version(request: Request, asked: DeleteQuery) -> Response:
@@ -169,6 +175,15 @@ ENDPOINTS = (
         TAG,
         scope=Scope.MODELS_READ,
         answers={200: VersionView},
+    ),
+    Endpoint(
+        "GET",
+        f"{VERSION}/memory",
+        show_memory,
+        "What memory a replica of each variant takes, and what the servers have free",
+        TAG,
+        scope=Scope.MODELS_READ,
+        answers={200: MemoryView},
     ),
     Endpoint(
         "DELETE",

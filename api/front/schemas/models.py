@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api.back.cluster.records import MemoryRecord
 from api.back.store.records import AuditRecord, DeploymentRecord, ModelRecord, VersionRecord
 from api.front.schemas.deployments import DeploymentView
 from api.front.schemas.tasks import TaskView
@@ -111,6 +112,20 @@ class VersionView(BaseModel):
             calibration=None if record.calibration is None else CalibrationSettings.of(record.calibration),
             created=record.created,
         )
+
+
+class MemoryView(BaseModel):
+    """In bytes; of the GPU where the servers compute on one."""
+
+    needed: dict[str, int] = Field(
+        description="By precision: the most that a replica takes, with its process, weights and KV cache. A "
+        "deployment that does not fit is refused."
+    )
+    free: int | None = Field(description="On the server that has most of it; null: unknown.")
+
+    @classmethod
+    def of(cls, record: MemoryRecord) -> MemoryView:
+        return cls(needed={name.value: size for name, size in record.needed.items()}, free=record.free)
 
 
 class ModelView(BaseModel):

@@ -15,7 +15,7 @@ from api.front.routes import ENDPOINTS
 from tests.api.fakes import FakeBack
 
 OPEN = {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/health/serving", "/v1/usage"}
-OPEN |= {"/health", "/ping", "/version"}
+OPEN |= {"/health", "/ping", "/version", "/pages/{file}"}
 WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 
 
@@ -50,7 +50,7 @@ def test_a_caller_without_the_scope_is_refused(
         return Caller("192.0.2.1", scopes=ALL_SCOPES - {endpoint.scope})
 
     monkeypatch.setattr(module, "identify", identify)
-    path = endpoint.path.format(name="mini-lm", version="1", id="x", digest="x")
+    path = endpoint.path.format(name="mini-lm", version="1", id="x", digest="x", file="style.css")
     answer = client.request(endpoint.method, path)
     if endpoint.scope is None:
         assert answer.status_code == 200
