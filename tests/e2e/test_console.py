@@ -25,8 +25,6 @@ SHOWN = {
     "overview": "#servers table",
     "try/generate": "#generate",
     "try/classify": "#classify",
-    "try/infer": "#infer",
-    "try/nlu": "#nlu",
     "models": "#models table",
     "models/mini-lm": "#model .card",
     "tasks": "#tasks table",
@@ -239,7 +237,7 @@ def test_the_badge_follows_a_server_that_heals(console: Open, appliance: Applian
 
 def test_the_order_of_the_keyboard(console: Open) -> None:
     page = console("try/generate")
-    seen = []
+    seen: list[str] = []
     while "stop" not in seen and len(seen) < 30:
         page.keyboard.press("Tab")
         seen.append(

@@ -10,7 +10,6 @@ export class Problem extends Error {
   constructor(status, body) {
     super(body.detail || `the server answered ${status}`);
     this.status = status;
-    this.slug = (body.type ?? "").split("#")[1];
     this.fields = body.errors ?? [];
   }
 }

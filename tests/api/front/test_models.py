@@ -78,6 +78,12 @@ def test_a_version_shows_its_quality_card(client: TestClient) -> None:
     assert client.get("/v1/models/mini-lm/versions/nope").status_code == 404
 
 
+def test_the_memory_of_a_version(client: TestClient) -> None:
+    shown = client.get("/v1/models/mini-lm/versions/latest/memory").json()
+    assert shown == {"needed": {"int8": 300 * 2**20}, "free": 2**33}
+    assert client.get("/v1/models/mini-lm/versions/9/memory").status_code == 404
+
+
 @pytest.mark.parametrize("path", ["/v1/models/mini-nlu", "/v1/models/mini-nlu/versions/latest"])
 def test_what_is_deployed_is_deleted_by_force_alone(client: TestClient, back: FakeBack, path: str) -> None:
     refused = client.delete(path)

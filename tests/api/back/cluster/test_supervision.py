@@ -14,15 +14,16 @@ from api.back.cluster.controller import ReplicaController
 from api.back.cluster.driver import Capabilities
 from api.back.cluster.pool import ServerPool
 from api.back.cluster.probe import LoadProgress
-from api.back.cluster.records import ServerState
+from api.back.cluster.records import MemoryRecord, ServerState
 from api.back.cluster.repository import ModelRepository
+from api.back.cluster.resources import needed_memory
 from api.back.cluster.supervisor import Supervisor
 from api.back.cluster.triton_client import TritonClient
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
 from api.errors import Conflict, ServerFault, Unavailable
 from runtime.contract import Device
-from tests.api.back.cluster.deployments import MIB, ScriptedDriver, deployed
+from tests.api.back.cluster.deployments import MIB, ScriptedDriver, deployed, manifest
 
 pytestmark = pytest.mark.anyio
 
@@ -129,6 +130,24 @@ async def test_a_server_that_does_not_start_keeps_no_other_from_serving(tmp_path
     assert pool.places() == [well, late]
     await asyncio.wait_for(late.running(), 10)
     assert (late.state, late.error, drivers[0].starts) == (ServerState.READY, None, 2)
+    await pool.close()
+
+
+async def test_the_memory_of_a_replica_where_servers_have_different_amounts_free(tmp_path: Path) -> None:
+    settings = BackSettings(home=tmp_path)
+    drivers = [Stored(number, settings) for number in range(3)]
+    drivers[0].free_memory, drivers[1].free_memory = MIB, 2 * MIB
+    pool = ServerPool(settings, drivers)
+    with pytest.raises(Unavailable, match="no model server"):
+        await pool.memory(manifest())
+    await pool.start()
+    found = await pool.memory(manifest())
+    bounds = settings.engine.num_slots, settings.engine.max_kv_tokens
+    each = {
+        variant: needed_memory(manifest(), variant, *bounds, has_kernels=False)
+        for variant in manifest().variants
+    }
+    assert found == MemoryRecord(each, 2 * MIB)
     await pool.close()
 
 
