@@ -53,7 +53,6 @@ def code(page: Page, language: str) -> str:
 
 
 def test_upload_to_delete(console: Open, appliance: Appliance, tmp_path: Path) -> None:
-    """Random weights make nearly even odds: int8 is over the quality budget."""
     write_checkpoint("gpt2", tmp_path / "my model", n_layer=1, n_embd=64, n_head=1, vocab_size=4096)
     page = console("models", refused=True)
     page.set_input_files("#choose-folder", tmp_path / "my model")
@@ -67,14 +66,14 @@ def test_upload_to_delete(console: Open, appliance: Appliance, tmp_path: Path) -
     model = page.locator("#model")
     expect(model.get_by_role("row", name="Perplexity")).to_be_visible()
     expect(model.get_by_text("Not deployed.")).to_be_visible()
-    button(model, "Deploy version 1 in int8").click()
-    dialog = page.get_by_role("dialog")
-    button(dialog, "Deploy").click()
-    expect(dialog.get_by_role("alert")).to_contain_text("int8 is over the quality budget")
-    button(dialog, "Cancel").click()
     button(model, "Deploy version 1 in fp32").click()
+    dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("It gets 100 % of the model's traffic.")
     expect(dialog).to_contain_text("MiB of memory")
+    dialog.get_by_label("Replicas").fill("2")
+    button(dialog, "Deploy").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("1 server")
+    dialog.get_by_label("Replicas").fill("1")
     button(dialog, "Deploy").click()
 
     weight = model.get_by_label("Traffic weight of version 1 fp32")
