@@ -90,8 +90,8 @@ class Options:
         int,
         About(
             "Size of a bag of hashed n-grams beside the transformer: logistic regression, which is fitted"
-            " first, on characters too. Held-out rows choose how much it says in a classifier's answer; of"
-            " intents it is half. 0: none.",
+            " first, also on characters where held-out rows find that better. They choose how much it says in"
+            " a classifier's answer too; of intents it is half. 0: none.",
             HEADS,
             defaults=((Kind.CLASSIFIER, 65536),),
             low=0,
