@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -10,11 +10,14 @@ from pydantic import BaseModel, Field
 from api.errors import ApiError, InvalidInput
 from api.front.body import MalformedJson, parse_json
 from api.front.problems import problem_body
+from api.front.routes.chat import chat_completion, conversation
 from api.front.routes.inference import SUMMARIES
 from api.front.routes.openai import completion, embedding_list
+from api.front.schemas.chat import ChatRequest
 from api.front.schemas.openai import CompletionRequest, EmbeddingsRequest
 from api.front.validation import validate
 from api.middle.batch_lines import BatchLine, LineError, LineFormat, LineTask
+from api.middle.chat import Chat
 from api.middle.handlers import EmbedHandler, GenerateHandler
 from api.middle.handlers.base import Handler
 from api.middle.schemas.base import Schema
@@ -37,21 +40,45 @@ class Line(Schema):
     body: dict[str, Any]
 
 
-def _completion(body: Any) -> LineTask:
+MakeTask = Callable[[Any, Chat], Awaitable[LineTask]]  # of the body of a line
+
+
+async def _completion(body: Any, _: Chat) -> LineTask:
     asked = validate(CompletionRequest, body)
     parameters = validate(GenerateParameters, asked.parameters())
-    return LineTask(GenerateHandler.task_type, parameters, lambda answer: _json(completion(answer)))
-
-
-def _embeddings(body: Any) -> LineTask:
-    asked = validate(EmbeddingsRequest, body)
     return LineTask(
-        EmbedHandler.task_type, asked.parameters(), lambda answer: _json(embedding_list(answer, asked))
+        GenerateHandler.task_type, parameters, lambda answer: _json(completion(answer)), asked.model
     )
 
 
-def _task(handler: type[Handler[Any, Any]]) -> Callable[[Any], LineTask]:
-    return lambda body: LineTask(handler.task_type, validate(handler.parameters, body), _json)
+async def _chat_completion(body: Any, chat: Chat) -> LineTask:
+    asked = validate(ChatRequest, body)
+    parameters = await conversation(asked, chat)
+    return LineTask(
+        GenerateHandler.task_type,
+        parameters,
+        lambda answer: _json(chat_completion(answer)),
+        asked.model,
+        prompt_field="messages",
+    )
+
+
+async def _embeddings(body: Any, _: Chat) -> LineTask:
+    asked = validate(EmbeddingsRequest, body)
+    return LineTask(
+        EmbedHandler.task_type,
+        asked.parameters(),
+        lambda answer: _json(embedding_list(answer, asked)),
+        asked.model,
+    )
+
+
+def _task(handler: type[Handler[Any, Any]]) -> MakeTask:
+    async def make(body: Any, _: Chat) -> LineTask:
+        parameters = validate(handler.parameters, body)
+        return LineTask(handler.task_type, parameters, _json, parameters.model)
+
+    return make
 
 
 def _json(answer: BaseModel) -> dict[str, Any]:
@@ -59,8 +86,9 @@ def _json(answer: BaseModel) -> dict[str, Any]:
 
 
 HANDLERS: tuple[type[Handler[Any, Any]], ...] = (GenerateHandler, *SUMMARIES)
-TASKS: Mapping[str, Callable[[Any], LineTask]] = {
+TASKS: Mapping[str, MakeTask] = {
     "/v1/completions": _completion,
+    "/v1/chat/completions": _chat_completion,
     "/v1/embeddings": _embeddings,
     **{f"/v1/{handler.task_type}": _task(handler) for handler in HANDLERS},
 }
@@ -83,8 +111,8 @@ class BatchLines(LineFormat):
                 raise LineError("invalid_value", f"body.{name}: {reason}", f"body.{name}")
         return BatchLine(line.custom_id, line.body)
 
-    def task(self, endpoint: str, body: Any) -> LineTask:
-        return TASKS[endpoint](body)
+    async def task(self, endpoint: str, body: Any, chat: Chat) -> LineTask:
+        return await TASKS[endpoint](body, chat)
 
     def refusal(self, endpoint: str, error: ApiError, request_id: str) -> tuple[int, dict[str, Any]]:
         return problem_body(error, endpoint, request_id)

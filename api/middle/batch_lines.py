@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from api.errors import ApiError
+from api.middle.chat import Chat
 from api.middle.schemas.base import TaskParameters
 
 
@@ -26,6 +27,8 @@ class LineTask:
     type: str
     parameters: TaskParameters
     shape: Callable[[BaseModel], dict[str, Any]]
+    model: str | None  # as the line names it
+    prompt_field: str = "prompt"  # that errors about the prompt name
 
 
 class LineError(Exception):
@@ -43,8 +46,8 @@ class LineFormat(Protocol):
     def read(self, raw: bytes, endpoint: str) -> BatchLine:
         """Raises LineError."""
 
-    def task(self, endpoint: str, body: Any) -> LineTask:
-        """Raises InvalidInput."""
+    async def task(self, endpoint: str, body: Any, chat: Chat) -> LineTask:
+        """`chat` makes the prompt of a conversation. Raises InvalidInput."""
 
     def refusal(self, endpoint: str, error: ApiError, request_id: str) -> tuple[int, dict[str, Any]]:
         """Status and body of the answer for an error."""

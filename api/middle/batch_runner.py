@@ -27,9 +27,10 @@ from api.middle.allowances import Allowances
 from api.middle.batch_input import ENVELOPE_BYTES, InputCheck, read_lines
 from api.middle.batch_lines import LineFormat, LineTask, answered_line, failed_line
 from api.middle.batch_output import BatchOutput
+from api.middle.chat import Chat
 from api.middle.files import Files
 from api.middle.gaps import Gaps
-from api.middle.handlers.base import Handler
+from api.middle.handlers.base import Handler, error_field
 from api.middle.job import Job
 from api.middle.metrics import Metrics
 from api.middle.new_records import new_id, new_record
@@ -57,6 +58,7 @@ class BatchParts:
     allowances: Allowances
     keys: KeyStore
     form: LineFormat
+    chat: Chat
     metrics: Metrics
     on_end: Callable[[Job], None]  # for each request of a line that has ended, with what it used
     staging: Path  # where its files are written first
@@ -161,9 +163,11 @@ class BatchRunner:
         endpoint, form, request_id = self.record.endpoint, self._parts.form, new_id()
         line = form.read(raw, endpoint)
         try:
-            asked = form.task(endpoint, line.body)
-            self.record.caller.require_model(asked.parameters.model)
-            status, body = 200, asked.shape(await self._answer(asked, request_id))
+            asked = await form.task(endpoint, line.body, self._parts.chat)
+            self.record.caller.require_model(asked.model)
+            with error_field(asked.prompt_field, ("prompt",)):
+                answer = await self._answer(asked, request_id)
+            status, body = 200, asked.shape(answer)
         except ApiError as error:
             status, body = form.refusal(endpoint, error, request_id)
         except Exception:

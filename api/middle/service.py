@@ -72,6 +72,7 @@ class Service:
             max_queued=settings.max_queued_tasks,
         )
         callbacks = _callbacks(backend, settings, metrics)
+        chat = Chat(cluster, backend.templates, settings.chat_template)
         tasks.observers += [accounts.note, callbacks.note]
         cluster.observers.append(accounts.record_own)
         return cls(
@@ -81,9 +82,11 @@ class Service:
             LeaseKeeper(backend.queue, tasks),
             files,
             accounts,
-            _batches(backend, settings, metrics, form, gaps, files, accounts, tasks.admission.allowances),
+            _batches(
+                backend, settings, metrics, form, chat, gaps, files, accounts, tasks.admission.allowances
+            ),
             callbacks,
-            Chat(cluster, backend.templates, settings.chat_template),
+            chat,
             backend.cluster,
             train,
         )
@@ -151,6 +154,7 @@ def _batches(
     settings: Settings,
     metrics: Metrics,
     form: LineFormat,
+    chat: Chat,
     gaps: Gaps,
     files: Files,
     accounts: Accounts,
@@ -175,6 +179,7 @@ def _batches(
         allowances=allowances,
         keys=backend.keys,
         form=form,
+        chat=chat,
         metrics=metrics,
         on_end=accounts.note,
         staging=settings.back.staging,

@@ -18,6 +18,7 @@ from api.front.routes.openai import TAG, AnswerStream, head_of, openai_head
 from api.front.schemas.chat import ChatChoice, ChatChunk, ChatCompletion, ChatRequest
 from api.front.sse import JobStream, first_event
 from api.front.validation import validate
+from api.middle.chat import Chat
 from api.middle.handlers.base import error_field
 from api.middle.schemas.generate import GenerateAnswer, GenerateParameters
 from runtime.messages import Choice, ScoredToken, TokenLogprob
@@ -28,14 +29,7 @@ ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 async def chat_completions(request: Request, asked: ChatRequest) -> Response:
     caller(request).require_model(asked.model)
-    found = await service(request).chat.conversation(
-        asked.model,
-        [message.values() for message in asked.messages],
-        add_generation_prompt=asked.add_generation_prompt is not False,
-    )
-    target = found.target
-    given = asked.parameters(found.prompt, found.stops, target.context_length)
-    parameters = validate(GenerateParameters, {**given, "model": target.model, "version": target.version})
+    parameters = await conversation(asked, service(request).chat)
     with error_field("messages", ("prompt",)):
         job = submit(request, "generate", parameters)
         if asked.stream:
@@ -43,6 +37,18 @@ async def chat_completions(request: Request, asked: ChatRequest) -> Response:
             form = ChatStream(request, asked.includes_usage)
             return JobStream(job, form, request.app.state.settings, owned=True)
         return json_answer(chat_completion(await answer_of(request, job)))
+
+
+async def conversation(asked: ChatRequest, chat: Chat) -> GenerateParameters:
+    """The same request as task `generate`; the model's template makes the prompt. Raises ApiError."""
+    found = await chat.conversation(
+        asked.model,
+        [message.values() for message in asked.messages],
+        add_generation_prompt=asked.add_generation_prompt is not False,
+    )
+    target = found.target
+    given = asked.parameters(found.prompt, found.stops, target.context_length)
+    return validate(GenerateParameters, {**given, "model": target.model, "version": target.version})
 
 
 def chat_completion(answer: BaseModel) -> ChatCompletion:

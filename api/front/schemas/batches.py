@@ -11,6 +11,7 @@ from api.middle.schemas.base import Schema
 
 Endpoint = Literal[
     "/v1/completions",
+    "/v1/chat/completions",
     "/v1/embeddings",
     "/v1/generate",
     "/v1/classify",

@@ -123,6 +123,7 @@ def test_a_batch_from_upload_to_its_files(mine: openai.OpenAI) -> None:
         ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "logprobs": 1, "seed": -3}),
         ("/v1/embeddings", {"input": ["a", "b"], "encoding_format": "base64"}),
         ("/v1/generate", {"prompt": "a"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "logprobs": True}),
         ("/v1/classify", {"input": "a"}),
         ("/v1/infer", {"premise": "a", "hypothesis": "b"}),
         ("/v1/nlu", {"input": "a"}),
@@ -143,9 +144,9 @@ def test_every_route_answers_a_line_as_it_answers_a_request(
 
 
 def test_every_route_that_a_model_answers_can_be_asked_in_batches() -> None:
-    """But for vLLM's, which no batch needs, and conversations, whose prompts a template makes first."""
+    """But for vLLM's, which no batch needs."""
     computing = {item.path for item in ENDPOINTS if item.method == "POST" and item.scope == "infer"}
-    assert computing - set(TASKS) == {"/tokenize", "/detokenize", "/v1/chat/completions"}
+    assert computing - set(TASKS) == {"/tokenize", "/detokenize"}
     assert set(TASKS) < computing
 
 
