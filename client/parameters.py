@@ -36,6 +36,12 @@ class GenerateParameters(TaskParameters, total=False):
     logprobs: int | None
     echo: bool
     ignore_eos: bool
+    response_format: dict[str, Any] | None
+    structured_outputs: dict[str, Any] | None
+    guided_json: dict[str, Any] | str | None
+    guided_regex: str | None
+    guided_choice: list[str] | None
+    guided_grammar: str | None
     receipt: bool
 
 

@@ -130,6 +130,7 @@ class EngineCore:
         for state in self._states.values():
             self._events.append(FaultEvent(state, fault))
             state.closed = True
+            state.close_masks()
             for sequence in state.sequences:
                 if sequence.status is SequenceStatus.WAITING and sequence.saved_rows is None:
                     self._left_queue(sequence)
@@ -298,6 +299,7 @@ class EngineCore:
         if state.closed or not state.is_done:
             return
         state.closed = True
+        state.close_masks()
         state.finished = time.monotonic()
         del self._states[state.request.request_id]
         self.counters.queue_seconds += state.timings.queue_seconds

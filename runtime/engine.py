@@ -27,6 +27,7 @@ from runtime.core import EngineCore
 from runtime.errors import IntegrityError, RequestFault
 from runtime.input_processor import InputProcessor, QueueLimits
 from runtime.manifest import Manifest
+from runtime.masks import MaskServer, Preparations
 from runtime.output_processor import output_processor_for
 from runtime.output_thread import OutputThread
 from runtime.pacing import StepPacing
@@ -109,6 +110,8 @@ class Engine:
         self._output = OutputThread(
             self._forget, lambda state, fault: self._abort(state.request.request_id, fault), on_delivered
         )
+        masks = MaskServer(tokenizer.path, manifest.architecture.vocab_size, manifest.architecture.ends)
+        self._preparations = Preparations(masks, self._add, self._fail_unprepared, 2 * config.num_slots)
         self._thread = threading.Thread(target=self._run, name="lmaas-step", daemon=True)
         self._thread.start()
         self._watchdog = Watchdog(config.step_timeout_seconds, lambda: self._core.step_began, self._stall)
@@ -124,7 +127,10 @@ class Engine:
                 raise RequestFault.invalid("request_id", f"{request.request_id!r} is under way already")
             self._queue_limits.reserve(state)
             self._pending[request.request_id] = state
-            self._inbox.put(partial(self._core.add, state))
+            if state.request.parameters.grammar is None or not state.sequences:
+                self._add(state)
+            else:
+                self._preparations.add(state)
 
     def abort(self, request_id: str) -> None:
         """Cancel; frees the slot before the next step. A request that is done stays as it is."""
@@ -165,6 +171,7 @@ class Engine:
         """
         with self._pending_changed:
             self._refusal = self._refusal or _UNLOADED
+        self._preparations.close(_UNLOADED)
         self._inbox.put(None)
         while self._thread.is_alive() and not self._stalled:
             self._thread.join(_JOIN_SECONDS)
@@ -215,7 +222,17 @@ class Engine:
         self._on_stall()
 
     def _abort(self, request_id: str, fault: Fault) -> None:
-        self._inbox.put(partial(self._core.abort, request_id, fault))
+        if not self._preparations.abort(request_id, fault):
+            self._inbox.put(partial(self._core.abort, request_id, fault))
+
+    def _add(self, state: RequestState) -> None:
+        self._inbox.put(partial(self._core.add, state))
+
+    def _fail_unprepared(self, state: RequestState, fault: Fault) -> None:
+        """The core does not know the request."""
+        for sequence in state.sequences:
+            self._queue_limits.release(sequence)
+        self._output.put([FaultEvent(state, fault)])
 
     def _stop(self, state: RequestState, index: int) -> None:
         self._inbox.put(partial(self._core.stop, state, index))

@@ -66,6 +66,9 @@ class InputProcessor:
         if parameters.receipt and parameters.seed is None:
             parameters = dataclasses.replace(parameters, seed=secrets.randbits(SEED_BITS))
         self._check_bias(parameters.logit_bias)
+        if parameters.grammar is not None and self._eos_token_id is None:
+            why = "this model has no end-of-text token that could end the text"
+            raise RequestFault.invalid(parameters.grammar.field, why)
         if request.stream and parameters.num_sequences > parameters.n:
             raise RequestFault.invalid(
                 "best_of", f"{parameters.best_of} of n ({parameters.n}): a stream cannot choose; leave it out"

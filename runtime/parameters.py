@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.contract import shown
+from runtime.grammar import FORMS, Grammar
 
 DEFAULT_MAX_TOKENS = 64  # of a choice that sets no `max_tokens`, where the context has room for them
 MAX_STOP_STRINGS = 16
@@ -22,6 +23,7 @@ MAX_CALLER_LENGTH = 128  # characters
 MAX_BIASED_TOKENS = 1024
 MAX_BIAS = 100  # as OpenAI limits it, to both sides
 MOST_URGENT, LEAST_URGENT = -100, 100  # priorities: the lower is served sooner, as in vLLM
+WITH_GRAMMAR = "not with a grammar: its text ends with the end-of-text token"
 TOP_K_OFF = -1  # as vLLM writes it; the engine's own value is 0
 
 MAX_INT32, MAX_INT64 = 2**31 - 1, 2**63 - 1
@@ -144,6 +146,7 @@ class SamplingParameters:
         "Read a special token that is spelled out in a text, such as <|endoftext|>, as that token, as "
         "transformers does. false: as plain characters, for text that is not trusted.",
     )
+    grammar: Grammar | None = None  # that FORMS ask for
 
     @property
     def is_greedy(self) -> bool:
@@ -157,8 +160,10 @@ class SamplingParameters:
     @property
     def effective(self) -> dict[str, Any]:
         """What decides the text of a request whose `max_tokens` is known, as JSON has it."""
-        names = [name for name in GENERATION_PARAMETERS if name not in ("receipt", "clamp_max_tokens")]
-        given = {name: getattr(self, name) for name in names}
+        others = {*SHARED_PARAMETERS, "receipt", "clamp_max_tokens"}
+        given = {name: getattr(self, name) for name in PARAMETERS if name not in others}
+        if self.grammar is not None:
+            given["structured_outputs"] = self.grammar.to_json()
         if self.logit_bias is not None:
             given["logit_bias"] = {str(token): bias for token, bias in self.logit_bias.items()}
         given["stop"] = list(self.stop)
@@ -174,6 +179,7 @@ def _table() -> dict[str, Parameter]:
     return {
         item.name: Parameter(_value_type(hints[item.name]), item.default, **item.metadata)
         for item in dataclasses.fields(SamplingParameters)
+        if item.metadata
     }
 
 
@@ -191,7 +197,7 @@ QUEUE_PARAMETERS = ("deadline_ms", "priority", "caller")
 # What a request of any operation may carry.
 SHARED_PARAMETERS = (*QUEUE_PARAMETERS, "special_tokens")
 # What decides over the text of a request of operation `generate`.
-GENERATION_PARAMETERS = tuple(name for name in PARAMETERS if name not in SHARED_PARAMETERS)
+GENERATION_PARAMETERS = (*(name for name in PARAMETERS if name not in SHARED_PARAMETERS), *FORMS)
 # What a model may set for requests that do not (generation_config.json), as with vLLM.
 MODEL_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 # `top_k` of operation `next`.
@@ -202,7 +208,7 @@ IGNORED_PARAMETERS = frozenset(
     {
         "user", "safety_identifier", "store", "metadata", "service_tier", "prompt_cache_key",
         "prompt_cache_retention", "request_id", "cache_salt", "add_special_tokens", "parallel_tool_calls",
-        "prediction", "reasoning_effort", "verbosity",
+        "prediction", "reasoning_effort", "verbosity", "guided_decoding_backend",
     }
 )  # fmt: skip
 # Parameters that would change an answer in a way that is not possible here, each with the value that changes
@@ -228,13 +234,7 @@ NEUTRAL_PARAMETERS: Mapping[str, Any] = {
     "kv_transfer_params": None,
     "vllm_xargs": None,
     "prompt_embeds": None,
-    "response_format": {"type": "text"},
-    "structured_outputs": None,
-    "guided_json": None,
-    "guided_regex": None,
-    "guided_choice": None,
-    "guided_grammar": None,
-    "guided_decoding_backend": None,
+    "guided_whitespace_pattern": None,
     "modalities": ["text"],
     "tools": [],
     "functions": [],

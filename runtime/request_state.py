@@ -15,7 +15,8 @@ from __future__ import annotations
 import time
 from collections.abc import Container
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from runtime.contract import Fault, FinishReason, Operation
 from runtime.messages import Answer, Timings
 from runtime.request import Request
 from runtime.sampling import Sampled, SequenceSampler
+
+if TYPE_CHECKING:
+    from runtime.masks.client import TokenMasks
 
 
 class Sink(Protocol):
@@ -67,6 +71,20 @@ class RequestState:
         self.closed = False  # no further event follows
         self.streaming = False  # the sink got an answer, and gets another one
         self.answered = False  # the sink has had its last call
+        self._masks: TokenMasks | None = None  # of a request with a grammar
+
+    def follow(self, masks: TokenMasks) -> None:
+        """Its sequences follow the grammar of `masks`, which `close_masks` closes."""
+        self._masks = masks
+        for sequence in self.sequences:
+            if sequence.sampler is not None:
+                index = sequence.index
+                sequence.sampler.follow(partial(masks.of, index), partial(masks.advance, index))
+
+    def close_masks(self) -> None:
+        if self._masks is not None:
+            self._masks.close()
+            self._masks = None
 
     @property
     def num_tokens(self) -> int:

@@ -57,6 +57,7 @@ SHARED = tuple(
         "drain_rate",
         "fair_queue",
         "golden_rules",
+        "grammar",
         "log_format",
         "manifest",
         "messages",

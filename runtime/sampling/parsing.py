@@ -12,6 +12,7 @@ from typing import Any
 
 from runtime.contract import shown
 from runtime.errors import RequestFault
+from runtime.grammar import FORMS, Grammar, GrammarError, grammar_of
 from runtime.parameters import (
     IGNORED_PARAMETERS,
     MAX_BIAS,
@@ -22,10 +23,12 @@ from runtime.parameters import (
     NEUTRAL_PARAMETERS,
     PARAMETERS,
     TOP_K_OFF,
+    WITH_GRAMMAR,
     SamplingParameters,
     why_not_neutral,
 )
 
+_KNOWN = NEUTRAL_PARAMETERS.keys() | IGNORED_PARAMETERS | FORMS.keys()
 _INTEGER_TEXT = re.compile(r"[+-]?[0-9]{1,32}", re.ASCII)
 _FLOAT_TEXT = re.compile(r"[+-]?([0-9]{1,32}\.?[0-9]{0,32}|\.[0-9]{1,32})([eE][+-]?[0-9]{1,4})?", re.ASCII)
 
@@ -40,11 +43,11 @@ def parse_sampling_parameters(data: Mapping[str, Any]) -> SamplingParameters:
         if key in PARAMETERS:
             if value is not None:
                 values[key] = _READERS[PARAMETERS[key].type](key, value)
-        elif key not in NEUTRAL_PARAMETERS and key not in IGNORED_PARAMETERS:
+        elif key not in _KNOWN:
             raise _unknown(key)
     if values.get("top_k") == TOP_K_OFF:
         values["top_k"] = 0
-    parameters = SamplingParameters(**values)
+    parameters = SamplingParameters(**values, grammar=_grammar(data))
     for key in data.keys() & NEUTRAL_PARAMETERS.keys():
         if refusal := why_not_neutral(key, data[key]):
             raise RequestFault.invalid(key, refusal)
@@ -52,9 +55,18 @@ def parse_sampling_parameters(data: Mapping[str, Any]) -> SamplingParameters:
         raise RequestFault.invalid(
             "best_of", f"{parameters.best_of} is less than n ({parameters.n}), of which it is a choice"
         )
+    if parameters.grammar is not None and parameters.ignore_eos:
+        raise RequestFault.invalid("ignore_eos", WITH_GRAMMAR)
     if parameters.max_tokens == 0 and not parameters.echo:
         raise RequestFault.invalid("max_tokens", "0 is allowed only with echo; ask for 1 or more")
     return parameters
+
+
+def _grammar(data: Mapping[str, Any]) -> Grammar | None:
+    try:
+        return grammar_of(data)
+    except GrammarError as error:
+        raise RequestFault.invalid(error.field, str(error)) from None
 
 
 def _float(key: str, value: Any) -> float:
@@ -159,7 +171,7 @@ _READERS: Mapping[type, Callable[[str, Any], Any]] = {
 
 
 def _unknown(key: Any) -> RequestFault:
-    known = ", ".join(PARAMETERS)
+    known = ", ".join((*PARAMETERS, *FORMS))
     message = f"unknown parameter {shown(key)}; known are {known}"
     # A fault travels as `code [field]: message`, which a name with brackets or colons would break.
     named = isinstance(key, str) and re.fullmatch(r"\w{1,64}", key, re.ASCII) is not None

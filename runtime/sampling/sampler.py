@@ -9,7 +9,7 @@ log-softmax of the raw logits, before all of these, as in vLLM's default.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +71,15 @@ class SequenceSampler:
         )
         self._random = np.random.Generator(bits)
         self._penalties = Penalties(parameters, prompt_ids) if parameters.has_penalties else None
+        self._mask: Callable[[], bytes] | None = None
+        self._advance: Callable[[int], None] | None = None
+
+    def follow(self, mask: Callable[[], bytes], advance: Callable[[int], None]) -> None:
+        """`mask` returns one bit per token, the lowest first: whether it may come next.
+
+        It may raise RequestFault. `advance` is called with each chosen token.
+        """
+        self._mask, self._advance = mask, advance
 
     @property
     def takes_best(self) -> bool:
@@ -79,6 +88,10 @@ class SequenceSampler:
 
     @property
     def _changes_logits(self) -> bool:
+        return self._adds_to_logits or self._mask is not None
+
+    @property
+    def _adds_to_logits(self) -> bool:
         return self._penalties is not None or self._bias is not None or self._ends_too_early
 
     @property
@@ -116,16 +129,19 @@ class SequenceSampler:
         if not math.isfinite(peak):  # the largest is NaN if any is
             raise RequestFault.of(FaultCode.INTERNAL, NOT_FINITE)
         needs_sum = self._with_logprob and log_sum is None
-        token_id, takes_best = best, self.takes_best
+        mask = None if self._mask is None else self._mask()
+        token_id, takes_best = best, self.takes_best or self._best_is_allowed(best, mask)
         if needs_sum or not takes_best:
             shifted = logits - np.float32(peak)
             if needs_sum:
                 log_sum = peak + math.log(float(np.exp(shifted).sum()))
             if not takes_best:
-                token_id = self._choose(logits, shifted, best)
+                token_id = self._choose(logits, shifted, best, mask)
         self._num_sampled += 1
         if self._penalties is not None:
             self._penalties.count(token_id)
+        if self._advance is not None:
+            self._advance(token_id)
         if log_sum is None:
             log_sum = math.nan
         top = [
@@ -134,11 +150,17 @@ class SequenceSampler:
         ]
         return Sampled(token_id, float(logits[token_id]) - log_sum, top)
 
-    def _choose(self, logits: Floats, shifted: Floats, best: int) -> int:
+    def _best_is_allowed(self, best: int, mask: bytes | None) -> bool:
+        """A greedy choice that the grammar leaves as it is."""
+        if mask is None or not self.parameters.is_greedy or self._adds_to_logits:
+            return False
+        return bool(mask[best >> 3] >> (best & 7) & 1)
+
+    def _choose(self, logits: Floats, shifted: Floats, best: int, mask: bytes | None) -> int:
         """`shifted` is `logits` less their largest value, which is at `best`."""
         parameters = self.parameters
         if self._changes_logits:
-            logits = self._changed(logits)
+            logits = self._changed(logits, mask)
             best = int(logits.argmax())
             shifted = logits - logits[best]
         if parameters.is_greedy:
@@ -150,8 +172,8 @@ class SequenceSampler:
         position = draw(weights, self.uniform())
         return position if ids is None else int(ids[position])
 
-    def _changed(self, logits: Floats) -> Floats:
-        """A copy with biases and penalties."""
+    def _changed(self, logits: Floats, mask: bytes | None) -> Floats:
+        """A copy with biases and penalties; what the mask leaves out is -inf."""
         logits = logits.copy()
         if self._bias is not None:
             self._bias.add_to(logits)
@@ -159,6 +181,9 @@ class SequenceSampler:
             self._early_ends.add_to(logits)
         if self._penalties is not None:
             self._penalties.apply_to(logits)
+        if mask is not None:
+            bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=len(logits), bitorder="little")
+            logits[bits == 0] = -np.inf
         return logits
 
 

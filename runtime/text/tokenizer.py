@@ -71,6 +71,7 @@ class Tokenizer:
     """
 
     def __init__(self, path: Path, eos_token_id: int | None) -> None:
+        self.path = path
         self._tokenizer = open_tokenizer(path)
         self._encoders = Encoders(self._tokenizer)
         self.eos_token_id = eos_token_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -70,6 +71,30 @@ def test_echo_with_logprobs_scores_the_prompt(client: openai.OpenAI) -> None:
     assert first is None
     assert all(value is not None and value <= 0 for value in others)
     assert [PROMPT[at : at + len(token)] for at, token in zip(offsets, tokens, strict=True)] == tokens
+
+
+def test_a_response_format_is_followed(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"enum": ["Ann", "Tom"]},
+            "age": {"type": "integer", "minimum": 0, "maximum": 99},
+        },
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model="mini-lm",
+        messages=[{"role": "user", "content": "Who is there?"}],
+        response_format={"type": "json_schema", "json_schema": {"name": "who", "schema": schema}},
+    )
+    found = json.loads(answer.choices[0].message.content or "")
+    assert found["name"] in ("Ann", "Tom")
+    assert found["age"] <= 99
+    assert answer.choices[0].finish_reason == "stop"
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.completions.create(model="mini-lm", prompt="a", extra_body={"guided_regex": "("})
+    assert raised.value.param == "guided_regex"
 
 
 def test_embeddings_tell_near_from_far(client: openai.OpenAI) -> None:

@@ -23,6 +23,7 @@ from api.middle.schemas.generate import (
     GenerateParameters,
     receipt_field,
 )
+from api.middle.schemas.grammar import TakesGrammar
 from runtime.messages import Usage
 from runtime.parameters import MAX_INT64, PARAMETERS
 
@@ -45,7 +46,7 @@ def _beyond(name: str) -> Any:
     return parameter_field(parameter, default=None, description=f"Beyond OpenAI. {parameter.help}")
 
 
-class GeneratingRequest(TakesNeutral):
+class GeneratingRequest(TakesGrammar):
     """What completions and conversations take."""
 
     model: ModelName | None = Field(default=None, description="Default: the oldest language model deployed.")

@@ -14,14 +14,15 @@ from api.middle.schemas.base import (
     OneOrMany,
     OneOrManyPrompts,
     Stop,
-    TakesNeutral,
     Text,
     TextOrTokens,
     as_prompts,
     one_or_many,
     parameter_field,
 )
+from api.middle.schemas.grammar import TakesGrammar
 from runtime.contract import MAX_TOKENIZED
+from runtime.grammar import FORMS
 from runtime.messages import Candidate, Choice, Timings, Usage
 from runtime.parameters import DEFAULT_MAX_TOKENS, GENERATION_PARAMETERS, NUM_CANDIDATES, PARAMETERS
 from runtime.receipts import Receipt
@@ -38,7 +39,7 @@ ECHO_OR_TOKENS: dict[str, Any] = {
 }
 
 
-class GenerateParameters(TakesNeutral, ModelParameters):
+class GenerateParameters(TakesGrammar, ModelParameters):
     model_config = ConfigDict(json_schema_extra=ECHO_OR_TOKENS)
 
     prompt: OneOrManyPrompts[str] = Field(
@@ -102,12 +103,26 @@ def _of_json(value: Any) -> Any:
         return value
 
 
+def _listed(value: Any) -> Any:
+    """A list of one stands in a URL like a text."""
+    return [value] if isinstance(value, str) else value
+
+
 class GenerateQuery(GenerateParameters):
     """A URL has no numbers, so that its prompts are texts."""
 
     prompt: OneOrMany[str] = Field(description="Text to continue; repeated: several.")
     logit_bias: Annotated[LogitBias | None, BeforeValidator(_of_json)] = parameter_field(
         PARAMETERS["logit_bias"]
+    )
+    response_format: Annotated[dict[str, Any] | None, BeforeValidator(_of_json)] = Field(
+        default=None, description=FORMS["response_format"].help
+    )
+    structured_outputs: Annotated[dict[str, Any] | None, BeforeValidator(_of_json)] = Field(
+        default=None, description=FORMS["structured_outputs"].help
+    )
+    guided_choice: Annotated[list[str] | None, BeforeValidator(_listed)] = Field(
+        default=None, description=FORMS["guided_choice"].help
     )
 
 

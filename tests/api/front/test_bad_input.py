@@ -298,6 +298,61 @@ def test_what_changes_no_answer_passes(client: TestClient, path: str) -> None:
     assert answer.json()["choices"][0]["text"] == " a b c"
 
 
+GRAMMARS: list[dict[str, Any]] = [
+    {"response_format": {"type": "json_object"}},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "array"}}}},
+    {"structured_outputs": {"regex": "a+"}},
+    {"guided_json": {"type": "object", "properties": {"b": {}, "a": {}}}},
+    {"guided_json": '{"type": "integer"}'},
+    {"guided_regex": "a+"},
+    {"guided_choice": ["a", "b"]},
+    {"guided_grammar": 'start: "a"'},
+]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", GENERATE])
+@pytest.mark.parametrize("asked", GRAMMARS)
+def test_a_grammar_reaches_the_engine_as_it_was_asked_for(
+    client: TestClient, back: FakeBack, path: str, asked: dict[str, Any]
+) -> None:
+    prompt = {"messages": [{"role": "user", "content": "a"}]} if "chat" in path else {"prompt": "a"}
+    answer = client.post(path, json={**prompt, **asked})
+    assert answer.status_code == 200, answer.text
+    ((name, value),) = asked.items()
+    sent = back.cluster.requests[-1][1]
+    assert json.dumps(sent[name]) == json.dumps(value)
+
+
+def test_a_grammar_may_stand_in_a_url(client: TestClient) -> None:
+    given: list[dict[str, Any]] = [
+        {"response_format": '{"type": "json_object"}'}, {"structured_outputs": '{"regex": "a"}'},
+        {"guided_choice": "a"}, {"guided_choice": ["a", "b"]}, {"guided_regex": "a+"},
+    ]  # fmt: skip
+    for query in given:
+        assert client.get(GENERATE, params={"prompt": "a", **query}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": "json_object"}, "response_format"),
+        ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs"),
+        ({"guided_json": {}, "guided_regex": "a"}, "guided_regex"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_regex": "a" * 40_000}, "guided_regex"),
+        ({"guided_choice": ["a"], "ignore_eos": True}, "ignore_eos"),
+    ],
+)
+def test_a_grammar_that_is_none_is_named(client: TestClient, asked: dict[str, Any], param: str) -> None:
+    answer = client.post("/v1/completions", json={"prompt": "a", **asked})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+    answer = client.post(GENERATE, json={"prompt": "a", **asked})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["field"] == param
+
+
 def test_a_null_is_the_default_of_openai_s_routes(client: TestClient) -> None:
     body = {"prompt": None, "n": None, "stop": None, "best_of": None, "logit_bias": None, "suffix": None}
     assert client.post("/v1/completions", json=body).status_code == 200

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from runtime.contract import Fault, FaultCode
 from runtime.errors import RequestFault
+from runtime.grammar import FORMS
+from runtime.parameters import PARAMETERS
 from runtime.sampling import SamplingParameters, parse_sampling_parameters
 
 
@@ -42,7 +44,7 @@ def test_defaults() -> None:
 
 
 def test_null_means_the_default() -> None:
-    names = SamplingParameters.__dataclass_fields__
+    names = (*PARAMETERS, *FORMS)
     assert parse_sampling_parameters(dict.fromkeys(names)) == SamplingParameters()
 
 
@@ -259,6 +261,7 @@ NEUTRAL: dict[str, list[Any]] = {
     "include_stop_str_in_output": [False, None],
     "response_format": [{"type": "text"}, None],
     "guided_choice": [None],
+    "guided_decoding_backend": ["outlines", None],
     "store": [True, False, None],
     "user": ["me", None],
     "metadata": [{"a": "b"}, {}, None],
@@ -281,8 +284,7 @@ def test_what_vllm_s_clients_send_along_may_be_neutral(key: str, value: object) 
         ("stop_token_ids", {}, "[]"),
         ("include_stop_str_in_output", True, "false"),
         ("include_stop_str_in_output", 0, "false"),
-        ("guided_choice", ["a", "b"], "null"),
-        ("response_format", {"type": "xml"}, '{"type": "text"}'),
+        ("guided_whitespace_pattern", " ", "null"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(key: str, value: object, only: str) -> None:
@@ -329,7 +331,7 @@ def test_bad_bias(value: object, said: str) -> None:
 @settings(deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from([*SamplingParameters.__dataclass_fields__, *NEUTRAL]) | st.text(),
+        st.sampled_from([*PARAMETERS, *FORMS, *NEUTRAL]) | st.text(),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
             lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -344,8 +346,9 @@ def test_any_json_is_read_or_refused_with_a_fault_that_survives_its_journey(data
     except RequestFault as error:
         fault = error.fault
     else:
-        again = {name: getattr(parsed, name) for name in SamplingParameters.__dataclass_fields__}
-        assert parse_sampling_parameters(json.loads(json.dumps(again))) == parsed
+        again = {name: getattr(parsed, name) for name in PARAMETERS}
+        forms = {name: value for name, value in data.items() if name in FORMS}
+        assert parse_sampling_parameters(json.loads(json.dumps({**again, **forms}))) == parsed
         return
     assert Fault.decode(fault.encode()) == fault
     assert fault.encode().isprintable()

@@ -57,6 +57,14 @@ def test_switches_bring_outputs_side_by_side(server: Server) -> None:
             assert {item["rank"] for item in ranked.values()} >= {1, 2}
 
 
+def test_a_grammar_is_followed(server: Server) -> None:
+    choices = ["the dog", "rain"]
+    asked = {"structured_outputs": json.dumps({"choice": choices}), "temperature": 0, "max_tokens": 20}
+    assert server.details("the cat", asked)["choices"][0]["text"] in choices
+    with pytest.raises(Failed, match=r"invalid_argument \[guided_regex\].*unclosed group"):
+        server.ask("the cat", {"guided_regex": "("})
+
+
 def test_a_stream_has_all_choices_in_every_response(server: Server) -> None:
     responses = server.ask(
         "the cat", {"n": 2, **LONG}, stream=True, return_finish_reason=True, return_num_output_tokens=True
