@@ -8,7 +8,7 @@ import bench.chaos
 import bench.compare
 import bench.drills
 import bench.stack
-from bench import checkpoints, exports, queue, scaling, tensorrt, variants
+from bench import checkpoints, exports, masks, queue, scaling, tensorrt, variants
 from bench.chaos import run as chaos
 from bench.compare import command as compare
 from bench.drills import run as drills
@@ -35,6 +35,7 @@ app.command("tensorrt", help=tensorrt.__doc__)(tensorrt.tensorrt)
 app.command("scaling", help=scaling.__doc__)(scaling.scaling)
 app.command("chaos", help=bench.chaos.__doc__)(chaos.chaos)
 app.command("drills", help=bench.drills.__doc__)(drills.drills)
+app.command("masks", help=masks.__doc__)(masks.masks)
 app.command("queue", help=queue.__doc__)(queue.queue)
 app.add_typer(peers.peers, name="peers")
 

@@ -94,8 +94,6 @@ def _unloaded(stack: Stack, client: Client, wait: float) -> Idle | None:
         if time.monotonic() > end:
             return None
         time.sleep(PAUSE)
-    while any(process.name.startswith("model ") for process in read(stack)) and time.monotonic() < end:
-        time.sleep(PAUSE)
     found = Idle(list(read(stack)))
     models = [model for model in client.models() if model["kind"] == "lm" and model["serving"]]
     for answers in (found.first_answers, found.next_answers):
