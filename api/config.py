@@ -129,8 +129,9 @@ class Settings(BaseSettings):
     )
     kernels: Literal["auto", "off", "avx512vnni", "avxvnni", "avx2", "reference"] = Field(
         default="auto",
-        description="Operators of our own for int8: auto, with the best instructions that the processor has; "
-        "off: ONNX Runtime's; or the instructions to use. The answer is the same with all of them.",
+        description="Operators of our own for int8 and int4: auto, with the best instructions that the "
+        "processor has; off: ONNX Runtime's; or the instructions to use. The answer is the same with all of "
+        "them.",
     )
     variants: str = Field(
         default="fp32,int8",

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 VARIANTS_HELP = (
-    "Comma-separated. fp32: the reference, exact. fp16: half its size, for GPUs. int8: a quarter, the"
-    " quickest on CPUs. int4: the smallest, the furthest from fp32."
+    "Comma-separated. fp32: the reference, exact. fp16: half its size, for GPUs. int8: a quarter, quick"
+    " on CPUs. int4: the smallest, the furthest from fp32."
 )
 
 

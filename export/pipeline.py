@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -22,10 +23,13 @@ from export.errors import ExportError
 from export.evaluation.reference import Measured, Reference, open_reference
 from export.evaluation.texts import read_calibration
 from export.files import file_entry
-from export.graph.build import write_graph
+from export.graph.build import build_graph, write_graph
+from export.graph.int4 import Int4Weights
 from export.output import new_folder
 from export.progress import Report, Stages, ignore
+from export.quantization.activations import open_activations
 from export.quantization.centering import CenteredCheckpoint
+from export.quantization.grams import GramMatrices, product_inputs
 from export.quantization.smoothing import SmoothedCheckpoint, measure_ranges
 from export.validation.artifact import MAX_NOTE_LENGTH
 from export.verification.verify import Verify, check_verifiable
@@ -87,8 +91,8 @@ def _built(variants: Sequence[Variant]) -> list[Variant]:
 def _stages(building: Sequence[Variant]) -> list[str]:
     names = []
     for variant in building:
-        if variant is Variant.INT8:
-            names.append("calibrate int8")
+        if variant in (Variant.INT8, Variant.INT4):
+            names.append(f"calibrate {variant.value}")
         names.append(f"build {variant.value}")
         if variant is Variant.FP32:
             names.append("write texts")
@@ -124,11 +128,14 @@ class _Export:
 
     def add(self, variant: Variant) -> None:
         _give_back()
-        prepared = self._prepared(variant)
-        self._stages.begin(f"build {variant.value}")
         path = self._folder / variant.value / GRAPH_FILE
         path.parent.mkdir()
-        self._files[variant] = write_graph(CountedCheckpoint(prepared, self._stages.step), variant, path)
+        if variant is Variant.INT4:
+            self._files[variant] = self._write_int4(path)
+        else:
+            prepared = self._prepared(variant)
+            self._stages.begin(f"build {variant.value}")
+            self._files[variant] = write_graph(CountedCheckpoint(prepared, self._stages.step), variant, path)
         if variant is Variant.FP32:
             self._stages.begin("write texts")
             self._reference = open_reference(
@@ -142,6 +149,16 @@ class _Export:
         _give_back()
         self._stages.begin(f"measure {variant.value}")
         self._measured[variant] = self._reference.measure(path, variant, self._stages.step)
+
+    def _write_int4(self, path: Path) -> list[Path]:
+        self._stages.begin("calibrate int4")
+        graph, config = self._files[Variant.FP32][0], self._checkpoint.config
+        rows = self._reference.calibration_rows(graph, self._stages.step)
+        self._stages.begin("build int4")
+        names = [name for layer in product_inputs(config) for name in layer]
+        with open_activations(graph, names, config) as reader:
+            weights = partial(Int4Weights, grams=GramMatrices(reader, rows, config))
+            return build_graph(CountedCheckpoint(self._checkpoint, self._stages.step), weights, path)
 
     def _prepared(self, variant: Variant) -> Checkpoint:
         """The checkpoint with its weights changed so that this variant loses least by rounding."""

@@ -3,7 +3,7 @@
 An artifact's graph is written in operators that every ONNX Runtime has. Unless LMAAS_KERNELS is off,
 these patterns are replaced when the graph is opened; what does not match stays as it is.
 
-    rounding by row, MatMulIntegerToFloat, scaling     -> Linear
+    the products of `kernels.products`                 -> Linear, BlockLinear
       its bias, FastGelu, or the residual's sum          -> inside of it
       the norm before it                                 -> inside of it
     GroupQueryAttention                                -> Attention, over keys and values of eight bits
@@ -15,96 +15,29 @@ can have different numbers of tokens, without padding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from kernels.library import SCALE_BYTES
+from kernels.products import DOMAIN, Graph, Product, find_products, linear_node
 
-DOMAIN = "lmaas"
 ARGMAX, LOG_SUM = "argmax", "log_sum"  # [rows] int64: the largest logit's place; [rows] float32
 # [batch] int32: new tokens of each row, 0 or more; input_ids is [1, their sum]. Or [0]: all have as many.
 ROW_TOKENS = "row_tokens"
 MOST_HEAD_SIZE = 256
-_ZERO_POINT = 128
-_EPSILON = 1e-5
-
-
-@dataclass(slots=True)
-class _Product:
-    """`x @ weight` in eight bits, and what could be taken into it."""
-
-    node: NodeProto  # MatMulIntegerToFloat
-    x: str
-    output: str
-    weight: str
-    scales: str
-    width: int  # of a row of the product
-    transposed: bool
-    lowest: float | None
-    bias: str = ""
-    gamma: str = ""
-    beta: str = ""
-    residual: str = ""
-    gelu: bool = False
-    epsilon: float = _EPSILON
-
-
-@dataclass(slots=True)
-class _Graph:
-    proto: onnx.GraphProto
-    makers: dict[str, NodeProto] = field(default_factory=dict)
-    users: dict[str, list[NodeProto]] = field(default_factory=dict)
-    weights: dict[str, TensorProto] = field(default_factory=dict)
-    added: list[NodeProto] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.weights = {tensor.name: tensor for tensor in self.proto.initializer}
-        for node in self.proto.node:
-            for name in node.output:
-                self.makers[name] = node
-            for name in node.input:
-                self.users.setdefault(name, []).append(node)
-
-    def maker(self, tensor: str, operator: str) -> NodeProto | None:
-        node = self.makers.get(tensor)
-        return node if node is not None and node.op_type == operator else None
-
-    def only_user(self, tensor: str) -> NodeProto | None:
-        users = self.users.get(tensor, [])
-        return users[0] if len(users) == 1 and not self.is_output(tensor) else None
-
-    def is_output(self, tensor: str) -> bool:
-        return any(value.name == tensor for value in self.proto.output)
-
-    def scalar(self, name: str) -> float | None:
-        """A small constant; None for anything else."""
-        tensor = self.weights.get(name)
-        if tensor is None or tensor.data_location == TensorProto.EXTERNAL or int(np.prod(tensor.dims)) != 1:
-            return None
-        return float(numpy_helper.to_array(tensor).reshape(()))
-
-    def has_vector(self, name: str, width: int | None = None) -> bool:
-        """Whether `name` is a constant row of floats, of `width` where one is given."""
-        tensor = self.weights.get(name)
-        if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 1:
-            return False
-        return width is None or tensor.dims[0] == width
 
 
 def fuse(model: onnx.ModelProto) -> bool:
     """Replace in place what matches; whether anything did."""
-    graph = _Graph(model.graph)
-    products = {product.output: product for product in _products(graph)}
+    graph = Graph(model.graph)
+    products = {product.output: product for product in find_products(graph)}
     if not products:
         return False
     for product in list(products.values()):
         _take_bias(graph, product, products)
     _take_sums(graph, products)
     for product in products.values():
-        graph.added.append(_linear(product))
+        graph.added.append(linear_node(product))
     for node in model.graph.node:
         if node.op_type == "GroupQueryAttention":
             _attention(graph, node)
@@ -123,52 +56,7 @@ def take_row_tokens(model: onnx.ModelProto) -> None:
         model.graph.input.append(helper.make_tensor_value_info(ROW_TOKENS, TensorProto.INT32, [ROW_TOKENS]))
 
 
-# x --+-- Abs -- ReduceMax -- Mul 1/127 --+---------------------------+
-#     +-----------------------------------+-- QuantizeLinear -- node -- Mul -- out
-def _products(graph: _Graph) -> list[_Product]:
-    found = [_product(graph, node) for node in graph.proto.node if node.op_type == "MatMulIntegerToFloat"]
-    return [product for product in found if product is not None]
-
-
-def _product(graph: _Graph, node: NodeProto) -> _Product | None:
-    rounded, data, one, scales, *zero = node.input
-    quantize, scaled = graph.maker(rounded, "QuantizeLinear"), graph.only_user(node.output[0])
-    if quantize is None or scaled is None or scaled.op_type != "Mul" or graph.scalar(one) != 1.0:
-        return None
-    x, row_scales = quantize.input[:2]
-    step = graph.maker(row_scales, "Mul")
-    if step is None or row_scales not in scaled.input:
-        return None
-    largest = graph.maker(step.input[0], "ReduceMax")
-    if largest is None:
-        return None
-    steps = 255 if not zero else 127
-    if graph.scalar(step.input[1]) != float(np.float32(1 / steps)):
-        return None
-    lowest = None
-    if zero:
-        magnitudes = graph.maker(largest.input[0], "Abs")
-        if magnitudes is None or magnitudes.input[0] != x or graph.scalar(zero[0]) != _ZERO_POINT:
-            return None
-    else:
-        shifted = graph.maker(x, "Sub")
-        if shifted is None or largest.input[0] != x:
-            return None
-        x, lowest = shifted.input[0], graph.scalar(shifted.input[1])
-        if lowest is None:
-            return None
-    turned = graph.maker(data, "Transpose")
-    weight = turned.input[0] if turned is not None else data
-    tensor = graph.weights.get(weight)
-    if tensor is None or tensor.data_type != TensorProto.INT8 or len(tensor.dims) != 2:
-        return None
-    width = tensor.dims[0 if turned is not None else 1]
-    if not graph.has_vector(scales, width):
-        return None
-    return _Product(node, x, scaled.output[0], weight, scales, width, turned is not None, lowest)
-
-
-def _take_bias(graph: _Graph, product: _Product, products: dict[str, _Product]) -> None:
+def _take_bias(graph: Graph, product: Product, products: dict[str, Product]) -> None:
     """The Add or FastGelu that is the only one to read the product."""
     user = graph.only_user(product.output)
     if user is None or user.op_type not in ("Add", "FastGelu") or user.input[0] != product.output:
@@ -183,7 +71,7 @@ def _take_bias(graph: _Graph, product: _Product, products: dict[str, _Product]) 
 # product --+
 # residual -+-- SkipLayerNormalization --- normed --- product
 #                          \______________ sum
-def _take_sums(graph: _Graph, products: dict[str, _Product]) -> None:
+def _take_sums(graph: Graph, products: dict[str, Product]) -> None:
     """The sum goes into the product before it, the norm into each product after it."""
     for node in list(graph.proto.node):
         if node.op_type != "SkipLayerNormalization":
@@ -214,7 +102,7 @@ def _take_sums(graph: _Graph, products: dict[str, _Product]) -> None:
             product.x, product.gamma, product.beta, product.epsilon = total, gamma, beta, epsilon
 
 
-def _readers(graph: _Graph, tensor: str) -> list[NodeProto]:
+def _readers(graph: Graph, tensor: str) -> list[NodeProto]:
     """Who reads the tensor; a product's rounding and largest value count as one."""
     return [node for node in graph.users.get(tensor, []) if node.op_type not in ("Abs", "ReduceMax")]
 
@@ -224,24 +112,8 @@ def _norm(node: NodeProto, x: str, normed: str, epsilon: float) -> NodeProto:
     return helper.make_node("LayerNormalization", inputs, [normed], name=node.name, axis=-1, epsilon=epsilon)
 
 
-def _linear(product: _Product) -> NodeProto:
-    inputs = [product.x, product.weight, product.scales, product.bias, product.gamma, product.beta]
-    return helper.make_node(
-        "Linear",
-        [*inputs, product.residual],
-        [product.output],
-        name=product.node.name,
-        domain=DOMAIN,
-        transposed=int(product.transposed),
-        gelu=int(product.gelu),
-        above_lowest=int(product.lowest is not None),
-        lowest=product.lowest or 0.0,
-        epsilon=product.epsilon,
-    )
-
-
 # packed -- Reshape -- GroupQueryAttention -- Reshape -- [tokens, width]
-def _attention(graph: _Graph, node: NodeProto) -> None:
+def _attention(graph: Graph, node: NodeProto) -> None:
     folded, flat = graph.maker(node.input[0], "Reshape"), graph.only_user(node.output[0])
     if folded is None or flat is None or flat.op_type != "Reshape" or flat.input[1] not in graph.weights:
         return
@@ -274,7 +146,7 @@ def _attention(graph: _Graph, node: NodeProto) -> None:
     )
 
 
-def _choice(graph: _Graph, products: dict[str, _Product]) -> None:
+def _choice(graph: Graph, products: dict[str, Product]) -> None:
     """Over the output that is a product of the vocabulary: only a language model has one."""
     logits = [value for value in graph.proto.output if value.name in products]
     for value in logits:
@@ -286,7 +158,7 @@ def _choice(graph: _Graph, products: dict[str, _Product]) -> None:
         graph.proto.output.append(helper.make_tensor_value_info(LOG_SUM, TensorProto.FLOAT, rows))
 
 
-def _assemble(graph: _Graph) -> None:
+def _assemble(graph: Graph) -> None:
     """Put the new nodes in place of the old ones, drop what nobody reads any more, and sort."""
     makers = {name: node for node in graph.proto.node for name in node.output if name}
     makers.update({name: node for node in graph.added for name in node.output if name})

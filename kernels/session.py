@@ -31,7 +31,7 @@ def open_graph(graph: Path, options: onnxruntime.SessionOptions) -> onnxruntime.
     If patterns of an eight-bit graph were replaced, its cache is uint8, with four bytes more for each head:
     read type and shape from the session.
     """
-    fused = None if missing() else _changed(graph, fuse)
+    fused = None if missing() else _changed(graph, _fuse_and_pad)
     if fused is None:
         return open_plain(graph, options)
     if takes_row_tokens():
@@ -57,6 +57,14 @@ def open_plain(graph: Path, options: onnxruntime.SessionOptions) -> onnxruntime.
 def element_type(value: onnxruntime.NodeArg) -> np.dtype[Any]:
     """Of an input or output of a session, floats or bytes."""
     return np.dtype(_ELEMENTS[value.type])
+
+
+def _fuse_and_pad(model: onnx.ModelProto) -> bool:
+    """Products that are not replaced run in ONNX Runtime's own operators."""
+    if not fuse(model):
+        return False
+    pad_products(model)
+    return True
 
 
 def _changed(graph: Path, change: Callable[[onnx.ModelProto], bool]) -> onnx.ModelProto | None:

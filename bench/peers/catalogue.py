@@ -138,7 +138,7 @@ _OUR_BITS = {
     Variant.FP32: (32.0, 32.0),
     Variant.FP16: (16.0, 16.0),
     Variant.INT8: (8.0, 8.0),
-    Variant.INT4: (5.0, 5.0),  # blocks of 32 with a float32
+    Variant.INT4: (4.25, 8.0),  # blocks of 32 with a byte
 }
 
 

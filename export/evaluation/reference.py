@@ -39,6 +39,7 @@ MAX_TOKENS = 4096
 # Bounds of the compared text, so that it is quick: multiplications, and logits on the disk.
 MULTIPLICATIONS = 1e11
 LOGITS = 1 << 26
+CALIBRATION_TIMES = 4  # more text than is compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,9 @@ class Reference(Protocol):
 
     def measure(self, graph: Path, variant: Variant, on_progress: OnProgress) -> Measured:
         """Run a variant's graph over the texts; `on_progress` gets the share that is done."""
+
+    def calibration_rows(self, graph: Path, on_progress: OnProgress) -> list[list[int]]:
+        """Token ids of other texts: weights may be fitted to them, and no variant is compared on them."""
 
 
 def open_reference(
@@ -100,7 +104,7 @@ class LanguageReference:
         if calibration is not None:
             self.rows = language_rows(calibration, self._tokenizer, count, self._context)
         else:
-            self.rows = self._write_rows(session, count, on_progress)
+            self.rows = self._write_rows(session, count, on_progress, np.random.default_rng(0))
         self.prompts = self._settle_prompts()
         self._greedy = self._greedy_answers(session)
 
@@ -123,9 +127,15 @@ class LanguageReference:
         architecture = self._config.architecture
         return LanguageSession(graph, variant, architecture, self._at_once, self._context)
 
-    def _write_rows(self, session: LanguageSession, count: int, on_progress: OnProgress) -> list[list[int]]:
+    def calibration_rows(self, graph: Path, on_progress: OnProgress) -> list[list[int]]:
+        """The model writes them, as texts that are given may all be among those that are compared."""
+        count = rows_that_are_quick(self._config, self._context, CALIBRATION_TIMES)
+        return self._write_rows(self._open(graph, Variant.FP32), count, on_progress, np.random.default_rng(1))
+
+    def _write_rows(
+        self, session: LanguageSession, count: int, on_progress: OnProgress, random: np.random.Generator
+    ) -> list[list[int]]:
         """Texts sampled at temperature 1; each starts with the end-of-text token, or else a random one."""
-        random = np.random.default_rng(0)
         rows: list[list[int]] = []
         while len(rows) < count:
             begin = [[self._first_token(random)] for _ in range(min(self._at_once, count - len(rows)))]
@@ -204,12 +214,12 @@ def rows_at_once(config: ModelConfig, length: int) -> int:
     return max(LEAST_AT_ONCE, min(MOST_AT_ONCE, CACHE_BYTES // row))
 
 
-def rows_that_are_quick(config: ModelConfig, length: int) -> int:
-    """The number of rows of `length` tokens on which a model of this size is compared."""
+def rows_that_are_quick(config: ModelConfig, length: int, times: int = 1) -> int:
+    """The number of rows of `length` tokens on which a model of this size is compared, or `times` more."""
     per_token = config.num_layers * config.hidden_size * (4 * config.hidden_size + 2 * config.inner_size)
     per_token += config.vocab_size * config.hidden_size
     tokens = min(MAX_TOKENS, MULTIPLICATIONS / per_token, LOGITS / config.vocab_size)
-    return max(LEAST_ROWS, int(tokens / length))
+    return max(LEAST_ROWS, int(times * tokens / length))
 
 
 class HeadReference:
@@ -245,6 +255,13 @@ class HeadReference:
             return Measured(golden, load_seconds, None)
         pairs = zip(self._expected, found, strict=True)
         return Measured(golden, load_seconds, head_card(pairs, self._config.problem_type))
+
+    def calibration_rows(self, graph: Path, on_progress: OnProgress) -> list[list[int]]:
+        """The halves of each two texts, joined."""
+        on_progress(1)
+        others = [*self.rows[7:], *self.rows[:7]]
+        pairs = zip(self.rows, others, strict=True)
+        return [first[: (len(first) + 1) // 2] + other[len(other) // 2 :] for first, other in pairs]
 
 
 def _require_finite(values: Floats) -> None:

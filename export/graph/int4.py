@@ -1,84 +1,66 @@
-"""int4 weights for CPUs: a scale and a zero point for every 32 weights of a column.
+"""int4 weights for CPUs: four bits each, a factor for every 32 weights of a column, a step for a column.
 
-Half the bytes of int8: faster for up to about four rows of decoding, slower for more, and less exact. The
-embedding stays int8: it is stored once for two uses, and its error is in every logit.
+    weight = (nibble - 8) * factor * step        nibble 0 .. 15, factor -127 .. 127, both whole numbers
+
+About half the bytes of int8, so faster where few rows are decoded. The embedding stays int8: it is stored
+once for two uses, and its error is in every logit. Measured in bench/LOG.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from export.graph.builder import GraphBuilder
 from export.graph.int8 import Int8Weights
 from export.graph.weights import Floats
+from export.quantization.blocks import BLOCK, round_blocks
 
-BLOCK = 32  # weights; with this size the kernel's answers do not depend on the batch
 COMPUTE_INT8 = 4  # MatMulNBits' accuracy_level: activations rounded to eight bits, block by block
+# From the name of an activation to its Gram matrix [in, in] over calibration texts.
+Grams = Callable[[str], Floats]
 
 
 class Int4Weights(Int8Weights):
-    """MatMulNBits for the matrices of the blocks, `Int8Weights` for the embedding."""
+    """MatMulNBits for the matrices of the blocks, `Int8Weights` for the embedding.
 
-    def __init__(self, graph: GraphBuilder, bits: int = 4, block: int = BLOCK) -> None:
+    With `grams`, weights are rounded for what the products say on calibration texts, not each by itself.
+    """
+
+    def __init__(self, graph: GraphBuilder, grams: Grams | None = None) -> None:
         super().__init__(graph)
-        self._bits = bits
-        self._block = block
+        self._grams = grams
 
+    # factors -- Cast -- Mul steps --+
+    # weight ------------------------+-- MatMulNBits -- out
+    # x -----------------------------+
     def linear(
         self, path: str, x: str, weight: Floats, bias: Floats | None = None, lowest: float | None = None
     ) -> str:
-        packed, scales, zeros = quantize_blocks(weight.T, self._bits, self._block)
-        inputs = [
-            x,
-            self._graph.weight(f"{path}.weight", packed),
-            self._graph.weight(f"{path}.scales", scales),
-            self._graph.weight(f"{path}.zeros", zeros),
-        ]
-        width_in, width_out = weight.shape
-        product = self._graph.microsoft(
+        """The scales are multiplied once, when a session is opened."""
+        graph, (width_in, width_out) = self._graph, weight.shape
+        rounded = round_blocks(weight, None if self._grams is None else self._grams(x))
+        packed = graph.weight(f"{path}.weight", _pack(rounded.nibbles))
+        factors = graph.weight(f"{path}.factors", rounded.factors)
+        floats = graph.node("Cast", f"{path}.factors.floats", [factors], to=TensorProto.FLOAT)
+        steps = graph.weight(f"{path}.steps", rounded.steps[:, None])
+        scales = graph.node("Mul", f"{path}.scales", [floats, steps])
+        product = graph.microsoft(
             "MatMulNBits",
             path,
-            inputs,
+            [x, packed, scales],
             K=width_in,
             N=width_out,
-            bits=self._bits,
-            block_size=self._block,
+            bits=4,
+            block_size=BLOCK,
             accuracy_level=COMPUTE_INT8,
         )
         return self._with_bias(path, product, bias)
 
 
-def quantize_blocks(
-    rows: Floats, bits: int, block: int
-) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]:
-    """`[out, in]` float32 -> packed `[out, blocks, block * bits / 8]`, scales and zero points for each block.
-
-    A weight is about (whole number - zero point) * scale; the layout is that of MatMulNBits' inputs.
-    """
-    count, width = rows.shape
-    blocks = -(-width // block)
-    padded = np.zeros((count, blocks * block), np.float32)
-    padded[:, :width] = rows
-    grouped = padded.reshape(count, blocks, block)
-    low = np.minimum(grouped.min(axis=2), 0)  # so that zero is exact
-    high = np.maximum(grouped.max(axis=2), 0)
-    steps = np.float32((1 << bits) - 1)
-    scales = (high - low) / steps
-    normal = scales > np.finfo(np.float32).tiny
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=normal)
-    zeros = np.rint(-low * inverse)
-    grouped *= inverse[:, :, None]
-    np.rint(grouped, out=grouped)
-    grouped += zeros[:, :, None]
-    whole = np.clip(grouped, 0, steps, out=grouped).astype(np.uint8)
-    return _pack(whole, bits), scales.reshape(-1), _pack(zeros.astype(np.uint8), bits).reshape(-1)
-
-
-def _pack(whole: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Two four-bit numbers to a byte along the last axis, the first in the lower half."""
-    if bits == 8:
-        return whole
-    if whole.shape[-1] % 2:
-        whole = np.concatenate([whole, np.zeros_like(whole[..., :1])], axis=-1)
-    return np.asarray(whole[..., 0::2] | whole[..., 1::2] << 4)
+def _pack(nibbles: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`[out, blocks, BLOCK]` -> `[out, blocks, BLOCK / 2]`, the first of two weights in the low half."""
+    return np.asarray(nibbles[..., 0::2] | nibbles[..., 1::2] << 4)

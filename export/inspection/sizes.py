@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from export.checkpoint.config import ModelConfig, cache_head_size
 from export.checkpoint.folder import expected_shapes
-from export.graph.int4 import BLOCK
+from export.quantization.blocks import BLOCK
 from runtime.contract import Variant
 
 _MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -28,8 +28,8 @@ def variant_sizes(config: ModelConfig) -> dict[Variant, int]:
         sizes[Variant.INT8] += int8
         if name.endswith(_MATRICES):
             blocks = math.ceil(rows / BLOCK)
-            # Half a byte for each weight, a float32 scale and half a byte of zero point for each block.
-            sizes[Variant.INT4] += columns * (blocks * (BLOCK // 2 + 4) + math.ceil(blocks / 2))
+            # Half a byte for each weight, a byte for each block, a float32 for each column.
+            sizes[Variant.INT4] += columns * (blocks * (BLOCK // 2 + 1) + 4)
         else:
             sizes[Variant.INT4] += int8
     return sizes

@@ -17,12 +17,22 @@ static inline size_t round_up(size_t value, size_t step) { return (value + step 
 /* ---- Linear ---------------------------------------------------------------------------------------------------- */
 
 typedef struct Level Level;
+typedef struct Product Product;
+
+enum { BLOCK = 32, MOST_BLOCKS = 256 }; /* four-bit weights of a column that share a factor; blocks that fit in a sum */
+
+/* Four-bit weights as the graph has them: (nibble - 8) x the factor of the block x the step of the column. */
+typedef struct {
+  const uint8_t *nibbles; /* [out][blocks][BLOCK / 2], the first of two weights in the low half of a byte */
+  const int8_t *factors;  /* [out][blocks] */
+} BlockWeights;
 
 typedef struct {
   void *api;
   const Level *level;
+  const Product *product; /* of the level, for weights of eight or of four bits */
   size_t in, out;
-  int8_t *weight; /* in the order of the level */
+  int8_t *weight, *factors; /* in the order of the level; factors of blocks of four-bit weights, else NULL */
   int32_t *start; /* for each column of a panel, what a sum begins with: it takes the zero point off again */
   float *scales, *bias;         /* [out], and zeros up to whole lanes */
   float *gamma, *beta, epsilon; /* [in]; gamma is NULL without a norm */
@@ -66,14 +76,20 @@ typedef struct {
 
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 
-struct Level {
-  const char *name;
-  int (*runs)(void);                  /* whether the processor has it, and the operating system keeps its registers */
-  size_t (*panels)(size_t out);       /* of a weight with `out` columns: it is cut into panels of columns */
-  size_t (*row_bytes)(size_t in);     /* of a rounded row */
-  int (*pack)(Linear *op, const int8_t *weight, int transposed); /* makes `weight` and `start`; 0 where memory is short */
+struct Product {
+  size_t (*row_bytes)(size_t in); /* of a rounded row */
   void (*round_part)(void *linear_run, size_t part);
   void (*multiply_part)(void *linear_run, size_t part);
+};
+
+struct Level {
+  const char *name;
+  int (*runs)(void);            /* whether the processor has it, and the operating system keeps its registers */
+  size_t (*panels)(size_t out); /* of a weight with `out` columns: it is cut into panels of columns */
+  /* They make `weight`, `factors` and `start`; 0 where memory is short. */
+  int (*pack)(Linear *op, const int8_t *weight, int transposed);
+  int (*pack_blocks)(Linear *op, const BlockWeights *weights);
+  Product eight_bits, four_bits;
   void (*attend_part)(void *attention_run, size_t part);
   void (*reduce_row)(void *argmax_run, size_t row);
 };

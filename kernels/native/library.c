@@ -39,12 +39,15 @@ static int runs_avx512vnni(void) {
 }
 
 #define DECLARE(level)                                                  \
-  size_t panels_##level(size_t), row_bytes_##level(size_t);             \
-  int pack_##level(Linear *, const int8_t *, int);                      \
+  size_t panels_##level(size_t), row_bytes_##level(size_t), block_row_bytes_##level(size_t); \
+  int pack_##level(Linear *, const int8_t *, int), pack_blocks_##level(Linear *, const BlockWeights *); \
   void round_part_##level(void *, size_t), multiply_part_##level(void *, size_t); \
+  void round_blocks_part_##level(void *, size_t), multiply_blocks_part_##level(void *, size_t); \
   void attend_part_##level(void *, size_t), reduce_row_##level(void *, size_t);
 #define ENTRY(level)                                                                                         \
-  {#level, runs_##level, panels_##level, row_bytes_##level, pack_##level, round_part_##level, multiply_part_##level, \
+  {#level, runs_##level, panels_##level, pack_##level, pack_blocks_##level, \
+   {row_bytes_##level, round_part_##level, multiply_part_##level}, \
+   {block_row_bytes_##level, round_blocks_part_##level, multiply_blocks_part_##level}, \
    attend_part_##level, reduce_row_##level}
 
 DECLARE(avx512vnni) DECLARE(avxvnni) DECLARE(avx2) DECLARE(reference)
@@ -125,6 +128,7 @@ OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
   OrtCustomOpDomain *domain;
   TRY(ort_new_domain(api, "lmaas", &domain)); /* lives as long as the process, as sessions may */
   TRY(ort_add_operator(api, domain, &linear_operator));
+  TRY(ort_add_operator(api, domain, &block_linear_operator));
   TRY(ort_add_operator(api, domain, &attention_operator));
   TRY(ort_add_operator(api, domain, &argmax_operator));
   return ort_add_domain(api, options, domain);

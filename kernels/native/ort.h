@@ -160,6 +160,6 @@ static inline int in_host_memory(const Operator *self, size_t index) { return (v
 static inline int only_version(const Operator *self) { return (void)self, 1; }
 static inline int always(const Operator *self, size_t index) { return (void)self, (void)index, ORT_REQUIRED; }
 
-extern const Operator linear_operator, attention_operator, argmax_operator;
+extern const Operator linear_operator, block_linear_operator, attention_operator, argmax_operator;
 
 #endif

@@ -50,6 +50,40 @@ def test_every_product_and_attention_of_int8_is_ours(exported: Callable[[str, Va
     assert not any(domain == "com.microsoft" for domain, _ in found)
 
 
+@pytest.mark.parametrize("kind", ["lm", "classifier"])
+def test_every_product_of_int4_is_ours(kind: str, exported: Callable[[str, Variant], Path]) -> None:
+    model = onnx.load(exported(kind, Variant.INT4))
+    before = operators(model)
+    layers = before["com.microsoft", "GroupQueryAttention"]
+    assert fuse(model)
+    found = operators(model)
+    assert found[DOMAIN, "BlockLinear"] == before["com.microsoft", "MatMulNBits"] == 4 * layers
+    assert not any(domain == "com.microsoft" for domain, _ in found)
+
+
+def test_products_of_four_bits_with_other_scales_stay_as_they_are(
+    exported: Callable[[str, Variant], Path], tmp_path: Path
+) -> None:
+    """As in artifacts of earlier versions: an answer does not depend on the number of rows there, either."""
+    model = onnx.load(exported("classifier", Variant.INT4))
+    node = next(node for node in model.graph.node if node.op_type == "MatMulNBits")
+    numbers = {item.name: item.i for item in node.attribute}
+    blocks = -(-numbers["K"] // numbers["block_size"])
+    zeros = np.full((numbers["N"], -(-blocks // 2)), 0x88, np.uint8)
+    model.graph.initializer.append(numpy_helper.from_array(zeros, "zeros"))
+    node.input.append("zeros")
+    graph = tmp_path / "model.onnx"
+    onnx.save(model, graph)
+    assert fuse(model)
+    assert operators(model)["com.microsoft", "MatMulNBits"] == 1
+    plain, fused = plain_and_fused(graph)
+    ids = np.random.default_rng(0).integers(1, 290, (2, 7))
+    lengths = np.array([7, 5])
+    together = head_logits(fused, ids, lengths)
+    np.testing.assert_allclose(together, head_logits(plain, ids, lengths), atol=0.05)
+    assert np.array_equal(head_logits(fused, ids[:1], lengths[:1])[0], together[0])
+
+
 @pytest.mark.parametrize("variant", [Variant.FP32, Variant.FP16])
 def test_floats_are_left_alone(variant: Variant, exported: Callable[[str, Variant], Path]) -> None:
     model = onnx.load(exported("lm", variant))

@@ -15,6 +15,7 @@ from kernels.library import LIBRARY, SWITCH, level, missing, supported_levels, u
 from tests.kernels.sessions import Array
 from tests.kernels.test_argmax import best
 from tests.kernels.test_attention import CONTEXT, HEADS, attend, attend_ragged
+from tests.kernels.test_blocks import Weight, block_linear
 from tests.kernels.test_linear import linear
 
 pytestmark = pytest.mark.usefixtures("operators")
@@ -98,6 +99,34 @@ def test_the_largest_sums_are_exact(other: str, lowest: float | None) -> None:
     assert use_level(other)
     found = linear(x, weight, np.ones(20, np.float32), lowest=lowest)
     np.testing.assert_array_equal(found, x.astype(np.int64) @ weight.astype(np.int64))
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1, 1), (30, 47), (64, 48), (65, 49), (768, 33)])
+@pytest.mark.parametrize("rows", [1, 2, 5, 9, 40])
+def test_products_of_four_bits(other: str, rows: int, width: int, columns: int) -> None:
+    random = np.random.default_rng([rows, width, columns])
+    case = int(random.integers(16))
+    weight = Weight(width, columns, random)
+    if case & 1:  # the largest sums that there are
+        weight.nibbles = np.where(weight.nibbles < 8, np.uint8(0), np.uint8(15))
+        weight.factors = np.where(weight.factors < 0, np.int8(-128), np.int8(127))
+    bias, residual = random.normal(size=columns).astype(np.float32), random.normal(size=(rows, columns))
+    gamma, beta = random.normal(size=(2, width)).astype(np.float32)
+    x = hostile_rows(random, rows, width)
+
+    def answer() -> list[Array]:
+        found = block_linear(
+            x,
+            weight,
+            bias=bias if case & 2 else None,
+            norm=(gamma, beta) if case & 4 else None,
+            residual=residual.astype(np.float32) if case & 2 else None,
+            lowest=-0.17 if case & 8 else None,
+            gelu=bool(case & 1),
+        )
+        return [found]
+
+    check_alike(other, answer)
 
 
 @pytest.mark.parametrize("size", [4, 8, 16, 20, 60, 64, 72, 128, 252, 256])

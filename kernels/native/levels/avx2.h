@@ -19,6 +19,7 @@ typedef int16_t Whole;
 enum {
   VECTORS = 1, /* of columns in a panel of weights */
   TILE = 6,    /* rows: TILE x VECTORS sums stay in 12 of 16 registers */
+  BLOCK_TILE = 4, /* rows that are multiplied with weights of four bits at a time */
   BLEND = 1,   /* vectors of a head's values that are added up at a time */
 };
 
@@ -64,3 +65,19 @@ ALWAYS Ints load_weights(const int8_t *weights) {
   return both(_mm256_cvtepi8_epi16(_mm_load_si128(bytes)), _mm256_cvtepi8_epi16(_mm_load_si128(bytes + 1)));
 }
 #endif
+
+/* Products of four nibbles and signed bytes are added to each lane; then a block's sum times its factor. */
+#ifdef __AVXVNNI__
+ALWAYS Ints add_nibbles(Ints sum, Ints nibbles, Ints x) { return add_group(sum, nibbles, x); }
+ALWAYS int32_t start_of_block(int even, int odd) { return even + odd; }
+ALWAYS Ints spread_factors(Ints factors) { return factors & 0xffff; }
+#else
+/* Each word of a lane has the sum of two of the four: two products are within 2 x 15 x 127, so vpmaddubsw is exact. */
+ALWAYS Ints add_nibbles(Ints sum, Ints nibbles, Ints x) {
+  return both(_mm256_add_epi16(low(sum), _mm256_maddubs_epi16(low(nibbles), low(x))),
+              _mm256_add_epi16(high(sum), _mm256_maddubs_epi16(high(nibbles), high(x))));
+}
+ALWAYS int32_t start_of_block(int even, int odd) { return (int32_t)((uint32_t)odd << 16 | (uint16_t)even); }
+ALWAYS Ints spread_factors(Ints factors) { return factors << 16 | (factors & 0xffff); }
+#endif
+ALWAYS Ints add_block(Ints total, Ints sum, Ints factors) { return add_pairs(total, sum, factors); }

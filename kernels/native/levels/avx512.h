@@ -6,6 +6,7 @@ enum {
   ZERO_POINT = 128, /* of a rounded row, because vpdpbusd multiplies unsigned by signed */
   VECTORS = 3,      /* of columns in a panel of weights */
   TILE = 8,         /* rows: TILE x VECTORS sums stay in registers */
+  BLOCK_TILE = 8,   /* rows that are multiplied with weights of four bits at a time */
   BLEND = 4,        /* vectors of a head's values that are added up at a time */
 };
 typedef uint8_t Whole; /* a value of a rounded row */
@@ -28,6 +29,14 @@ ALWAYS Ints add_group(Ints sum, Ints whole, Ints weights) {
   return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)whole, (__m512i)weights);
 }
 ALWAYS Ints load_weights(const int8_t *weights) { return (Ints)_mm512_load_si512(weights); }
+
+/* Each lane: sum + the products of four nibbles and signed bytes. A block's factor is in the low word of its lane. */
+ALWAYS Ints add_nibbles(Ints sum, Ints nibbles, Ints x) {
+  return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)nibbles, (__m512i)x);
+}
+ALWAYS int32_t start_of_block(int even, int odd) { return even + odd; }
+ALWAYS Ints spread_factors(Ints factors) { return factors & 0xffff; }
+ALWAYS Ints add_block(Ints total, Ints sum, Ints factors) { return add_pairs(total, sum, factors); }
 
 /* The first `count` of 64 bytes; 0 beyond them. */
 ALWAYS Ints load_line(const uint8_t *x, size_t count) {

@@ -3,19 +3,17 @@
  * A row is rounded by its own largest value, as the graph's plain operators do it. Sums are of whole numbers, so they
  * are exact; what follows is done lane by lane in one order. An answer depends on its own row only, to the last bit.
  */
-#include "simd.h"
-
-enum { PANEL = VECTORS * LANES /* columns */ };
+#include "linear.h"
 
 ALWAYS size_t groups(const Linear *op) { return round_up(op->in, GROUP) / GROUP; }
 
-size_t OF_LEVEL(panels)(size_t out) { return round_up(out, PANEL) / PANEL; }
+size_t OF_LEVEL(panels)(size_t out) { return panel_count(out); }
 
 size_t OF_LEVEL(row_bytes)(size_t in) { return round_up(in, GROUP) * sizeof(Whole); }
 
 /* weight: [panels][groups][PANEL][GROUP] */
 int OF_LEVEL(pack)(Linear *op, const int8_t *weight, int transposed) {
-  const size_t panels = OF_LEVEL(panels)(op->out), panel_bytes = groups(op) * PANEL * GROUP;
+  const size_t panels = panel_count(op->out), panel_bytes = groups(op) * PANEL * GROUP;
   op->weight = aligned_alloc(LINE, round_up(panels * panel_bytes, LINE));
   op->start = aligned_alloc(LINE, panels * PANEL * sizeof *op->start);
   if (!op->weight || !op->start) return 0;
@@ -38,22 +36,6 @@ int OF_LEVEL(pack)(Linear *op, const int8_t *weight, int transposed) {
 
 /* ---- rows ------------------------------------------------------------------------------------------------------ */
 
-ALWAYS void normalize(const Linear *op, const float *x, float *out) {
-  const size_t width = op->in;
-  Floats sum = {}, squares = {};
-  for (size_t i = 0; i < width; i += LANES) sum += load(x + i, width - i);
-  const float mean = sum_of(sum) / (float)width;
-  for (size_t i = 0; i < width; i += LANES) {
-    const Floats off = first_of(width - i, load(x + i, width - i) - mean, all(0.0f));
-    squares = multiply_add(off, off, squares);
-  }
-  const float scale = 1.0f / sqrtf(sum_of(squares) / (float)width + op->epsilon);
-  for (size_t i = 0; i < width; i += LANES) {
-    const Floats gain = load(op->gamma + i, width - i) * scale;
-    store(out + i, width - i, multiply_add(load(x + i, width - i) - mean, gain, load(op->beta + i, width - i)));
-  }
-}
-
 /* 0 .. 255, or less by the zero point that the level does without. */
 ALWAYS void store_whole(Whole *out, size_t count, Ints x, int shift) {
   if (sizeof *out == 1) {
@@ -67,24 +49,14 @@ ALWAYS void store_whole(Whole *out, size_t count, Ints x, int shift) {
     memcpy(out, &words, count * sizeof *out);
 }
 
-/* Whole numbers for one row; returns their step. A row with a NaN or an infinity has the step NaN. */
+/* Whole numbers for one row; returns their step. */
 ALWAYS float round_row(const Linear *op, const float *x, Whole *out) {
   const size_t width = op->in;
-  const float lowest = op->above_lowest ? op->lowest : 0.0f;
-  Floats most = {}, probe = {};
-  for (size_t i = 0; i < width; i += LANES) {
-    const Floats value = load(x + i, width - i);
-    most = maximum(most, op->above_lowest ? first_of(width - i, value - lowest, all(0.0f)) : absolute(value));
-    probe = multiply_add(value, all(0.0f), probe);
-  }
-  const float step = largest_of(most) / (op->above_lowest ? 255.0f : 127.0f) + sum_of(probe);
+  const float step = step_of(op, x, op->above_lowest ? 255.0f : 127.0f);
   const float inverse = step > 0.0f ? 1.0f / step : 0.0f;
   const int zero = op->above_lowest ? 0 : 128;
-  for (size_t i = 0; i < width; i += LANES) {
-    const Ints whole = to_ints((load(x + i, width - i) - lowest) * inverse) + zero;
-    const Ints within = __builtin_elementwise_min(__builtin_elementwise_max(whole, all_ints(0)), all_ints(255));
-    store_whole(out + i, width - i, within, zero - (ZERO_POINT ? zero : 0));
-  }
+  for (size_t i = 0; i < width; i += LANES)
+    store_whole(out + i, width - i, whole_of(op, load(x + i, width - i), inverse, zero), zero - (ZERO_POINT ? zero : 0));
   return step;
 }
 
@@ -94,35 +66,12 @@ void OF_LEVEL(round_part)(void *data, size_t part) {
   float normed[op->gamma ? op->in : 1];
   const size_t first = part * run->rows_per_part, end = first + run->rows_per_part;
   for (size_t row = first; row < end && row < run->rows; row++) {
-    const float *x = run->x + row * op->in;
-    if (op->gamma) {
-      normalize(op, x, normed);
-      x = normed;
-    }
+    const float *x = row_of(run, row, normed);
     run->steps[row] = round_row(op, x, (Whole *)run->rounded + row * groups(op) * GROUP);
   }
 }
 
 /* ---- products -------------------------------------------------------------------------------------------------- */
-
-/* x * sigmoid(1.5957691 (x + 0.044715 x^3)): GELU by the tanh of GPT-2. */
-ALWAYS Floats gelu(Floats x) {
-  const Floats inner = multiply_add(x * x * x, all(0.044715f), x);
-  return x / (exponential(minimum(all(88.0f), inner * -1.5957691216f)) + 1.0f);
-}
-
-ALWAYS void write_row(const LinearRun *run, size_t row, size_t column, const Ints *sums) {
-  const Linear *op = run->op;
-  for (int v = 0; v < VECTORS; v++) {
-    const size_t at = column + v * LANES;
-    if (at >= op->out) return;
-    const size_t count = op->out - at;
-    Floats y = multiply_add(to_floats(sums[v]), load_all(op->scales + at) * run->steps[row], load_all(op->bias + at));
-    if (op->gelu) y = gelu(y);
-    if (run->residual) y += load(run->residual + row * op->out + at, count);
-    store(run->y + row * op->out + at, count, y);
-  }
-}
 
 /* `rows` rows from `row` on times one panel; `rows` is a constant wherever this is inlined. */
 ALWAYS void multiply(const LinearRun *run, size_t panel, size_t row, const int rows) {
@@ -153,7 +102,7 @@ ALWAYS void multiply(const LinearRun *run, size_t panel, size_t row, const int r
 
 void OF_LEVEL(multiply_part)(void *data, size_t part) {
   const LinearRun *run = data;
-  const size_t panels = OF_LEVEL(panels)(run->op->out);
+  const size_t panels = panel_count(run->op->out);
   for (size_t panel = part * panels / run->parts; panel < (part + 1) * panels / run->parts; panel++) {
     size_t row = 0;
     for (; row + TILE <= run->rows; row += TILE) multiply(run, panel, row, TILE);

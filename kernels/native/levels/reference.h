@@ -6,6 +6,7 @@ enum {
   ZERO_POINT = 0, /* of a rounded row */
   VECTORS = 1,    /* of columns in a panel of weights */
   TILE = 1,       /* rows that are multiplied at a time */
+  BLOCK_TILE = 1, /* rows that are multiplied with weights of four bits at a time */
   BLEND = 1,      /* vectors of a head's values that are added up at a time */
 };
 typedef int16_t Whole; /* a value of a rounded row */
@@ -38,3 +39,12 @@ ALWAYS Ints load_weights(const int8_t *weights) {
   memcpy(&out, words, sizeof out);
   return out;
 }
+
+/* Products of four nibbles and signed bytes are added to each lane; then a block's sum times its factor. */
+ALWAYS Ints add_nibbles(Ints sum, Ints nibbles, Ints x) {
+  for (int shift = 0; shift < 32; shift += 8) sum += (nibbles >> shift & 15) * (x << (24 - shift) >> 24);
+  return sum;
+}
+ALWAYS int32_t start_of_block(int even, int odd) { return even + odd; }
+ALWAYS Ints spread_factors(Ints factors) { return factors; }
+ALWAYS Ints add_block(Ints total, Ints sum, Ints factors) { return total + sum * factors; }

@@ -40,7 +40,8 @@ def planned(content: Manifest, precision: str, *, force: bool = False) -> Deploy
     [
         ((Variant.FP32, Variant.INT8), Device.CPU, "auto", Variant.INT8),
         ((Variant.FP32, Variant.FP16), Device.CPU, "auto", Variant.FP32),
-        ((Variant.FP32, Variant.INT4), Device.CPU, "auto", Variant.FP32),
+        ((Variant.FP32, Variant.INT4), Device.CPU, "auto", Variant.INT4),
+        (EVERY, Device.CPU, "auto", Variant.INT4),
         ((Variant.FP32, Variant.INT8), Device.CPU, "fp32", Variant.FP32),
         (EVERY, Device.CPU, "int4", Variant.INT4),
         (EVERY, Device.CUDA, "auto", Variant.FP16),
@@ -58,7 +59,7 @@ def test_a_precision_names_a_variant(
 @pytest.mark.parametrize(
     ("variants", "device", "precision", "text"),
     [
-        ((Variant.FP16,), Device.CPU, "auto", "auto needs int8 or fp32 here; this version has fp16"),
+        ((Variant.FP16,), Device.CPU, "auto", "auto needs int4 or int8 or fp32 here; this version has fp16"),
         ((Variant.INT8,), Device.CUDA, "auto", "auto needs fp16 here; this version has int8"),
         (EVERY, Device.CUDA, "fp32", "runs in fp16 alone on a GPU: use fp16"),
         (EVERY, Device.CPU, "fp16", "needs a GPU"),
@@ -120,13 +121,24 @@ def test_a_card_needs_the_figures_of_its_kind(kind: Kind, problem_type: str, nee
     assert GATE.excess(content, Variant.INT8) == [f"{name} is not in its quality card" for name in needed]
 
 
-def test_auto_passes_over_what_is_over_the_budget_and_says_so() -> None:
-    content = with_cards(int8=POOR, fp32=None)
+@pytest.mark.parametrize(
+    ("poor", "variant", "named"),
+    [
+        (("int4",), Variant.INT8, "int4"),
+        (("int4", "int8"), Variant.FP32, "int4"),
+        (("int8",), Variant.INT4, None),
+    ],
+)
+def test_auto_passes_over_what_is_over_the_budget_and_says_so(
+    poor: tuple[str, ...], variant: Variant, named: str | None
+) -> None:
+    content = with_cards(**dict.fromkeys(poor, POOR), fp32=None)
     record = planned(content, "auto")
-    assert record.variant is Variant.FP32
+    assert record.variant is variant
     note = chosen.explain(content, record, GATE)
-    assert note == "int8 is quicker, but over the quality budget: top1_agreement 0.92, at least 0.97"
-    assert planned(content, "auto", force=True).variant is Variant.INT8
+    over = f"{named} is quicker, but over the quality budget: top1_agreement 0.92, at least 0.97"
+    assert note == (over if named else None)
+    assert planned(content, "auto", force=True).variant is Variant.INT4
 
 
 def test_auto_refuses_where_nothing_is_within_the_budget() -> None:
