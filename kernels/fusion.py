@@ -27,10 +27,10 @@ ROW_TOKENS = "row_tokens"
 MOST_HEAD_SIZE = 256
 
 
-def fuse(model: onnx.ModelProto) -> bool:
-    """Replace in place what matches; whether anything did."""
+def fuse(model: onnx.ModelProto, *, four_bits: bool = True) -> bool:
+    """Replace in place what matches, weights of four bits only where `four_bits`; whether anything did."""
     graph = Graph(model.graph)
-    products = {product.output: product for product in find_products(graph)}
+    products = {product.output: product for product in find_products(graph, four_bits)}
     if not products:
         return False
     for product in list(products.values()):

@@ -83,6 +83,11 @@ def takes_row_tokens() -> bool:
     return hasattr(_loaded(), "lmaas_takes_row_tokens")
 
 
+def has_block_linear() -> bool:
+    """Whether there is an operator for weights of four bits: not in a library of older sources."""
+    return hasattr(_loaded(), "lmaas_has_block_linear")
+
+
 @functools.cache
 def _loaded() -> ctypes.CDLL:
     return ctypes.CDLL(str(LIBRARY))

@@ -90,12 +90,12 @@ class Graph:
         return width is None or tensor.dims[0] == width
 
 
-def find_products(graph: Graph) -> list[Product]:
-    found = [
-        _of_eight_bits(graph, node) if node.op_type == "MatMulIntegerToFloat" else _of_four_bits(graph, node)
-        for node in graph.proto.node
-        if node.op_type in ("MatMulIntegerToFloat", "MatMulNBits")
-    ]
+def find_products(graph: Graph, four_bits: bool) -> list[Product]:
+    """Those of eight bits, and of four where `four_bits`."""
+    matches = {"MatMulIntegerToFloat": _of_eight_bits}
+    if four_bits:
+        matches["MatMulNBits"] = _of_four_bits
+    found = [matches[node.op_type](graph, node) for node in graph.proto.node if node.op_type in matches]
     return [product for product in found if product is not None]
 
 

@@ -12,7 +12,7 @@ import onnxruntime
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from kernels.fusion import fuse, take_row_tokens
-from kernels.library import LIBRARY, missing, takes_row_tokens
+from kernels.library import LIBRARY, has_block_linear, missing, takes_row_tokens
 from kernels.padding import pad_products
 from kernels.pages import give_back
 
@@ -61,7 +61,7 @@ def element_type(value: onnxruntime.NodeArg) -> np.dtype[Any]:
 
 def _fuse_and_pad(model: onnx.ModelProto) -> bool:
     """Products that are not replaced run in ONNX Runtime's own operators."""
-    if not fuse(model):
+    if not fuse(model, four_bits=has_block_linear()):
         return False
     pad_products(model)
     return True

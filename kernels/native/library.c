@@ -82,8 +82,9 @@ int lmaas_use(const char *name) {
   return level != NULL;
 }
 
-/* That Attention takes row_tokens. */
+/* That Attention takes row_tokens, and that there is BlockLinear. */
 int lmaas_takes_row_tokens(void) { return 1; }
+int lmaas_has_block_linear(void) { return 1; }
 
 /* ---- memory of threads ------------------------------------------------------------------------------------------- */
 
