@@ -61,7 +61,7 @@ def _search_scales(weight: Floats, importance: Floats) -> Floats:
     padded[:width_in] = weight
     grouped = padded.reshape(blocks, BLOCK, columns)
     factors = np.zeros((blocks * BLOCK, 1), np.float32)
-    factors[:width_in, 0] = importance / max(float(importance.max()), np.finfo(np.float32).tiny)
+    factors[:width_in, 0] = importance / np.maximum(importance.max(), np.finfo(np.float32).tiny)
     factors = factors.reshape(blocks, BLOCK, 1)
     largest = np.take_along_axis(grouped, np.abs(grouped).argmax(axis=1)[:, None], axis=1)[:, 0]
     least = np.full((blocks, columns), np.inf, np.float32)

@@ -55,7 +55,7 @@ def test_a_language_model() -> None:
     assert facts["tokenizer"] == "tokenizer.json: 4,096 tokens; special: <|endoftext|> (0)"
     assert facts["weights"] == "52 tensors, 5.3 MB of float16"
     assert facts["KV cache"] == "6.1 kB for a token, 3.1 MB for 512 of them; in fp16 3.1 kB and 1.6 MB"
-    assert facts["variants"] == "fp32 10.7 MB, fp16 5.5 MB, int8 3.0 MB, int4 2.4 MB (estimated)"
+    assert facts["variants"] == "fp32 10.7 MB, fp16 5.5 MB, int8 3.0 MB, int4 2.2 MB (estimated)"
     assert "model.safetensors (5.3 MB)" in facts["files"]
     assert text.endswith(f"\n\nLMaaS can export it: lmaas export {MODELS / 'mini-lm'} -o ARTIFACT\n")
 

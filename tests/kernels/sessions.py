@@ -9,8 +9,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from kernels.fusion import DOMAIN
 from kernels.library import LIBRARY
+from kernels.products import DOMAIN
 
 Array = NDArray[Any]
 _ELEMENTS = {

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from export.pipeline import export_checkpoint
-from kernels.fusion import DOMAIN, fuse
+from kernels.fusion import fuse
+from kernels.products import DOMAIN
 from kernels.session import open_graph, open_plain
 from runtime.contract import HeadGraph, Variant
 from tests.export.checkpoints import save_classifier, save_lm
