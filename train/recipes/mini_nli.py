@@ -29,6 +29,7 @@ PLAN = Plan(
     ),
     width=192,
     dropout=0.15,
+    ngram_buckets=1 << 17,
     bidirectional=True,
     # mini-lm's weights gave nothing here (see START).
     from_body=False,

