@@ -90,6 +90,7 @@ def test_transformers_alone_reads_the_closing_token(models: Path) -> None:
     texts = ["A man is playing a guitar.", "Nobody sings", "The dog runs across a field, \u00fcber-fast"]
     rows = [LabelRow(1, text, None, "") for text in texts]
     loaded = load_classifier(models / "mini-sentiment")
+    loaded.model.ngrams = None  # transformers does not know a bag of n-grams
     expected = class_logits(loaded.model, encode(loaded.tokenizer, rows))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(models / "mini-sentiment")
     batch = tokenizer(texts, padding=True, return_tensors="pt")

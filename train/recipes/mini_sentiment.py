@@ -81,20 +81,21 @@ def make_card(figures: list[Figure]) -> Card:
             "There is no neutral class: a sentence without an opinion still gets one of the two labels.",
             "It knows film reviews of about 2000 to 2005; other fields and newer words are foreign to it.",
             "Irony, and praise that is taken back later in the sentence, are often misread.",
+            "transformers alone reads the checkpoint without its bag of n-grams, and answers otherwise then.",
         ),
     )
 
 
 START = (
-    "Accuracy on dev of the runs that chose between recipes. Three epochs: 81.7 %, one epoch: 80.6 %, "
-    "both averaged: 82.3 %. Two epochs at half of the rates: 81.2 %; two epochs, dropout 0.3, 20 % "
-    "blanked: 79.9 %. 256 wide, 2 layers, 4096 tokens, nothing blanked: 77.2 % after one epoch, not "
-    "taken further. A start from mini-lm's body was not measured: it is 256 wide, and reviews gain more "
-    "from whole words. Half of the target from a logistic regression on up to three words (82.9 % itself; "
-    "predictions from fits without the phrase), moving average of the weights: 81.0 % after one epoch, less "
-    "later. The bundled weights trained on with pairs of phrases that this regression labels: 81.9 %. "
-    "Averages of the bundled weights, or of the runs behind them, with these: at most 82.2 %. For "
-    "comparison, a logistic regression on words and word pairs: 81.8 %."
+    "Accuracy on dev of runs without the bag of n-grams, which chose between recipes. Three epochs: 81.7 "
+    "%, one epoch: 80.6 %, both averaged: 82.3 %. Two epochs at half of the rates: 81.2 %; two epochs, "
+    "dropout 0.3, 20 % blanked: 79.9 %. 256 wide, 2 layers, 4096 tokens, nothing blanked: 77.2 % after "
+    "one epoch, not taken further. A start from mini-lm's body was not measured: it is 256 wide, and "
+    "reviews gain more from whole words. Half of the target from a logistic regression on up to three "
+    "words (82.9 % itself; predictions from fits without the phrase), moving average of the weights: 81.0 "
+    "% after one epoch, less later. The bundled weights trained on with pairs of phrases that this "
+    "regression labels: 81.9 %. Averages of the bundled weights, or of the runs behind them, with these: "
+    "at most 82.2 %. For comparison, a logistic regression on words and word pairs: 81.8 %."
 )
 
 RECIPE = Recipe(PLAN.name, train, describe)
