@@ -97,6 +97,7 @@ def make_card(figures: list[Figure]) -> Card:
             "It was trained on captions of photographs: people, animals and what they do.",
             "It compares words rather than meanings: another word for the same thing looks new to it, and "
             "the same words in another order look known.",
+            "transformers alone reads the checkpoint without its bag of n-grams, and answers otherwise then.",
         ),
     )
 
