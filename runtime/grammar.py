@@ -79,7 +79,9 @@ def _response_format(name: str, value: Any) -> Grammar | None:
 
 def _structured_outputs(name: str, value: Any) -> Grammar | None:
     given = _object(name, value)
-    asked = {key: item for key, item in given.items() if item is not None and item is not False}
+    asked = {key: item for key, item in given.items() if item is not None}
+    if asked.get("json_object") is False:
+        del asked["json_object"]
     unknown = asked.keys() - STRUCTURED_OUTPUTS.keys()
     if unknown:
         known = ", ".join(STRUCTURED_OUTPUTS)

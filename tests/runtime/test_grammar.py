@@ -63,6 +63,8 @@ def test_any_text(data: dict[str, Any]) -> None:
         ),
         ({"structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs", "one of json, regex"),
         ({"structured_outputs": []}, "structured_outputs", "an object is needed"),
+        ({"structured_outputs": {"regex": False}}, "structured_outputs", "text is needed, not False"),
+        ({"structured_outputs": {"json_object": 0}}, "structured_outputs", "json_object is true or false"),
         ({"guided_json": "[1"}, "guided_json", "not JSON"),
         ({"guided_json": '{"a": 1, "a": 2}'}, "guided_json", "comes twice"),
         ({"guided_json": 3}, "guided_json", "a JSON schema is needed"),

@@ -36,17 +36,17 @@ _RESPONSE_FORMAT: dict[str, Any] = {
         },
     ]
 }
+_ASKED: dict[str, Any] = {
+    "json": {"anyOf": [_SCHEMA, _TEXT]},
+    "regex": _TEXT,
+    "choice": _CHOICES,
+    "grammar": _TEXT,
+    "json_object": {"type": "boolean"},
+}
 _STRUCTURED_OUTPUTS: dict[str, Any] = {
     "type": "object",
-    "properties": {
-        "json": {"anyOf": [_SCHEMA, _TEXT]},
-        "regex": _TEXT,
-        "choice": _CHOICES,
-        "grammar": _TEXT,
-        "json_object": {"const": True},
-    },
+    "properties": {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in _ASKED.items()},
     "additionalProperties": False,
-    "maxProperties": 1,
 }
 
 
