@@ -22,17 +22,17 @@ from runtime.manifest import Manifest
 # Tests keep this table, and the fields below, equal to what is emitted.
 STANDARD_OPERATORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ("Abs", "Add", "Div", "Expand", "Gather", "LessOrEqual", "MatMul", "Max", "Mod", "Mul"), ()
+        ("Abs", "Add", "And", "CumSum", "Div", "Equal", "Expand", "Gather", "Greater", "LessOrEqual"), ()
     ),
-    **dict.fromkeys(
-        ("Range", "ReduceMax", "Relu", "Reshape", "Slice", "Sqrt", "Squeeze", "Sub", "Unsqueeze"), ()
-    ),
+    **dict.fromkeys(("MatMul", "Max", "Mod", "Mul", "Not", "Or", "Range", "Relu", "Reshape"), ()),
+    **dict.fromkeys(("Slice", "Sqrt", "Squeeze", "Sub", "Unsqueeze"), ()),
     "Cast": ("to",),
     "Concat": ("axis",),
     "ConstantOfShape": ("value",),
     "DequantizeLinear": ("axis",),
     "Gemm": ("transB",),
     "QuantizeLinear": ("axis", "block_size", "output_dtype"),
+    "ReduceMax": ("keepdims",),
     "ReduceSum": ("keepdims",),
     "Shape": ("start", "end"),
     "Split": ("axis", "num_outputs"),

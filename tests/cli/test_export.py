@@ -37,8 +37,8 @@ def test_ends_with_a_table_of_variants(tmp_path: Path) -> None:
     assert ended.exit_code == 0, ended.output
     header, _, fp32, int8, last = lines(ended.stdout)
     assert header.split() == ["variant", "size", "load", "against", "fp32"]
-    assert re.fullmatch(r" fp32 +7\.1 MB +\d\.\d\d s *", fp32)
-    assert re.fullmatch(r" int8 +2\.1 MB +\d\.\d\d s +labels [0-9.]+ %  F1 [01]\.\d{3}  shift 0\.\d+ *", int8)
+    assert re.fullmatch(r" fp32 +8\.7 MB +\d\.\d\d s *", fp32)
+    assert re.fullmatch(r" int8 +3\.7 MB +\d\.\d\d s +labels [0-9.]+ %  F1 [01]\.\d{3}  shift 0\.\d+ *", int8)
     assert re.fullmatch(rf"{tmp_path}/out: mini-nli, kind classifier, in \d+\.\d s", last)
 
 

@@ -89,10 +89,10 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
 def test_an_artifact(artifact: Path, tmp_path: Path) -> None:
     first, facts, text = report(artifact)
     assert first == "nli: an artifact of a text classifier (kind classifier), named mini-nli"
-    assert re.search(r"^ fp32 +7\.1 MB +\d\.\d\d s *\n int8 +2\.1 MB .* labels [0-9.]+ % ", text, re.M)
+    assert re.search(r"^ fp32 +8\.7 MB +\d\.\d\d s *\n int8 +3\.7 MB .* labels [0-9.]+ % ", text, re.M)
     assert facts["labels"] == "entailment, neutral, contradiction"
     assert facts["golden prompts"] == "4, answered by each variant"
-    assert facts["files"].startswith("fp32/model.onnx (7.1 MB), int8/model.onnx (2.1 MB), tokenizer.json (")
+    assert facts["files"].startswith("fp32/model.onnx (8.7 MB), int8/model.onnx (3.7 MB), tokenizer.json (")
     assert "source mini-nli" in facts["provenance"]
     assert text.endswith("\n\nAll 3 files are those of the manifest.\n")
     pack_folder(artifact, tmp_path / "packed.tar.gz")
@@ -109,7 +109,7 @@ def test_a_damaged_artifact(artifact: Path, tmp_path: Path) -> None:
 
 def test_a_graph(artifact: Path) -> None:
     first, facts, text = report(artifact / "int8" / "model.onnx")
-    assert first == "model.onnx: an ONNX graph, 2.1 MB, by lmaas"
+    assert first == "model.onnx: an ONNX graph, 3.7 MB, by lmaas"
     assert facts["opsets"] == "ai.onnx 21, com.microsoft 1 (IR 10)"
     assert facts["operators"].startswith("17 of com.microsoft: MatMulIntegerToFloat 8, ")
     assert "of INT8, " in facts["weights"]
@@ -136,8 +136,8 @@ def test_inputs_that_differ_in_a_number_are_one_row(tmp_path: Path) -> None:
 
 def test_a_file_of_weights() -> None:
     first, facts, text = report(MODELS / "mini-nli" / "model.safetensors")
-    assert first == "model.safetensors: 1.8 M parameters"
-    assert facts == {"stored": "29 tensors, 3.6 MB of float16", "metadata": "format pt"}
+    assert first == "model.safetensors: 2.2 M parameters"
+    assert facts == {"stored": "30 tensors, 4.3 MB of float16", "metadata": "format pt"}
     assert re.search(r"^ transformer\.wte\.weight +float16 +\[4096, 192\] +1\.6 MB *$", text, re.MULTILINE)
 
 

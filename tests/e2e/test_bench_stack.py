@@ -47,7 +47,7 @@ def test_facade(appliance: Appliance, results: Path) -> None:
 def test_classify(appliance: Appliance, results: Path) -> None:
     load = ["--batch", "8", "--single", "8", "--lists", "16x1", "--rounds", "1", "--seconds", "0.2"]
     data = report(appliance, results, "classify", *CLASSIFIER, *load)
-    assert len(data["texts_per_second"]) == 3
+    assert len(data["texts_per_second"]) == 4
     assert all(rate > 0 for (rate,) in data["texts_per_second"].values())
 
 

@@ -19,6 +19,7 @@ _SAVE: dict[str, Callable[[Path], object]] = {
     "tagger": checkpoints.save_tagger,
     "nlu": lambda folder: checkpoints.save_nlu(folder, echo=True),
     "reader": checkpoints.save_reader,
+    "pair_reader": checkpoints.save_pair_reader,
     "joint_reader": checkpoints.save_joint_reader,
 }
 

@@ -18,6 +18,7 @@ from api.config import Settings
 from api.front.endpoint import Endpoint
 from api.front.openapi import openapi_document
 from api.front.routes import ENDPOINTS
+from runtime.grammar import FORMS
 from tests.api.conftest import serving_client
 from tests.api.stored import stored
 
@@ -110,6 +111,10 @@ GIVEN: Mapping[str, st.SearchStrategy[Any]] = {
     "kind": st.just("classifier"),
     "options": st.fixed_dictionaries({}, optional={"epochs": st.none() | st.integers(1, 9)}),
     "test": st.none() | st.just(ROWS),
+    # A grammar goes with no other one, and not with `ignore_eos`.
+    **dict.fromkeys(FORMS, st.none()),
+    "response_format": st.none() | st.just({"type": "text"}),
+    "structured_outputs": st.none() | st.just({"regex": None, "json_object": False}),
     "logit_bias": st.none()
     | st.dictionaries(st.from_regex("[0-9]{1,9}", fullmatch=True), st.floats(-100, 100)),
 }

@@ -57,8 +57,8 @@ def against_torch(folder: Path, scratch: Path, tokens: int = GREEDY_TOKENS) -> V
             answers = language_answers(graph, shape, PROMPTS, tokens, logits, lambda share: None)
         else:
             answers = head_answers(graph, config, PROMPTS, lambda share: None)
-        # transformers has no attention to both sides.
-        oracle = NumpyOracle if config.bidirectional else TransformersOracle
+        # transformers has no attention to both sides, and no bag of n-grams.
+        oracle = NumpyOracle if config.bidirectional or config.ngrams else TransformersOracle
         return compare(oracle(folder, config), answers, config, lambda share: None)
 
 

@@ -53,7 +53,7 @@ def test_reads_data_beside_the_graph(
     assert (tmp_path / "out" / "fp32" / "model.onnx.data").stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("kind", ["classifier", "tagger", "nlu", "reader", "joint_reader"])
+@pytest.mark.parametrize("kind", ["classifier", "tagger", "nlu", "reader", "pair_reader", "joint_reader"])
 def test_heads_pass(kind: str, artifact: Callable[[str], Path], tmp_path: Path) -> None:
     assert import_artifact(artifact(kind), tmp_path / "out") == taken_over(artifact(kind))
 
@@ -75,7 +75,8 @@ def test_it_goes_by_another_name_where_it_is_given_one(
 def test_what_is_allowed_is_what_is_emitted(
     artifact: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = [artifact(kind) for kind in ("lm", "classifier", "tagger", "nlu", "reader", "joint_reader")]
+    kinds = ("lm", "classifier", "tagger", "nlu", "reader", "pair_reader", "joint_reader")
+    folders = [artifact(kind) for kind in kinds]
     for activation in Activation:
         save_lm(tmp_path / activation.value, activation_function=activation.value)
         folders.append(tmp_path / f"{activation.value}-out")

@@ -11,6 +11,7 @@ from api.front.schemas.openai import CompletionRequest
 from api.middle.schemas.generate import GenerateParameters, NextParameters
 from runtime.contract import Operation
 from runtime.errors import RequestFault
+from runtime.grammar import FORMS
 from runtime.parameters import GENERATION_PARAMETERS, NUM_CANDIDATES, PARAMETERS, SHARED_PARAMETERS
 from runtime.request import parse_request
 from runtime.sampling import SamplingParameters, parse_sampling_parameters
@@ -18,6 +19,14 @@ from runtime.sampling import SamplingParameters, parse_sampling_parameters
 NUMBERS = [name for name, parameter in PARAMETERS.items() if parameter.limits]
 # OpenAI's documentation sets these limits for its own routes.
 OPENAI_LIMITS = {"temperature": (0, 2), "seed": (-(2**63), 2**63 - 1)}
+GRAMMARS: dict[str, Any] = {
+    "response_format": {"type": "json_object"},
+    "structured_outputs": {"regex": "a+"},
+    "guided_json": {"type": "object"},
+    "guided_regex": "a+",
+    "guided_choice": ["a", "b"],
+    "guided_grammar": 'start: "a"',
+}
 STOPS = ["a", "a" * 256, "a" * 257, ["a"] * 16, ["a"] * 17, ["a", ""], [], [1]]
 
 
@@ -94,10 +103,17 @@ def test_the_engine_gets_every_parameter_that_a_task_sets() -> None:
         "max_tokens": 2, "temperature": 0.5, "top_k": 3, "top_p": 0.25, "min_p": 0.125, "n": 2, "seed": 7,
         "repetition_penalty": 1.5, "presence_penalty": 1.0, "frequency_penalty": -1.0, "stop": ["x"],
         "logprobs": 1, "echo": True, "ignore_eos": True, "min_tokens": 1, "clamp_max_tokens": True,
-        "best_of": 3, "logit_bias": {"5": 1.5},
+        "best_of": 3, "logit_bias": {"5": 1.5}, "receipt": True,
     }  # fmt: skip
-    assert set(given) == set(GENERATION_PARAMETERS) == set(PARAMETERS) - set(SHARED_PARAMETERS)
+    assert set(given) == set(PARAMETERS) - set(SHARED_PARAMETERS)
+    assert set(GENERATION_PARAMETERS) == {*given, *FORMS}
     assert GenerateParameters(prompt="a", **given).sampling() == given
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_engine_gets_a_grammar_in_each_form(name: str) -> None:
+    asked = {name: GRAMMARS[name]}
+    assert GenerateParameters(prompt="a", **asked).sampling() == asked
 
 
 @pytest.mark.parametrize("value", [0, 1, 1000, 1001])
