@@ -48,6 +48,7 @@ class Endpoint:
     answers: dict[int, type[BaseModel] | None] = field(default_factory=dict)
     media_type: str = JSON  # of the answer
     events: type[BaseModel] | None = None  # data of each event, where the answer can be a stream
+    last_event: str | None = None  # data of the event that ends it, where it has one that is no JSON
     headed: bool = True  # HEAD is answered as GET; False where GET computes
     computes: bool = False  # a GET that makes a model compute: pages of other sites may not cause it
     queueable: bool = False  # `Prefer: respond-async` and an idempotency key are understood

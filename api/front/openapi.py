@@ -154,7 +154,8 @@ def _responses(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
         elif status in (200, 206) and endpoint.media_type != EVENTS:
             content[endpoint.media_type] = {}
         if endpoint.events is not None and status == 200:
-            content[EVENTS] = {"schema": _event(schemas.reference(endpoint.events, "serialization"))}
+            reference = schemas.reference(endpoint.events, "serialization")
+            content[EVENTS] = {"schema": _event(reference, endpoint.last_event)}
         responses[str(status)] = {"description": _meaning(status)} | ({"content": content} if content else {})
     error = schemas.reference(Problem, "serialization")
     for group, text in (("4XX", "The request is at fault"), ("5XX", "The server is at fault, or busy")):
@@ -163,9 +164,11 @@ def _responses(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     return responses
 
 
-def _event(data: dict[str, Any]) -> dict[str, Any]:
+def _event(data: dict[str, Any], last: str | None) -> dict[str, Any]:
     """The schema of one server-sent event, as OpenAPI 3.2 writes it; `data` is that of its data."""
-    content = {"type": "string", "contentMediaType": JSON, "contentSchema": data}
+    content: dict[str, Any] = {"type": "string", "contentMediaType": JSON, "contentSchema": data}
+    if last is not None:
+        content = {"anyOf": [content, {"const": last}]}
     return {
         "type": "object",
         "properties": {"event": {"type": "string"}, "data": content},

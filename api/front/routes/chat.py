@@ -14,7 +14,7 @@ from api.caller import Scope
 from api.front.calls import answer_of, caller, json_answer, service
 from api.front.endpoint import Endpoint
 from api.front.routes.inference import submit
-from api.front.routes.openai import TAG, AnswerStream, head_of, openai_head
+from api.front.routes.openai import LAST_EVENT, TAG, AnswerStream, head_of, openai_head
 from api.front.schemas.chat import ChatChoice, ChatChunk, ChatCompletion, ChatRequest
 from api.front.sse import JobStream, first_event
 from api.front.validation import validate
@@ -122,5 +122,6 @@ ENDPOINTS = (
         body=ChatRequest,
         answers={200: ChatCompletion},
         events=ChatChunk,
+        last_event=LAST_EVENT,
     ),
 )

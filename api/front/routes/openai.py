@@ -33,7 +33,8 @@ from api.middle.schemas.generate import EmbedAnswer, GenerateAnswer, GeneratePar
 from runtime.messages import Choice, TokenLogprob
 
 TAG = "OpenAI"
-DONE = b"data: [DONE]\n\n"
+LAST_EVENT = "[DONE]"
+DONE = f"data: {LAST_EVENT}\n\n".encode()
 
 
 def openai_head(prefix: str, kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,6 +174,7 @@ ENDPOINTS = (
         body=CompletionRequest,
         answers={200: Completion},
         events=Completion,
+        last_event=LAST_EVENT,
     ),
     Endpoint(
         "POST",

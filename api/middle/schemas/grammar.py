@@ -28,7 +28,7 @@ _RESPONSE_FORMAT: dict[str, Any] = {
                 "type": {"const": "json_schema"},
                 "json_schema": {
                     "type": "object",
-                    "properties": {"name": {"type": "string"}, "schema": _SCHEMA},
+                    "properties": {"schema": _SCHEMA},
                     "required": ["schema"],
                 },
             },

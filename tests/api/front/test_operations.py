@@ -285,6 +285,7 @@ def test_an_event_is_described_with_its_data(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     for path, payload in (("/v1/completions", "Completion"), ("/v1/chat/completions", "ChatChunk")):
         found = document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
-        data = found["properties"]["data"]
+        data, last = found["properties"]["data"]["anyOf"]
+        assert last == {"const": "[DONE]"}
         assert (data["type"], found["required"]) == ("string", ["data"])
         assert data["contentSchema"] == {"$ref": f"#/components/schemas/{payload}"}
