@@ -178,10 +178,11 @@ class Sequence:
     @property
     def reusable(self) -> int:
         """How many leading positions may come from another sequence's cache rows instead of being run."""
-        # ONNX Runtime's operators round a run of one token differently, and an answer with a receipt is to be
-        # made again to the last bit, whatever is in the cache then.
-        left = 2 if self.state.request.parameters.receipt else 1
-        return max(0, min(self.first_wanted, self.end - left))
+        # A token that was generated leaves rows with other last bits than one that was read, and an answer
+        # with a receipt is to be made again to the last bit, whatever is in the cache then.
+        if self.state.request.parameters.receipt:
+            return 0
+        return max(0, min(self.first_wanted, self.end - 1))
 
     def ending(self, ends: Container[int]) -> FinishReason | None:
         """Why the newest token is the last one, if it is; `ends` are the tokens that end a text."""

@@ -97,6 +97,17 @@ def test_replay_under_load(open_engine: OpenEngine, variant: str) -> None:
     assert all(sink.wait().fault is None for sink in load)
 
 
+def test_a_prompt_that_was_generated_before_is_read_anew(open_engine: OpenEngine) -> None:
+    used, fresh = (open_engine(variant="int8", num_slots=4) for _ in range(2))
+    made = ask(used, PROMPT, **{**SAMPLED, "max_tokens": 40})["choices"][0]["token_ids"]
+    ids = used.tokenizer.encode(PROMPT) + made[:-2]  # their rows are in the cache
+    before = used.stats().prompt_tokens
+    asked = {"max_tokens": 12, "temperature": 0, "seed": 1, "receipt": True, "ignore_eos": True}
+    first, second = (submit(engine, "", asked, token_ids=ids).wait().generated for engine in (used, fresh))
+    assert first.receipt == second.receipt
+    assert used.stats().prompt_tokens - before == len(ids)
+
+
 def test_every_level_gives_the_receipt_of_every_other(open_engine: OpenEngine, levels: list[str]) -> None:
     receipts: list[dict[str, Any]] = []
     for name in levels:
