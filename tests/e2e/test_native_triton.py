@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -103,7 +104,9 @@ def test_only_the_facade_controls_it(appliance: Appliance, client: triton.Infere
     assert len(key) == 64
     shown = [appliance.http.get(path).text for path in ("/v1/servers", "/metrics", "/health/ready")]
     shown += [log.read_text() for log in (appliance.log, appliance.home / "logs" / "triton-0.log")]
-    shown += [" ".join(process.cmdline()) for process in appliance.processes()]
+    for process in appliance.processes():
+        with suppress(psutil.NoSuchProcess):  # it ended, or is a zombie
+            shown.append(" ".join(process.cmdline()))
     assert not [text for text in shown if key in text]
 
 

@@ -24,6 +24,7 @@ from api.errors import ServerFault, StoreUnavailable
 
 # A caller hears within 3 s that the database cannot be used: the turn, then the lock.
 BUSY_MILLISECONDS = 1000  # how long SQLite waits for another process that writes
+MIGRATING_MILLISECONDS = 10_000  # and at a start, for another façade that starts and makes the tables
 TURN_SECONDS = 1.5  # how long a write waits for those before it, longer than the first of them fails
 CONNECTION_SECONDS = 1.0  # how long a read waits for one of the connections
 # Parameters of a connection. A façade that hangs in a transaction loses it, and with it the locks.
@@ -212,6 +213,7 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
         # A reader that turns writer fails at once when another process wrote meanwhile; so say it beforehand.
         options = connection.get_execution_options()
         if options.get("lmaas_migrates", False):
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={MIGRATING_MILLISECONDS}")
             # A table may be changed by copying it; to drop the first one would delete what refers to it.
             connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
         writes = options.get("lmaas_writes", False)

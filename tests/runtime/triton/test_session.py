@@ -113,7 +113,6 @@ def test_all_answers_of_each_request_come_over_the_session_in_order(server: Serv
         client.receive_until(lambda: client.accepted == len(prompts))
     for text, found in zip(prompts.values(), answers, strict=True):
         plain = own_stream(server, text, GREEDY, stream=True)
-        assert len(found) > 1
         assert [answer["usage"] for answer in found] == [None] * (len(found) - 1) + [plain[-1]["usage"]]
         assert text_of(found) == text_of(plain)
         assert set(found[-1]) == set(plain[-1])
