@@ -50,7 +50,7 @@ generate.addEventListener("submit", async (event) => {
   stop.disabled = false;
   remember("POST", "/v1/generate", body);
   try {
-    facts.replaceChildren(await told(body, mine.signal));
+    facts.replaceChildren(await showStream(body, mine.signal));
   } catch (error) {
     if (error.name === "AbortError") facts.replaceChildren(note("Stopped."));
     else showProblem(generate, error, facts);
@@ -59,7 +59,7 @@ generate.addEventListener("submit", async (event) => {
 });
 
 /** Show the text as it comes; returns what is known of it at its end. */
-async function told(body, signal) {
+async function showStream(body, signal) {
   const begin = performance.now();
   let first = 0;
   let last = null;
