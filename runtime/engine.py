@@ -306,7 +306,7 @@ class Watchdog:
 
 
 def _exact_on(variant: Variant, session: LmSession) -> ExactOn:
-    if variant is Variant.INT4:  # MatMulNBits sums by the number of rows
+    if variant is Variant.INT4:  # not checked; without our operators, MatMulNBits sums by the number of rows
         return "not-promised"
     return "any-processor" if variant is Variant.INT8 and session.is_fused else "same-processor"
 
