@@ -1,7 +1,8 @@
 """Texts per second over HTTP beside a bare session on the same graph, driven in a loop.
 
 The session is opened as the server opens it, and driven in two ways: with rows of token ids, and with texts,
-tokenized as the server does it. The target is a share of the latter. The default sizes are those that a
+tokenized as the server does it. The target is a share of the latter. A second table has the processor time
+of a text in each process, this one with the client of HTTP among them. The default sizes are those that a
 sweep found fastest on two cores (reference/stack-classify-124m.md). For a classifier of GPT-2's 124M shape:
 
     python -m bench checkpoint gpt2 ./var/classifier --classifier
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -46,6 +47,8 @@ from runtime.text import open_tokenizer
 TARGET = Target("texts/s over HTTP, of those of a bare session that tokenizes,", Bound.AT_LEAST, 0.8, ".1%")
 ASK = Ask(Task.CLASSIFY)
 POOL = 256  # distinct texts
+CLIENT = "this command"
+LEAST_SHARE = 0.005  # of a load's processor time; a process with less is not listed
 TIMEOUT = 60.0  # seconds of one request
 
 
@@ -58,6 +61,14 @@ class Shape:
 
     def __str__(self) -> str:
         return f"{self.concurrency} requests under way, {self.texts} texts each"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One measurement."""
+
+    texts_per_second: float
+    processor_seconds: dict[str, float]  # of a text, by process; those that took next to nothing left out
 
 
 def classify(
@@ -80,26 +91,52 @@ def classify(
     folder, say = stack.folder(deployed), Progress().say
     texts = list(islice(Texts(0, prompt_tokens, str(folder)).draw("classify"), POOL))
     over_http, bare = HttpTexts(stack, deployed.model, texts), BareSession(folder, texts)
-    runs: dict[str, Callable[[], float]] = {
+    runs: dict[str, Callable[[], Rate]] = {
         f"bare session, {what} in batches of {batch}": partial(bare.rate, batch, seconds, tokenize=tokenize)
         for what, tokenize in (("token ids", False), ("texts", True))
     }
     runs |= {f"HTTP: {shape}": partial(over_http.rate, shape, seconds) for shape in shapes}
-    found: dict[str, list[float]] = {what: [] for what in runs}
+    found: dict[str, list[Rate]] = {what: [] for what in runs}
     for number in range(rounds):
         for what in list(runs) if number % 2 else reversed(runs):
             found[what].append(runs[what]())
-            say(f"{what}: {found[what][-1]:.0f} texts/s")
-    _, alone, *served = (median(rates) for rates in found.values())
-    rows = [(what, spread(rates, ".0f"), f"{median(rates) / alone:.1%}") for what, rates in found.items()]
+            say(f"{what}: {found[what][-1].texts_per_second:.0f} texts/s")
+    speeds = {what: [rate.texts_per_second for rate in rates] for what, rates in found.items()}
+    _, alone, *served = (median(rates) for rates in speeds.values())
+    rows = [(what, spread(rates, ".0f"), f"{median(rates) / alone:.1%}") for what, rates in speeds.items()]
     report = Report(
         f"{deployed.label}, texts of {bare.length}, {bare.threads} threads. {rounds} rounds of"
         f" {seconds:g} s after as many of warm-up, in turn. Texts/s, median (least to most):",
         [(TARGET, max(served) / alone)],
-        markdown_table(("", "texts/s", "of the bare session that tokenizes"), rows),
-        {"texts_per_second": found},
+        markdown_table(("", "texts/s", "of the bare session that tokenizes"), rows) + "\n" + _costs(found),
+        {"texts_per_second": speeds, "processor_seconds_per_text": _seconds(found)},
     )
     publish(name, report)
+
+
+def _seconds(found: Mapping[str, Sequence[Rate]]) -> dict[str, dict[str, float]]:
+    """Processor time of a text by process, the median of all rounds."""
+    return {
+        what: {
+            name: median(rate.processor_seconds[name] for rate in rates)
+            for name in rates[0].processor_seconds
+        }
+        for what, rates in found.items()
+    }
+
+
+def _costs(found: Mapping[str, Sequence[Rate]]) -> str:
+    seconds = _seconds(found)
+    names = sorted({name for costs in seconds.values() for name in costs})
+    rows = [
+        (
+            what,
+            *(f"{1e6 * costs[name]:.0f}" if name in costs else "" for name in names),
+            f"{1e6 * sum(costs.values()):.0f}",
+        )
+        for what, costs in seconds.items()
+    ]
+    return "Microseconds of a processor for a text:\n\n" + markdown_table(("", *names, "all"), rows)
 
 
 def parse_shape(text: str) -> Shape:
@@ -114,13 +151,22 @@ class HttpTexts:
     """Texts sent to /v1/classify in requests of any number."""
 
     def __init__(self, stack: Stack, model: str, texts: list[str]) -> None:
-        self._origin, self._model, self._texts = stack.origin, model, texts
+        self._stack, self._origin = stack, stack.origin
+        self._model, self._texts = model, texts
 
-    def rate(self, shape: Shape, seconds: float) -> float:
-        """Texts per second with that load. Raises LoadError."""
+    def rate(self, shape: Shape, seconds: float) -> Rate:
+        """With that load; processor time with its warm-up. Raises LoadError."""
         extent = Extent(seconds, seconds)
         load = ClosedLoop(self._origin, cycle(self.requests(shape)), extent, TIMEOUT, shape.concurrency)
-        return answered(in_event_loop(load.run()), ASK).requests_per_second * shape.texts
+        before, client = self._stack.processor_times(), time.process_time()
+        run = in_event_loop(load.run())
+        used = {CLIENT: time.process_time() - client, **self._stack.processor_seconds(before)}
+        done = answered(run, ASK)
+        texts = len(done.every) * shape.texts
+        costs = {
+            name: total / texts for name, total in used.items() if total > LEAST_SHARE * sum(used.values())
+        }
+        return Rate(done.requests_per_second * shape.texts, costs)
 
     def requests(self, shape: Shape) -> list[bytes]:
         """Every text once, as far as they fill whole requests."""
@@ -149,17 +195,17 @@ class BareSession:
         lengths = sorted({len(row) for row in self._rows(self._texts)})
         return f"{' or '.join(map(str, lengths))} tokens"
 
-    def rate(self, batch: int, seconds: float, *, tokenize: bool) -> float:
-        """Texts per second in batches of that size; without `tokenize`, they were read before."""
+    def rate(self, batch: int, seconds: float, *, tokenize: bool) -> Rate:
+        """In batches of that size; without `tokenize`, the texts were read before."""
         groups = [self._texts[start : start + batch] for start in range(0, POOL - batch + 1, batch)]
         inputs = cycle([_padded(self._rows(group)) for group in groups])
         texts = cycle(groups)
         self._run(next(inputs))
-        begin, runs = time.perf_counter(), 0
+        begin, before, runs = time.perf_counter(), time.process_time(), 0
         while (passed := time.perf_counter() - begin) < seconds or not runs:
             self._run(_padded(self._rows(next(texts))) if tokenize else next(inputs))
             runs += 1
-        return runs * batch / passed
+        return Rate(runs * batch / passed, {CLIENT: (time.process_time() - before) / (runs * batch)})
 
     def _run(self, inputs: dict[str, NDArray[np.int64]]) -> None:
         self._session.run([HeadGraph.LOGITS], inputs)

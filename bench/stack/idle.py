@@ -7,16 +7,13 @@ request, until every deployment is idle, and asks each language model once.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
-import psutil
 import typer
 
-from bench.stack.memory import MEGABYTE, Process, process_name, read
+from bench.stack.memory import MEGABYTE, Process, read
 from bench.stack.report import Bound, Name, Pid, Report, Seconds, Target, publish
 from bench.stack.running import Stack
 from cli.command import Url
@@ -52,7 +49,9 @@ def idle(
 ) -> None:
     stack = Stack.find(url, pid)
     with Client(url) as client:
-        used = cpu_seconds(stack, seconds)
+        before = stack.processor_times()
+        time.sleep(seconds)
+        used = stack.processor_seconds(before)
         loaded = list(read(stack))
         states = {each["model"]: each["state"] for each in client.deployments()}
         unloaded = _unloaded(stack, client, wait) if wait else None
@@ -61,30 +60,13 @@ def idle(
         [(TARGET, 100 * sum(used.values()) / seconds)],
         _tables(used, seconds, loaded, unloaded),
         {
-            "cpu_seconds": dict(used),
+            "cpu_seconds": used,
             "states": states,
             "loaded": [asdict(process) for process in loaded],
             "unloaded": None if unloaded is None else asdict(unloaded),
         },
     )
     publish(name, report)
-
-
-def cpu_seconds(stack: Stack, seconds: float) -> dict[str, float]:
-    """User and system time that the processes of the stack take within `seconds`, by what they are for."""
-    before = {process: total for process, _, total in _times(stack)}
-    time.sleep(seconds)
-    used: dict[str, float] = defaultdict(float)
-    for process, name, total in _times(stack):
-        used[name] += total - before.get(process, 0.0)
-    return used
-
-
-def _times(stack: Stack) -> Iterator[tuple[psutil.Process, str, float]]:
-    for process in stack.processes():
-        with suppress(psutil.NoSuchProcess):  # it has just ended
-            times = process.cpu_times()
-            yield process, process_name(process.cmdline()), times.user + times.system
 
 
 def _unloaded(stack: Stack, client: Client, wait: float) -> Idle | None:

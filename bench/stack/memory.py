@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import httpx
 import psutil
 
 from bench.stack.report import Bound, MaxTokens, Model, Name, Pid, PromptTokens, Report, Target, publish
-from bench.stack.running import REPOSITORY, Stack, answered, fresh_seed
+from bench.stack.running import Stack, answered, fresh_seed, process_name
 from cli.command import Url
 from client.http import DEFAULT_URL
 from perf.deployed import Deployed
@@ -71,16 +70,6 @@ def read(stack: Stack) -> Iterator[Process]:
         except psutil.NoSuchProcess:  # it has just ended
             continue
         yield Process(process.pid, name, usage.rss, usage.pss)
-
-
-def process_name(command: list[str]) -> str:
-    """What a process of the stack is for."""
-    program = Path(command[0]).name if command else ""
-    if program == "triton_python_backend_stub":
-        return f"model {Path(command[1]).parts[-3]}"  # REPOSITORY/MODEL/VERSION/model.py
-    if program == "tritonserver":
-        return "Triton"
-    return "guard" if any(each.startswith(REPOSITORY) for each in command) else "façade"
 
 
 def rows_used(metrics: str, deployed: Deployed) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,6 +50,23 @@ class Stack:
         """The façade, and every process below it."""
         return [self.facade, *self.facade.children(recursive=True)]
 
+    def processor_times(self) -> dict[psutil.Process, float]:
+        """Seconds of user and system time that every process of the stack has had since it began."""
+        found = {}
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                times = process.cpu_times()
+                found[process] = times.user + times.system
+        return found
+
+    def processor_seconds(self, before: Mapping[psutil.Process, float]) -> dict[str, float]:
+        """What they have had since `before`, by what they are for."""
+        used: dict[str, float] = defaultdict(float)
+        for process, seconds in self.processor_times().items():
+            with suppress(psutil.NoSuchProcess):
+                used[process_name(process.cmdline())] += seconds - before.get(process, 0.0)
+        return dict(used)
+
     def deployed(self, kind: Kind, model: str | None) -> Deployed:
         """The one deployment of `model`, or the only one of the kind. Raises PlanError."""
         every = find_deployed(self.url)
@@ -71,6 +91,16 @@ class Stack:
                     root: Path = Path(process.cwd()) / argument.removeprefix(REPOSITORY)
                     return root / deployed.model / str(deployed.version)
         raise PlanError(f"no Triton runs below process {self.facade.pid}; --pid names the façade's")
+
+
+def process_name(command: list[str]) -> str:
+    """What a process of the stack is for."""
+    program = Path(command[0]).name if command else ""
+    if program == "triton_python_backend_stub":
+        return f"model {Path(command[1]).parts[-3]}"  # REPOSITORY/MODEL/VERSION/model.py
+    if program == "tritonserver":
+        return "Triton"
+    return "guard" if any(each.startswith(REPOSITORY) for each in command) else "façade"
 
 
 def _listener(port: int) -> int:

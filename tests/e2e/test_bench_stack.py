@@ -49,6 +49,9 @@ def test_classify(appliance: Appliance, results: Path) -> None:
     data = report(appliance, results, "classify", *CLASSIFIER, *load)
     assert len(data["texts_per_second"]) == 4
     assert all(rate > 0 for (rate,) in data["texts_per_second"].values())
+    bare, _, _, listed = data["processor_seconds_per_text"].values()
+    assert bare.keys() == {"this command"}
+    assert {"this command", "façade", "model mini-sentiment"} <= listed.keys()
 
 
 def test_long_prompts(appliance: Appliance, results: Path) -> None:

@@ -1,32 +1,16 @@
-"""What a process of the stack is for, by its command; sums over all; the cache's rows from /metrics."""
+"""Sums over all processes; the cache's rows from /metrics."""
 
 from __future__ import annotations
 
-import pytest
-
-from bench.stack.memory import Look, Process, process_name, rows_used
+from bench.stack.memory import Look, Process, rows_used
 from perf.deployed import Deployed
 from perf.http.ask import Task
 from runtime.contract import Kind
 
-REPOSITORY = "--model-repository=/home/live"
 METRICS = """# TYPE lmaas_engine_kv_tokens_used gauge
 lmaas_engine_kv_tokens_used{model="mini-lm",version="3",server="triton-0"} 1024
 lmaas_engine_kv_tokens_used{model="mini-lm",version="31"} 7
 """
-
-
-@pytest.mark.parametrize(
-    ("command", "name"),
-    [
-        (["/venv/bin/python", "/venv/bin/lmaas", "up"], "façade"),
-        (["/venv/bin/python", "-I", "guard.py", "--", "/bin/tritonserver", REPOSITORY], "guard"),
-        (["/bin/tritonserver", REPOSITORY], "Triton"),
-        (["/b/triton_python_backend_stub", "/home/live/mini-lm/3/model.py", "shm"], "model mini-lm"),
-    ],
-)
-def test_what_a_process_is_for(command: list[str], name: str) -> None:
-    assert process_name(command) == name
 
 
 def test_rows_of_one_version() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.stack.running import Stack, answered
+from bench.stack.running import Stack, answered, process_name
 from perf.deployed import Deployed
 from perf.errors import LoadError, PlanError
 from perf.http.ask import Ask, Task
@@ -21,6 +21,7 @@ from perf.http.wire import Exchange, Failure
 from runtime.contract import Kind
 
 DEPLOYED = Deployed("dep-1", "mini-lm", 3, "int8", Kind.LM, Task.GENERATE)
+REPOSITORY = "--model-repository=/home/live"
 WAIT = "import sys; print(flush=True); sys.stdin.read()"
 
 
@@ -69,6 +70,19 @@ def test_the_folder_is_where_its_triton_looks(argument: str) -> None:
         else:
             assert stack.folder(DEPLOYED) == Path("/live/repository/mini-lm/3")
         child.communicate()
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["/venv/bin/python", "/venv/bin/lmaas", "up"], "façade"),
+        (["/venv/bin/python", "-I", "guard.py", "--", "/bin/tritonserver", REPOSITORY], "guard"),
+        (["/bin/tritonserver", REPOSITORY], "Triton"),
+        (["/b/triton_python_backend_stub", "/home/live/mini-lm/3/model.py", "shm"], "model mini-lm"),
+    ],
+)
+def test_what_a_process_is_for(command: list[str], name: str) -> None:
+    assert process_name(command) == name
 
 
 def test_a_failed_request_is_no_figure() -> None:
