@@ -1,1 +1,1 @@
-"""The CUDA engine on a GPU: checks, and speed beside transformers."""
+"""The CUDA engine on a GPU: whether it is right, how quick it is, and why."""

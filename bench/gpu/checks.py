@@ -121,7 +121,9 @@ def _seeded(name: str, cuda: Engine, texts: Sequence[str], parameters: dict[str,
 _numbers = itertools.count()
 
 
-class _Sink:
+class Sink:
+    """Keeps how one request ended."""
+
     def __init__(self) -> None:
         self.over = threading.Event()
         self.answer: Generated | None = None
@@ -140,7 +142,7 @@ class _Sink:
 
 def ask(engine: Engine, texts: Sequence[str], **parameters: Any) -> list[Generated]:
     """Whole answers to all texts at once. Raises PerfError where one fails."""
-    sinks = [_Sink() for _ in texts]
+    sinks = [Sink() for _ in texts]
     for text, sink in zip(texts, sinks, strict=True):
         chosen = SamplingParameters(ignore_eos=True, **parameters)
         engine.submit(Request(f"check-{next(_numbers)}", text, parameters=chosen), sink)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Protocol
 
+from bench.gpu.runner import Line
 from bench.peers.material import PromptSource
+from bench.peers.ours import InProcess
 from bench.peers.protocol import Prompts, Run
-from perf.report import spread
+from runtime.contract import TOKENIZER_FILE
+from runtime.engine import Engine
 
 
 class Subject(Protocol):
@@ -19,89 +23,53 @@ class Subject(Protocol):
         """Answer all prompts at once, greedily, with exactly `new_tokens` tokens each."""
 
 
+class Ours(InProcess):
+    name = "LMaaS"
+
+    def __init__(self, engine: Engine, artifact: Path) -> None:
+        super().__init__(engine, artifact / TOKENIZER_FILE)
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     batch: int
     prompt: int  # tokens
 
-    def __str__(self) -> str:
-        return f"{self.batch} x {self.prompt}"
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Bytes that a decode step must read at least."""
-
-    weights: int
-    per_token: int  # of one sequence's cache, for each of its tokens
-
-    def of_step(self, case: Case, new_tokens: int) -> float:
-        """On average half of the new tokens are in the cache."""
-        return self.weights + case.batch * (case.prompt + new_tokens / 2) * self.per_token
-
 
 @dataclass(slots=True)
-class CaseResult:
+class Measured:
     """Of one subject and case, one figure for each round; or why there is none."""
 
+    subject: str
     tokens_per_second: list[float]  # prompts included in the time
     step_seconds: list[float]  # what each token of all sequences after their first adds
-    failure: str = ""
-
-    def row(self, subject: str, case: Case, traffic: Traffic, bandwidth: float, new_tokens: int) -> list[str]:
-        if self.failure:
-            return [str(case), subject, self.failure, "", "", ""]
-        least = traffic.of_step(case, new_tokens) / bandwidth
-        return [
-            str(case),
-            subject,
-            spread(self.tokens_per_second, ".0f"),
-            spread([case.batch / seconds for seconds in self.step_seconds], ".0f"),
-            spread([1e3 * seconds for seconds in self.step_seconds], ".2f"),
-            spread([100 * least / seconds for seconds in self.step_seconds], ".0f"),
-        ]
-
-
-COLUMNS = (
-    "batch x prompt",
-    "",
-    "tokens/s",
-    "tokens/s after the first",
-    "ms for one more of each",
-    "% of the memory's bandwidth",
-)
+    failed: str = ""
 
 
 def measure(
-    subjects: Sequence[Subject],
-    cases: Sequence[Case],
-    source: PromptSource,
-    rounds: int,
-    new_tokens: int,
-    say: Callable[[str], None],
-) -> dict[Case, dict[str, CaseResult]]:
-    """Each subject runs each case once unmeasured first, to compile and capture what it needs."""
-    found: dict[Case, dict[str, CaseResult]] = {}
+    subjects: Sequence[Subject], cases: Sequence[Case], source: PromptSource, rounds: int, new_tokens: int
+) -> Iterator[Line]:
+    """A line for each case and subject; each runs a case once unmeasured first, to record what it needs."""
     for case in cases:
-        found[case] = {subject.name: CaseResult([], []) for subject in subjects}
+        found = {subject.name: Measured(subject.name, [], []) for subject in subjects}
         for number in range(1 + rounds):
             whole, first = (source.take(case.batch, case.prompt) for _ in range(2))
             turn = number % len(subjects)  # another one begins in each round, on a GPU that has cooled down
             for subject in [*subjects[turn:], *subjects[:turn]]:
-                measured = found[case][subject.name]
-                if measured.failure:
+                measured = found[subject.name]
+                if measured.failed:
                     continue
-                say(f"{case}, round {number} of {rounds}: {subject.name}")
                 try:
                     figures = _run(subject, whole, first, new_tokens)
-                except Exception as error:  # no memory or no compiler: the others continue
+                except Exception as error:  # no memory, say: the others continue
                     lines = str(error).splitlines() or [""]
-                    measured.failure = f"failed: {type(error).__name__}: {lines[0][:80]}"
+                    measured.failed = f"{type(error).__name__}: {lines[0][:80]}"
                     continue
                 if number:
                     measured.tokens_per_second.append(figures[0])
                     measured.step_seconds.append(figures[1])
-    return found
+        for measured in found.values():
+            yield asdict(case) | asdict(measured)
 
 
 def _run(subject: Subject, whole: Prompts, first: Prompts, new_tokens: int) -> tuple[float, float]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from bench.gpu.batches import DRAWN, GREEDY, LISTED, NUCLEUS, decode, prefill
 from runtime.contract import Operation
 from runtime.session import LmSession
 from tests.cuda.conftest import CHUNK, SLOTS
 from tests.cuda.standin import StandIn, Trace
-from tests.cuda.steps import DRAWN, GREEDY, LISTED, NUCLEUS, decode, prefill
 
 pytestmark = pytest.mark.cuda
 

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MEMORY_GIB = 141, PROCESSORS = 132, OPTIN_SHARED = 232448 };
+enum { MEMORY_GIB = 141, PROCESSORS = 132, OPTIN_SHARED = 232448, MEMORY_KHZ = 3201000, BUS_BITS = 6144 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char *trace;
@@ -161,7 +161,7 @@ cudaError_t API cudaGetDeviceProperties(struct cudaDeviceProp *found, int place)
     found->regsPerBlock = found->regsPerMultiprocessor = 65536;
     found->warpSize = 32;
     found->l2CacheSize = 60 << 20;
-    found->memoryBusWidth = 6144;
+    found->memoryBusWidth = BUS_BITS;
     found->concurrentKernels = found->cooperativeLaunch = found->unifiedAddressing = 1;
     for (int side = 0; side < 3; side++) found->maxGridSize[side] = 2147483647, found->maxThreadsDim[side] = 1024;
     return cudaSuccess;
@@ -178,6 +178,8 @@ cudaError_t API cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute
     case cudaDevAttrMaxThreadsPerMultiProcessor: *value = 2048; break;
     case cudaDevAttrMaxGridDimX: *value = 2147483647; break;
     case cudaDevAttrWarpSize: *value = 32; break;
+    case cudaDevAttrMemoryClockRate: *value = MEMORY_KHZ; break;
+    case cudaDevAttrGlobalMemoryBusWidth: *value = BUS_BITS; break;
     case cudaDevAttrL2CacheSize: *value = 60 << 20; break;
     default: *value = 1;
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.gpu.checks import Sink
 from runtime.contract import Operation
 from runtime.request import Request
 from runtime.request_state import RequestState, Sequence
 from runtime.sampling import SamplingParameters, SequenceSampler
 from runtime.scheduler import Chunk, Decode, Prefill
-from tests.runtime.engines import Collector
 
 GREEDY: dict[str, Any] = {"temperature": 0}
 DRAWN: dict[str, Any] = {"temperature": 0.8, "seed": 1, "top_k": 40}
@@ -21,7 +21,7 @@ def sequence(length: int, **parameters: Any) -> Sequence:
     """Of `length` tokens, in slot 0."""
     chosen = SamplingParameters(**parameters)
     tokens = list(range(1, length + 1))
-    state = RequestState(Request("1", "text", parameters=chosen), Collector(), tokens)
+    state = RequestState(Request("1", "text", parameters=chosen), Sink(), tokens)
     sampler = SequenceSampler(chosen, tokens, 0, with_logprob=False)
     made = Sequence(state, 0, Operation.GENERATE, tokens, first_wanted=length - 1, sampler=sampler)
     made.slot = 0
