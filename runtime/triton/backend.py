@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import sys
@@ -64,6 +65,9 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         labels = {"model": args["model_name"], "version": args["model_version"]}
         self._adapter = _adapter_of(Manifest.load(folder).kind)(folder, labels)
+        # Modules and the model stay until the end. A collection that looks at them stops every request.
+        gc.collect()
+        gc.freeze()
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         return self._adapter.execute(requests)
