@@ -38,15 +38,17 @@ SHARED = 0.3  # the scale of what a character n-gram says, that of an n-gram's o
 BOUNDARIES = frozenset("\u0120\u2581 ")  # a space as byte-level and SentencePiece tokens write it
 SPECIAL = "\0"  # the text of a special token
 NEW = "\1"  # before the text of a token that the first text of a pair lacks
-ITERATIONS = 100
-TOLERANCE = 1e-3
+ITERATIONS = 300
+TOLERANCE = 1e-3  # the gradient of the mean loss at which a fit ends; with many rows it can end too early
 MIN_ROWS = 2  # an n-gram of fewer training rows has no weight
 # A token that every row has (the end of the text) is the intercept: a larger value has a smaller penalty.
 INTERCEPT = 5
 _CHUNK = 4096  # rows at once
 
 
-def fit_bag(training: Any, rows: Sequence[Any], held_out: Sequence[Any]) -> str | None:
+def fit_bag(
+    training: Any, rows: Sequence[Any], held_out: Sequence[Any], tolerance: float = TOLERANCE
+) -> str | None:
     """Fit the bag of a training that has a new one; `held_out` chooses the strength. A line about it.
 
     None where there is no bag, where it has weights, or where no n-gram is in two rows.
@@ -72,7 +74,7 @@ def fit_bag(training: Any, rows: Sequence[Any], held_out: Sequence[Any]) -> str 
     own = int((kept < len(places)).sum())
     problem = problem_of(model.config)
     fits = [
-        _fit(shares, others, columns, targets.numpy(), wanted, problem)
+        _fit(shares, others, columns, targets.numpy(), wanted, problem, tolerance)
         for columns in ([parts[:, :own]] if own else []) + ([parts] if own < len(kept) else [])
     ]
     best = min(fits, key=lambda fit: fit.loss)
@@ -99,12 +101,13 @@ def _fit(
     targets: NDArray[np.float32],
     wanted: Tensor,
     problem: Problem,
+    tolerance: float,
 ) -> _Fit:
     """The fit of the strength, and of the scale of its logits, that the held-out rows `others` choose."""
     features, asked = (shares @ parts).tocsr(), (others @ parts).tocsr()
     best: _Fit | None = None
     for strength in STRENGTHS:
-        weights = _regression(features, targets, problem, strength)
+        weights = _regression(features, targets, problem, strength, tolerance)
         logits = torch.from_numpy(asked @ weights)
         losses = {scale: float(target_loss(scale * logits, wanted, problem)) for scale in SHARPNESS}
         scale = min(losses, key=losses.__getitem__)
@@ -205,13 +208,17 @@ def characters_in(tokens: Sequence[str]) -> Iterator[str]:
 
 
 def _regression(
-    features: csr_matrix, targets: NDArray[np.float32], problem: Problem, strength: float
+    features: csr_matrix,
+    targets: NDArray[np.float32],
+    problem: Problem,
+    strength: float,
+    tolerance: float,
 ) -> NDArray[np.float32]:
     """Weights [features, labels] without an intercept."""
     if problem is Problem.REGRESSION:
         ridge = Ridge(alpha=1 / strength, fit_intercept=False).fit(features, targets)
         return np.asarray(ridge.coef_.reshape(len(targets[0]), -1).T, np.float32)
-    model = LogisticRegression(C=strength, fit_intercept=False, max_iter=ITERATIONS, tol=TOLERANCE)
+    model = LogisticRegression(C=strength, fit_intercept=False, max_iter=ITERATIONS, tol=tolerance)
     found = np.zeros((features.shape[1], targets.shape[1]), np.float32)
     with warnings.catch_warnings():
         # What the last iterations change is less than what the strength does.

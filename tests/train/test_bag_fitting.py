@@ -153,6 +153,17 @@ def test_an_n_gram_of_one_row_says_what_its_characters_say() -> None:
     assert money > parcel + 0.01
 
 
+def test_a_smaller_tolerance_fits_closer() -> None:
+    rows = labelled("red", "blue")
+    losses = []
+    for tolerance in (0.1, 1e-6):
+        training = made(Kind.CLASSIFIER, rows)
+        fit_bag(training, rows, rows, tolerance)
+        silence_body(training)
+        losses.append(training.figures(rows)["loss"])
+    assert losses[1] < losses[0] - 0.01
+
+
 @pytest.mark.parametrize("better", ["bag", "body"])
 def test_held_out_rows_weigh_body_and_bag(better: str) -> None:
     rows = labelled("red", "blue")

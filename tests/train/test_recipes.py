@@ -1,14 +1,16 @@
 """The recipes of the heads run from their data to a checkpoint, at a small size on a few rows."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from export.checkpoint.folder import Checkpoint
+from train.data import LabelRow
 from train.recipes import mini_nli, mini_nlu, mini_sentiment
 from train.recipes.classifier import train_plan
-from train.recipes.sets import INFERENCES
+from train.recipes.sets import INFERENCES, SENTIMENTS
 
 SNIPS = (
     ("play some jazz", "O O B-genre", "PlayMusic"),
@@ -41,6 +43,15 @@ def test_sentiment(tmp_path: Path) -> None:
     plan = replace(mini_sentiment.PLAN, vocabulary=270, layers=1, width=64, runs=runs)
     train_plan(plan, tmp_path / "data", tmp_path / "mini-sentiment")
     assert Checkpoint.open(tmp_path / "mini-sentiment").config.labels == ("negative", "positive")
+
+
+def test_sentences_count_more_and_words_without_a_row_are_neutral() -> None:
+    texts = {"a fine film , fine": "positive", "fine": "positive", "fine film": "positive", "no": "negative"}
+    rows = [LabelRow(number, text, None, label) for number, (text, label) in enumerate(texts.items(), 1)]
+    weights = Counter((row.text, row.label) for row in mini_sentiment.weighted(rows))
+    neutral = {(word, label): 1 for word in ("a", "film", ",") for label in SENTIMENTS}
+    repeated = {("a fine film , fine", "positive"): 3, ("no", "negative"): 3}
+    assert weights == {("fine", "positive"): 1, ("fine film", "positive"): 1, **repeated, **neutral}
 
 
 def test_inference(tmp_path: Path) -> None:

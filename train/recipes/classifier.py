@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from train.bag_fitting import fit_bag, weigh_bag
+from train.bag_fitting import TOLERANCE, fit_bag, weigh_bag
 from train.data import LabelRow
 from train.head_parts import BIDIRECTIONAL, make_bag
 from train.heads import Augment, ClassifierTraining, HeadRun, classifier_accuracy, start_from_body
@@ -23,7 +23,7 @@ from train.training import train_on
 
 log = logging.getLogger(__name__)
 
-NGRAM_ORDERS = (1, 2)
+_NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,12 @@ class Plan:
     bidirectional: bool = False
     # Start from the first layers of the sibling folder mini-lm, or from random weights.
     from_body: bool = True
-    # Of a bag of n-grams of one and two tokens beside the body, fitted first; 0: none.
+    # Of a bag of n-grams beside the body, fitted first; 0: none.
     ngram_buckets: int = 0
+    # Lengths of its n-grams, in tokens.
+    ngram_orders: tuple[int, ...] = (1, 2)
+    # Of its fit, see train/bag_fitting.py.
+    ngram_tolerance: float = TOLERANCE
     # For pairs: also learn which tokens of the second text are in the first.
     matching: Matching | None = None
 
@@ -70,8 +74,9 @@ class Plan:
         epochs = " and ".join(str(each.epochs) for each in self.runs)
         mean = "; the weights of the runs are averaged" if len(self.runs) > 1 else ""
         bag = (
-            " First a logistic regression on n-grams of one and two tokens is fitted. The answer is a "
-            "weighted sum of its logits and the transformer's, with the weights of the least held-out loss."
+            f" First a logistic regression on n-grams of {_NUMBERS[self.ngram_orders[0]]} to "
+            f"{_NUMBERS[self.ngram_orders[-1]]} tokens is fitted. The answer is a weighted sum of its "
+            "logits and the transformer's, with the weights of the least held-out loss."
             if self.ngram_buckets
             else ""
         )
@@ -105,7 +110,7 @@ def make_model(plan: Plan, tokenizer: Tokenizer, body: Path) -> GPT2ForSequenceC
     if plan.bidirectional:
         config.attention = BIDIRECTIONAL
     if plan.ngram_buckets:
-        config.ngram_buckets, config.ngram_orders = plan.ngram_buckets, list(NGRAM_ORDERS)
+        config.ngram_buckets, config.ngram_orders = plan.ngram_buckets, list(plan.ngram_orders)
         config.ngram_pairs = plan.matching is not None
     model = GPT2ForSequenceClassification(config)
     model.ngrams = make_bag(config, len(plan.labels))
@@ -128,7 +133,8 @@ def train_plan(plan: Plan, data: Path, out: Path) -> None:
         training = ClassifierTraining(model, tokenizer, examples, run, plan.augment)
         if plan.matching is not None:
             training = PairTraining(model, tokenizer, examples, run, plan.augment, plan.matching)
-        if (fitted := fit_bag(training, examples, held_out)) is not None:
+        fitted = fit_bag(training, examples, held_out, plan.ngram_tolerance)
+        if fitted is not None:
             log.info("%s", fitted)
         best = train_on(training, held_out, loop)
         log.info("%s, %d epochs: %s %s", plan.name, run.epochs, plan.held_out, best)
