@@ -12,6 +12,7 @@ from bench import checkpoints, exports, masks, queue, scaling, tensorrt, variant
 from bench.chaos import run as chaos
 from bench.compare import command as compare
 from bench.drills import run as drills
+from bench.gpu import host
 from bench.gpu import run as gpu
 from bench.peers import commands as peers
 from bench.stack import classify, facade, idle, in_process, long_prompts, memory, records, start
@@ -31,6 +32,7 @@ app.command("exports", help=exports.__doc__)(exports.exports)
 app.command("variants", help=variants.__doc__)(variants.variants)
 app.command("compare", help=bench.compare.__doc__)(compare.compare)
 app.command("gpu", help=gpu.__doc__)(gpu.gpu)
+app.command("host", help=host.__doc__)(host.host)
 app.command("tensorrt", help=tensorrt.__doc__)(tensorrt.tensorrt)
 app.command("scaling", help=scaling.__doc__)(scaling.scaling)
 app.command("chaos", help=bench.chaos.__doc__)(chaos.chaos)

@@ -125,7 +125,7 @@ class GenerateOutput:
 
     @property
     def complete(self) -> bool:
-        return all(choice.finish_reason is not None for choice in self._choices)
+        return None not in [choice.finish_reason for choice in self._choices]
 
     def next_answer(self) -> tuple[Answer, bool] | None:
         final = self.complete

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -67,11 +68,15 @@ class OutputThread:
         ending: set[int] = set()
         for event in events:
             state = event.state
-            if not state.answered:
-                self._unsent[id(state)] = state
-                self._attempt(state, self._add, event)
-                if _ends_sequence(event) or state.output.complete:
-                    ending.add(id(state))
+            if state.answered:
+                continue
+            self._unsent[id(state)] = state
+            if isinstance(event, FaultEvent):
+                self._attempt(state, partial(self._fail, fault=event.fault), state)
+            else:
+                self._attempt(state, state.output.add, event)
+            if _ends_sequence(event) or state.output.complete:
+                ending.add(id(state))
         is_turn = self._pacing.is_turn
         self._send_all([state for key, state in self._unsent.items() if not state.streaming or key in ending])
         if is_turn:
@@ -87,12 +92,6 @@ class OutputThread:
             self._delivered()
         except Exception:
             logger.exception("answers that were delivered could not be sent on")
-
-    def _add(self, event: Event) -> None:
-        if isinstance(event, FaultEvent):
-            self._fail(event.state, event.fault)
-        else:
-            event.state.output.add(event)
 
     def _send(self, state: RequestState) -> None:
         ready = state.output.next_answer()

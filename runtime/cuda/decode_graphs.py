@@ -15,10 +15,10 @@ on the device; the rows of a sequence that neither serves (top-p, penalties, alt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels.fusion import ARGMAX, LOG_SUM
 from runtime.contract import LmGraph
@@ -37,6 +37,8 @@ from runtime.errors import RequestFault
 from runtime.kv_cache import KvCache
 from runtime.sampling import Sampled, SequenceSampler
 from runtime.scheduler import Decode
+
+Floats = NDArray[np.float32]
 
 
 def bucket(count: int, num_slots: int) -> int:
@@ -67,7 +69,7 @@ class DecodeGraphs:
         self._runs.outputs.pull()
         rows = {row: self._runs.logits.pull(1, row)[0] for row, host in enumerate(on_host) if host}
         self._runs.stream.wait()
-        return [self._result(row, sampler, rows.get(row)) for row, sampler in enumerate(samplers)]
+        return self._results(samplers, drawn, rows)
 
     def _step(self, batch: Decode, count: int, *, drawn: bool) -> None:
         self._write_rows(batch, count)
@@ -95,15 +97,25 @@ class DecodeGraphs:
             self._inputs[MIN_P][row] = parameters.min_p
             self._inputs[UNIFORM][row] = samplers[row].uniform()
 
-    def _result(
-        self, row: int, sampler: SequenceSampler, logits: np.ndarray[Any, Any] | None
-    ) -> Sampled | RequestFault:
-        arrays = self._outputs
-        log_sum = float(arrays[LOG_SUM][row])
-        try:
-            if logits is not None:
-                return sampler.sample(logits, int(arrays[ARGMAX][row]), log_sum)
-            token, logit = (ARGMAX, PEAK) if sampler.takes_best else (DRAWN, DRAWN_LOGIT)
-            return sampler.from_graph(int(arrays[token][row]), float(arrays[logit][row]), log_sum)
-        except RequestFault as fault:
-            return fault
+    def _results(
+        self, samplers: Sequence[SequenceSampler], drawn: list[int], rows: Mapping[int, Floats]
+    ) -> list[Sampled | RequestFault]:
+        """`rows` are the logits of those that the host chooses."""
+        arrays, count = self._outputs, len(samplers)
+        # In one piece: a value of an array costs more than one of a list.
+        tokens, logits, sums = (arrays[name][:count].tolist() for name in (ARGMAX, PEAK, LOG_SUM))
+        for row in drawn:
+            tokens[row], logits[row] = int(arrays[DRAWN][row]), float(arrays[DRAWN_LOGIT][row])
+        chosen = zip(samplers, tokens, logits, sums, strict=True)
+        return [_result(*one, rows.get(row)) for row, one in enumerate(chosen)]
+
+
+def _result(
+    sampler: SequenceSampler, token: int, logit: float, log_sum: float, row: Floats | None
+) -> Sampled | RequestFault:
+    try:
+        if row is None:
+            return sampler.from_graph(token, logit, log_sum)
+        return sampler.sample(row, token, log_sum)
+    except RequestFault as fault:
+        return fault

@@ -104,7 +104,7 @@ class SequenceSampler:
         parameters = self.parameters
         if parameters.logprobs or self._changes_logits:
             return False
-        return self.takes_best or (parameters.top_k <= max_top_k and parameters.top_p == 1.0)
+        return parameters.is_greedy or (parameters.top_k <= max_top_k and parameters.top_p == 1.0)
 
     def uniform(self) -> float:
         """The number that decides the next draw."""

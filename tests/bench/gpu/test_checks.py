@@ -14,22 +14,8 @@ from runtime.cuda.accelerator import Accelerator
 from runtime.cuda.sampling import append_best
 from runtime.engine import Engine
 from runtime.messages import ScoredToken, TokenLogprob
-from tests.export.checkpoints import save_lm
 from tests.runtime.cuda.accelerated import HAS_GPU, accelerated_engine
 from tests.runtime.cuda.cuda_kernels import without_cuda_kernel
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from export.pipeline import export_checkpoint
-
-    folder = tmp_path_factory.mktemp("gpu")
-    (folder / "checkpoint").mkdir()
-    save_lm(folder / "checkpoint")
-    export_checkpoint(
-        folder / "checkpoint", folder / "artifact", name="tiny", variants=[Variant.FP32, Variant.FP16]
-    )
-    return folder / "artifact"
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import sys
 import onnxruntime
 import pytest
 
+from bench.gpu.stand import Stand
 from kernels.session import CPU
 from runtime.cuda.accelerator import CUDA, Accelerator, AcceleratorError
 from runtime.cuda.sampling import draw_graph
-from tests.runtime.cuda.accelerated import Stand
 
 HAS_GPU = CUDA in onnxruntime.get_available_providers()
 GRAPH = draw_graph(3).SerializeToString()

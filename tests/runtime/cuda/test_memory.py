@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bench.gpu.stand import HostStream
 from runtime.contract import GRAPH_FILE
 from runtime.cuda.accelerator import Accelerator
 from runtime.cuda.memory import DeviceArrays, DeviceKvMemory
 from runtime.errors import ModelError
 from runtime.memory import CacheLayout, HostArrays
 from runtime.session import open_session
-from tests.runtime.cuda.accelerated import HostStream
 from tests.runtime.cuda.test_accelerator import needs_none
 
 LAYOUT = CacheLayout(layer_heads=(3, 2), head_size=8, dtype=np.dtype(np.float16))
