@@ -93,7 +93,7 @@ def report_of(found: Sequence[Line]) -> str:
     parts = [
         _table(("step", "", "seconds", "why"), _endings(lines)),
         _table(("rung", "at least", "found", ""), [rung.row(lines) for rung in RUNGS]),
-        _table(("check against fp32 on the CPU", "", "found"), _checks(lines)),
+        _table(("step", "against fp32 on the CPU", "", "found"), _checks(lines)),
         _facts(lines),
         _table(("ceiling", ""), _ceilings(lines)),
         _table(STEP_COLUMNS, _steps(lines)),
@@ -131,7 +131,8 @@ def _endings(lines: Lines) -> list[list[object]]:
 
 def _checks(lines: Lines) -> list[list[str]]:
     return [
-        [line["name"], "held" if line["held"] else "NOT HELD", line["found"]] for line in lines.of("held")
+        [line["step"], line["name"], "held" if line["held"] else "NOT HELD", line["found"]]
+        for line in lines.of("held")
     ]
 
 

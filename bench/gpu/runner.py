@@ -37,6 +37,7 @@ class Ended(str, Enum):
     FAILED = "failed"
     LATE = "too late"
     NOT_BEGUN = "not begun"
+    NOT_NEEDED = "not needed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Step:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)  # beside that of this process
     needs: Sequence[str] = ()  # steps that must be done: without them it does not begin
+    only_without: str = ""  # a step: where that is done, there is no need for this one
 
 
 def run_steps(steps: Sequence[Step], budget: float, write: Callable[[Line], None]) -> list[Line]:
@@ -64,6 +66,8 @@ def run_steps(steps: Sequence[Step], budget: float, write: Callable[[Line], None
         if lacking or left < LEAST_SECONDS:
             how = Ended.NOT_BEGUN
             last: Line = {"reason": f"it needs the step {lacking[0]}" if lacking else "the budget is used up"}
+        elif ended.get(step.only_without) is Ended.DONE:
+            how, last = Ended.NOT_NEEDED, {}
         else:
             how, last = _run(step, min(step.seconds, left), partial(found, step))
         ended[step.name] = how

@@ -60,7 +60,7 @@ def test_every_line_is_in_it() -> None:
     assert row(report, "ceilings", "too late")[2:] == ["60.0", "stopped after 60 s"]
     assert row(report, "a node")[1] == "1.4 us"
     assert row(report, "reading")[1] == "4,200 GB/s"
-    assert row(report, "greedy tokens, alone")[1:] == ["held", "11 of 11"]
+    assert row(report, "checks", "greedy tokens, alone")[2:] == ["held", "11 of 11"]
     assert row(report, "steps", "64")[2:] == ["900.0", "400.0", "700.0", "71,111", "5.6"]
     assert row(report, "without XQA", "1")[-1] == "10.0"
     assert row(report, "CUDA graph of transformers, compiled", "1")[2:] == ["800.0", "", "", "1,250", ""]

@@ -60,6 +60,17 @@ def test_nothing_is_timed_where_a_check_does_not_hold() -> None:
     assert "it needs the step checks" in [line.get("reason") for line in lines]
 
 
+def test_a_step_that_looks_for_a_cause_runs_only_where_there_is_one() -> None:
+    looks = [step(f"without {name}", SAYS, only_without=name) for name in ("right", "wrong")]
+    lines = run(step("right", SAYS), step("wrong", "print('{\"held\": false}')"), *looks)
+    assert endings(lines) == {
+        "right": "done",
+        "wrong": "not held",
+        "without right": "not needed",
+        "without wrong": "done",
+    }
+
+
 def test_without_time_left_no_step_begins() -> None:
     (line,) = run(step("first", SAYS), budget=1.0)
     assert (line["ended"], line["reason"]) == ("not begun", "the budget is used up")
