@@ -62,6 +62,15 @@ def num_gpus() -> int:
     return found.value
 
 
+def gpu_name() -> str:
+    """Of the first GPU of this process; empty: there is none."""
+    driver, device, name = ctypes.CDLL(DRIVER), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return ""
+    driver.cuDeviceGetName(name, len(name), device)
+    return name.value.decode()
+
+
 def _number(version: str) -> int:
     """`13.0` as the driver counts: 13000. A driver of the same major version runs newer minor ones, too."""
     return 1000 * int(version.partition(".")[0])

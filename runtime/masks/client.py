@@ -6,16 +6,15 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from runtime.contract import FaultCode
 from runtime.errors import RequestFault
 from runtime.grammar import Grammar
+from runtime.interpreter import python, search_path
 from runtime.masks.protocol import ANSWER, FAULT, MAX_PACKET, NEXT, READY, TOKEN
 
 logger = logging.getLogger(__name__)
@@ -90,10 +89,10 @@ class MaskServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [_python(), "-m", "runtime.masks.server", str(theirs.fileno()), *self._arguments],
+                [python(), "-m", "runtime.masks.server", str(theirs.fileno()), *self._arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "PYTHONPATH": search_path()},
             )
         self._control = ours
         ours.settimeout(START_SECONDS)
@@ -159,10 +158,3 @@ def _answer(connection: socket.socket, field: str) -> tuple[int, bytes]:
 
 def _send(connection: socket.socket, packet: bytes) -> None:
     connection.send(packet, socket.MSG_NOSIGNAL)
-
-
-def _python() -> str:
-    """Triton embeds Python: the interpreter is not the process itself there."""
-    if Path(sys.executable or "").name.startswith("python"):
-        return sys.executable
-    return shutil.which("python3") or "python3"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import onnx
 import pytest
 
 from bench.tensorrt import difference
-from export.graph.standard import MASK, WRITE_INDICES, write_standard
 from export.pipeline import export_checkpoint
 from runtime.contract import LmGraph, Variant
+from runtime.cuda.standard import standard_model
 from tests.export.checkpoints import CONTEXT, save_lm
 
 
@@ -27,19 +26,17 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("variant", "most"), [(Variant.FP32, 2e-5), (Variant.FP16, 0.02)])
-def test_answers_are_those_of_fp32(artifact: Path, tmp_path: Path, variant: Variant, most: float) -> None:
-    shutil.copy(artifact / variant.value / "model.onnx", tmp_path)
-    graph = tmp_path / "standard.onnx"
-    write_standard(tmp_path / "model.onnx", graph, CONTEXT)
-    assert difference(artifact, graph, variant) <= most
-    model = onnx.load(graph)
+def test_answers_are_those_of_fp32(artifact: Path, variant: Variant, most: float) -> None:
+    assert difference(artifact, variant) <= most
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_graph_has_standard_operators_alone(artifact: Path, masked: bool) -> None:
+    model = standard_model(artifact / "fp16" / "model.onnx", CONTEXT, masked=masked)
     onnx.checker.check_model(model, full_check=True)
     assert {node.domain for node in model.graph.node} == {""}
+    attentions = [node for node in model.graph.node if node.op_type == "Attention"]
+    assert {len(node.input) for node in attentions} == {4 if masked else 3}
     names = {value.name for value in model.graph.input}
-    assert {MASK, WRITE_INDICES, LmGraph.LOGIT_ROWS} <= names
-    assert not {LmGraph.SEQLENS_K, LmGraph.TOTAL_SEQUENCE_LENGTH} & names
-
-
-def test_weights_are_shared_only_within_a_folder(artifact: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"does not lie beside model\.onnx"):
-        write_standard(artifact / "fp16" / "model.onnx", tmp_path / "standard.onnx", CONTEXT)
+    assert {LmGraph.POSITION_IDS, LmGraph.SEQLENS_K, LmGraph.LOGIT_ROWS} <= names
+    assert LmGraph.TOTAL_SEQUENCE_LENGTH not in names

@@ -37,7 +37,7 @@ def write_fp16(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def write(**changes: Any) -> Path:
         folder = tmp_path_factory.mktemp("fp16")
-        write_checkpoint("gpt2", folder / "checkpoint", **SHAPE, **changes)
+        write_checkpoint("gpt2", folder / "checkpoint", **(SHAPE | changes))
         write_graph(Checkpoint.open(folder / "checkpoint"), Variant.FP16, folder / GRAPH_FILE)
         return folder / GRAPH_FILE
 

@@ -200,6 +200,11 @@ API int cuDriverGetVersion(int *version) {
 }
 API int cuInit(unsigned flags) { return visible(0) >= 0 ? 0 : cudaErrorNoDevice; }
 API int cuDeviceGetCount(int *count) { return cudaGetDeviceCount(count); }
+API int cuDeviceGet(int *device, int number) { *device = visible(number); return 0; }
+API int cuDeviceGetName(char *name, int size, int device) {
+    snprintf(name, (size_t)size, "Stand-in %d", device);
+    return 0;
+}
 ANSWERS(cudaGetLastError(void))
 ANSWERS(cudaPeekAtLastError(void))
 

@@ -1,14 +1,9 @@
 """An `lm` graph in standard operators of ONNX alone, for compilers that do not know ONNX Runtime's own.
 
-It has the weights of the graph that it is made of, in the same file. Keys and values are written into caches
-of fixed size by TensorScatter, and Attention reads all of a cache under a mask. (Attention can take the
-number of valid rows instead, `nonpad_kv_seqlen`, but TensorRT-RTX 1.7.1 parses that input and ignores it.)
-
-| inputs | |
-| --- | --- |
-| INPUT_IDS, POSITION_IDS, LOGIT_ROWS, caches | as in `LmGraph`; the caches' context is a fixed number |
-| WRITE_INDICES `[batch]` int64 | the row of the cache that a sequence's first new token is written to |
-| MASK `[batch, 1, sequence, context]` bool | which rows a token reads: those up to its own |
+It has the inputs and outputs of `LmGraph`, without TOTAL_SEQUENCE_LENGTH, and reads its weights from the same
+file. Keys and values are written into caches of a fixed number of rows by TensorScatter, and Attention reads
+all rows of a cache under a mask: a token reads the rows up to its own. (Attention can take the number of
+valid rows instead, `nonpad_kv_seqlen`, but TensorRT-RTX 1.7.1 parses that input and ignores it.)
 """
 
 from __future__ import annotations
@@ -19,29 +14,30 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from runtime.contract import LmGraph
 
 OPSET = 24  # the first with TensorScatter
 IR_VERSION = 11
-WRITE_INDICES = "write_indices"
-MASK = "mask"
 
 
-def write_standard(graph: Path, target: Path, context: int) -> None:
-    """Write `target` in the folder of `graph`, whose weights it shares; `context` is the caches' length."""
-    if target.parent != graph.parent:
-        raise ValueError(f"{target} does not lie beside {graph.name}, whose weights it shares")
+def standard_model(graph: Path, context: int, *, masked: bool = True) -> onnx.ModelProto:
+    """The weights stay in the folder of `graph`; `context` is the number of rows of a cache.
+
+    Without a mask, Attention reads rows that nothing has written: its compiler has to limit them.
+    """
     model = onnx.load(graph, load_external_data=False)
-    _Rewriter(model, context).rewrite()
-    onnx.save(model, target)
+    _Rewriter(model, context, masked).rewrite()
+    return model
 
 
 class _Rewriter:
-    def __init__(self, model: onnx.ModelProto, context: int) -> None:
+    def __init__(self, model: onnx.ModelProto, context: int, masked: bool) -> None:
         self._model = model
         self._context = context
+        self._masked = masked
         self._nodes: list[NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
         self._ways: dict[str, Callable[[NodeProto], None]] = {
@@ -53,6 +49,7 @@ class _Rewriter:
 
     def rewrite(self) -> None:
         graph = self._model.graph
+        self._rows()
         for node in graph.node:
             self._ways.get(node.op_type, self._nodes.append)(node)
         del graph.node[:]
@@ -65,11 +62,7 @@ class _Rewriter:
 
     def _change_inputs(self) -> None:
         graph = self._model.graph
-        dropped = (LmGraph.SEQLENS_K, LmGraph.TOTAL_SEQUENCE_LENGTH)
-        kept = [value for value in graph.input if value.name not in dropped]
-        mask = ["batch", 1, "sequence", self._context]
-        kept.append(helper.make_tensor_value_info(WRITE_INDICES, TensorProto.INT64, ["batch"]))
-        kept.append(helper.make_tensor_value_info(MASK, TensorProto.BOOL, mask))
+        kept = [value for value in graph.input if value.name != LmGraph.TOTAL_SEQUENCE_LENGTH]
         for value in (*kept, *graph.output):
             if value.name.startswith(("past_", "present_")):
                 value.type.tensor_type.shape.dim[2].Clear()
@@ -77,10 +70,23 @@ class _Rewriter:
         del graph.input[:]
         graph.input.extend(kept)
 
+    # seqlens_k + 1 - length = the row that a sequence's first new token is written to
+    # position_ids >= row of the cache = whether a token reads it
+    def _rows(self) -> None:
+        length = self._add("Shape", "standard.length", [LmGraph.INPUT_IDS], start=1, end=2)
+        last = self._add("Cast", "standard.last", [LmGraph.SEQLENS_K], to=TensorProto.INT64)
+        stop = self._add("Add", "standard.stop", [last, self._integers(1)])
+        self._first = self._add("Sub", "standard.first", [stop, length])
+        if self._masked:
+            axes = self._integers(1, 3)
+            positions = self._add("Unsqueeze", "standard.positions", [LmGraph.POSITION_IDS, axes])
+            rows = self._constant("cache.rows", np.arange(self._context))
+            self._mask = self._add("GreaterOrEqual", "standard.mask", [positions, rows])
+
     # packed -- Split --+-- query -- * scale ----------------------------+
     #                   +-- key   -- TensorScatter into past -- present --+-- Attention -- out
     #                   +-- value -- TensorScatter into past -- present --+
-    # mask ---------------------------------------------------------------+
+    # (mask) -------------------------------------------------------------+
     def _attention(self, node: NodeProto) -> None:
         path, attributes = node.name, _attributes(node)
         parts = [f"{path}.{part}" for part in ("query", "key", "value")]
@@ -91,13 +97,14 @@ class _Rewriter:
             self._add("Transpose", f"{part}.rows", [f"{part}.heads"], perm=[0, 2, 1, 3])
         caches = list(node.output[1:3])
         for part, past, present in zip(parts[1:], node.input[3:5], caches, strict=True):
-            inputs = [past, f"{part}.rows", WRITE_INDICES]
+            inputs = [past, f"{part}.rows", self._first]
             self._add("TensorScatter", f"{part}.written", inputs, [present], axis=2, mode="linear")
         # TensorRT has fused kernels for attention without a scale alone.
         scaled = self._add(
             "Mul", f"{parts[0]}.scaled", [f"{parts[0]}.rows", self._scale(attributes["scale"])]
         )
-        self._add("Attention", f"{path}.heads", [scaled, *caches, MASK], scale=1.0, is_causal=0)
+        mask = [self._mask] if self._masked else []
+        self._add("Attention", f"{path}.heads", [scaled, *caches, *mask], scale=1.0, is_causal=0)
         self._add("Transpose", f"{path}.tokens", [f"{path}.heads"], perm=[0, 2, 1, 3])
         flat = self._integers(0, 0, -1)
         self._add("Reshape", path, [f"{path}.tokens", flat], [node.output[0]])
@@ -136,13 +143,14 @@ class _Rewriter:
         """A scalar in the type of keys and values."""
         keys = next(item for item in self._model.graph.input if item.name == LmGraph.past_key(0))
         element = helper.tensor_dtype_to_np_dtype(keys.type.tensor_type.elem_type)
-        name = f"scale.{value}"
-        self._constants[name] = numpy_helper.from_array(np.array(value, element), name)
-        return name
+        return self._constant(f"scale.{value}", np.array(value, element))
 
     def _integers(self, *values: int) -> str:
-        name = f"standard.{'x'.join(map(str, values))}"
-        self._constants[name] = numpy_helper.from_array(np.array(values, np.int64), name)
+        return self._constant("x".join(map(str, values)), np.array(values, np.int64))
+
+    def _constant(self, path: str, array: NDArray[Any]) -> str:
+        name = f"standard.{path}"
+        self._constants[name] = numpy_helper.from_array(array, name)
         return name
 
 
