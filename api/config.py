@@ -127,6 +127,13 @@ class Settings(BaseSettings):
         default=EngineSettings().device.value,
         description="What models run on; cuda: NVIDIA GPUs, one for each server, in fp16.",
     )
+    tensorrt_plans: str = Field(
+        default="",
+        validate_default=True,
+        description="Folder in which model servers on a GPU build and keep TensorRT's plans, which then "
+        "compute. Where there is none or its golden answers differ, ONNX Runtime computes, and the server's "
+        "log says why. Empty: ONNX Runtime. No plan was run on a GPU yet.",
+    )
     kernels: Literal["auto", "off", "avx512vnni", "avxvnni", "avx2", "reference"] = Field(
         default="auto",
         description="Operators of our own for int8 and int4: auto, with the best instructions that the "
@@ -384,6 +391,13 @@ class Settings(BaseSettings):
             )
         return url
 
+    @field_validator("tensorrt_plans")
+    @classmethod
+    def _on_a_gpu(cls, folder: str, info: ValidationInfo) -> str:
+        if folder and info.data.get("device") != Device.CUDA.value:
+            raise ValueError(f"TensorRT needs a GPU: set {PREFIX}DEVICE=cuda, or leave it empty")
+        return str(Path(folder).absolute()) if folder else ""
+
     @field_validator("variants")
     @classmethod
     def _known_variants(cls, text: str, info: ValidationInfo) -> str:
@@ -431,7 +445,7 @@ class Settings(BaseSettings):
         numbers = {
             item.name: getattr(self, ENGINE_SETTINGS.get(item.name, item.name)) for item in number_fields()
         }
-        return EngineSettings(device=Device(self.device), **numbers)
+        return EngineSettings(device=Device(self.device), plans=self.tensorrt_plans, **numbers)
 
     @property
     def back(self) -> BackSettings:

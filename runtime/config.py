@@ -32,6 +32,7 @@ class EngineSettings:
     """What is the same for all models of a server. Raises ModelError if a value is out of its limits."""
 
     device: Device = Device.CPU
+    plans: str = ""  # folder of TensorRT's plans (runtime/cuda/plans.py); empty: ONNX Runtime computes
     num_slots: int = _number(32, 1, 100_000, "Sequences that one language model decodes at once.")
     max_kv_tokens: int = _number(
         0,
@@ -73,6 +74,8 @@ class EngineSettings:
             if type(value) is not int or not least <= value <= most:
                 needed = f"a whole number from {least} to {most} is needed"
                 raise ModelError(f"{ENGINE_FILE}: {item.name}: {needed}, not {value!r}")
+        if not isinstance(self.plans, str) or (self.plans and self.device is not Device.CUDA):
+            raise ModelError(f"{ENGINE_FILE}: plans: a folder, for device cuda alone, not {self.plans!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -306,7 +306,9 @@ class Watchdog:
 
 
 def _exact_on(variant: Variant, session: LmSession) -> ExactOn:
-    if variant is Variant.INT4:  # not checked; without our operators, MatMulNBits sums by the number of rows
+    # Not checked. MatMulNBits, which computes int4 without our operators, sums by the number of rows, and
+    # TensorRT may do so.
+    if variant is Variant.INT4 or session.has_plan:
         return "not-promised"
     return "any-processor" if variant is Variant.INT8 and session.is_fused else "same-processor"
 

@@ -6,13 +6,19 @@ quality card. A corrupt file, a wrong provider or a defective build is off by fa
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from runtime.config import EngineConfig
 from runtime.contract import ENGINE_FILE, TOKENIZER_FILE, Fault, Kind, Variant
-from runtime.cuda.accelerator import accelerator_of
+from runtime.cuda.accelerator import Accelerator, AcceleratorError, accelerator_of
+from runtime.cuda.plan import PlanError, PlanLimits
+from runtime.cuda.plan_session import PlanSession
+from runtime.cuda.plans import find_plan
+from runtime.cuda.stream import CudaError
 from runtime.engine import Engine
 from runtime.errors import ModelError, RequestFault
 from runtime.golden_rules import LISTED, token_problem
@@ -22,6 +28,8 @@ from runtime.request import Request
 from runtime.sampling import SamplingParameters
 from runtime.session import LmSession
 from runtime.text import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 _GOLDEN_SECONDS = 60.0  # for one golden prompt
 
@@ -43,8 +51,29 @@ def load_engine(
         raise ModelError(f"{MANIFEST_FILE}: {error}") from None
     config = config or EngineConfig.load(folder)
     _check(manifest, config)
+    open_engine = partial(_open, folder, manifest, config, on_stall, on_delivered)
+    if config.plans:
+        try:
+            return open_engine(planned=True)
+        except (AcceleratorError, CudaError, ModelError, PlanError) as error:
+            logger.warning("%s: ONNX Runtime computes, not TensorRT: %s", manifest.name, error)
+    return open_engine(planned=False)
+
+
+def _open(
+    folder: Path,
+    manifest: Manifest,
+    config: EngineConfig,
+    on_stall: Callable[[], None],
+    on_delivered: Callable[[], None],
+    *,
+    planned: bool,
+) -> Engine:
+    """With a plan of TensorRT (`planned`) or without. Raises ModelError."""
     graph = folder / manifest.variants[config.variant].graph.path
-    session = LmSession(graph, config.threads, accelerator_of(config))
+    accelerator = accelerator_of(config)
+    plan = _open_plan(graph, manifest, config, accelerator) if planned and accelerator else None
+    session = LmSession(graph, config.threads, accelerator, plan)
     tokenizer = Tokenizer(folder / TOKENIZER_FILE, manifest.architecture.eos_token_id)
     engine = Engine(manifest, config, session, tokenizer, on_stall, on_delivered)
     try:
@@ -53,6 +82,16 @@ def load_engine(
         engine.close()
         raise ModelError(f"{manifest.name}: {error}") from None
     return engine
+
+
+def _open_plan(
+    graph: Path, manifest: Manifest, config: EngineConfig, accelerator: Accelerator
+) -> PlanSession:
+    context = manifest.architecture.context_length
+    stream = accelerator.stream
+    limits = PlanLimits(config.num_slots, min(config.most_prompt_tokens, context), context)
+    plan = find_plan(Path(config.plans), graph, manifest.digest(config.variant), limits)
+    return PlanSession(plan, stream)
 
 
 def _check(manifest: Manifest, config: EngineConfig) -> None:

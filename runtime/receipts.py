@@ -90,7 +90,9 @@ class Receipt:
     )
     variant: str = field(metadata=_help("The precision: fp32, fp16, int8 or int4."))
     kernels: str = field(
-        metadata=_help("What computed it: the level of our operators, or ONNX Runtime with its release.")
+        metadata=_help(
+            "What computed it: the level of our operators, or ONNX Runtime or TensorRT with its release."
+        )
     )
     exact_on: ExactOn = field(
         metadata=_help(

@@ -31,6 +31,7 @@ from runtime.cuda.accelerator import Accelerator, AcceleratorError
 from runtime.cuda.captured import DrawRuns, ModelRuns, run_options
 from runtime.cuda.decode_graphs import DecodeGraphs
 from runtime.cuda.memory import DeviceArrays, DeviceKvMemory, DeviceLogits
+from runtime.cuda.plan_session import PlanSession
 from runtime.cuda.prompt_graphs import PromptGraphs
 from runtime.cuda.sampling import DRAW_INPUTS, draw_graph
 from runtime.errors import ModelError, RequestFault
@@ -85,11 +86,19 @@ class _Binding:
 class LmSession:
     """One loaded graph; `attach` a cache, then `run` batches. Used by one thread only."""
 
-    def __init__(self, graph: Path, threads: int, accelerator: Accelerator | None = None) -> None:
-        self._session = open_session(graph, threads, accelerator, LmGraph.LOGITS)
+    def __init__(
+        self,
+        graph: Path,
+        threads: int,
+        accelerator: Accelerator | None = None,
+        plan: PlanSession | None = None,
+    ) -> None:
+        """A `plan` of the graph computes instead of ONNX Runtime, on the accelerator's stream."""
+        self._session = plan or open_session(graph, threads, accelerator, LmGraph.LOGITS)
         self._accelerator = accelerator
-        # What computes: a level of our operators, or ONNX Runtime's own.
-        self.kernels = f"onnxruntime {onnxruntime.__version__}"
+        self.has_plan = plan is not None
+        # What computes: a level of our operators, ONNX Runtime's own, or TensorRT.
+        self.kernels = plan.version if plan else f"onnxruntime {onnxruntime.__version__}"
         inputs = {item.name: item for item in self._session.get_inputs()}
         outputs = {item.name: item for item in self._session.get_outputs()}
         layers = sum(name.startswith("past_key.") for name in inputs)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kernels.session import CPU
 from runtime.cuda.accelerator import Accelerator, Provider
+from runtime.cuda.plan_session import ALIGNMENT
 from runtime.cuda.stream import Buffer, Stream
 
 
@@ -27,7 +28,10 @@ class HostStream(Stream):
     handle = 0
 
     def allocate(self, size: int) -> Buffer:
-        return HostBuffer(self.pinned(size))
+        """Aligned as memory of CUDA is."""
+        values = self.pinned(size + ALIGNMENT)
+        start = -values.ctypes.data % ALIGNMENT
+        return HostBuffer(values[start : start + size])
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
         return np.zeros(size, np.uint8)

@@ -23,15 +23,24 @@ BindCache = Callable[[Any, int, int], None]  # a binding, the first slot, how ma
 Key = TypeVar("Key")
 
 
+GRAPH_ID = "gpu_graph_id"
+
+
 def run_options(graph_id: int) -> onnxruntime.RunOptions:
-    """Options of a run that records or replays the CUDA graph `graph_id`; -1: it does neither."""
+    """Options of a run that records or replays the CUDA graph `graph_id`; -1: it does neither, and waits."""
     options = onnxruntime.RunOptions()
     # onnxruntime's Python API looks for this entry at every run; without it, an exception costs 60 us.
-    options.add_run_config_entry("gpu_graph_id", str(graph_id))
+    options.add_run_config_entry(GRAPH_ID, str(graph_id))
     if graph_id != -1:
         # The host waits once, for the outputs and the copies behind them.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return options
+
+
+def must_wait(options: onnxruntime.RunOptions) -> bool:
+    """Whether a run with these options returns when it is done."""
+    waits: bool = options.get_run_config_entry(GRAPH_ID) == "-1"
+    return waits
 
 
 class CapturedRuns(ABC, Generic[Key]):

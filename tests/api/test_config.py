@@ -63,7 +63,9 @@ def test_a_name_is_a_name_alone(names: str) -> None:
 def test_a_gpu_is_chosen_for_all_models() -> None:
     chosen = {"LMAAS_DEVICE": "cuda", "LMAAS_VARIANTS": "fp32,fp16", "LMAAS_HOME": "/data"}
     back = load_settings(chosen).back
-    assert back.engine.device is Device.CUDA
+    assert (back.engine.device, back.engine.plans) == (Device.CUDA, "")
+    planned = load_settings({**chosen, "LMAAS_TENSORRT_PLANS": "plans"}).back.engine.plans
+    assert planned == str(Path("plans").absolute())
 
 
 def test_pods_may_be_all_servers() -> None:
@@ -94,6 +96,10 @@ def test_pods_may_be_all_servers() -> None:
         (
             {"LMAAS_DEVICE": "cuda"},
             "LMAAS_VARIANTS: LMAAS_DEVICE is cuda, which runs fp16 alone: set it to fp32,fp16 (value 'fp32,",
+        ),
+        (
+            {"LMAAS_TENSORRT_PLANS": "plans"},
+            "LMAAS_TENSORRT_PLANS: TensorRT needs a GPU: set LMAAS_DEVICE=cuda, or leave it empty (value",
         ),
         (
             {"LMAAS_FACADES": "2"},

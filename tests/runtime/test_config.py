@@ -18,7 +18,7 @@ def test_all_but_the_variant_has_a_default(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    settings = EngineSettings(device=Device.CUDA, num_slots=7, threads=3)
+    settings = EngineSettings(device=Device.CUDA, plans="/plans", num_slots=7, threads=3)
     config = EngineConfig.of(settings, Variant.FP16)
     (tmp_path / ENGINE_FILE).write_text(config.to_json())
     assert EngineConfig.load(tmp_path) == config
@@ -48,6 +48,8 @@ def test_a_gpu_is_an_accelerator() -> None:
         ({"variant": "int8", "threads": True}, "threads"),
         ({"variant": "fp16", "device": "gpu"}, "device: 'gpu' is not one of cpu, cuda"),
         ({"variant": "fp32", "device": "cuda"}, "variant: fp32, but device cuda runs fp16 alone"),
+        ({"variant": "int8", "plans": "/plans"}, "plans: a folder, for device cuda alone, not '/plans'"),
+        ({"variant": "fp16", "device": "cuda", "plans": 1}, "plans: a folder"),
         ([], "object"),
     ],
 )
