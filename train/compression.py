@@ -53,6 +53,9 @@ class Pruning(Change):
         chosen = [batches[index] for index in range(min(len(batches), -(-self.rows // size)))]
         importance = measure_importance(training.module, training.loss, chosen, self.criterion)
         cut(training.module.transformer, *kept_units(importance, self.shares))
+        if (bag := getattr(training.module, "ngrams", None)) is not None:
+            # It lost nothing, and would forget how its own fit weighed the rows.
+            bag.requires_grad_(False)
         return training
 
 

@@ -22,6 +22,7 @@ from train import compression_report
 from train.checkpoint import save_checkpoint
 from train.compression import with_layers, with_width
 from train.data import Kind
+from train.head_parts import make_bag
 from train.joint_nlu import JointNlu
 from train.options import Options
 from train.start import open_start
@@ -68,6 +69,10 @@ def save_classifier(folder: Path, seed: int) -> None:
     config.id2label, config.label2id = dict(enumerate(LABELS)), {name: n for n, name in enumerate(LABELS)}
     torch.manual_seed(seed)
     model = GPT2ForSequenceClassification(config)
+    if seed == 0:
+        config.ngram_buckets, config.ngram_orders = 64, [1, 2]
+        model.ngrams = make_bag(config, len(LABELS))
+        torch.nn.init.normal_(model.ngrams.weight)
     save_checkpoint(folder, model, config, tokenizer, architectures=["GPT2ForSequenceClassification"])
 
 
@@ -105,6 +110,8 @@ def test_a_pruned_classifier(folder: Path, tmp_path: Path) -> None:
     assert sum(config.layer_heads) == 3
     assert sum(config.layer_neurons) == 256
     assert config.labels == LABELS
+    bags = [load_file(each / "model.safetensors")["ngrams.weight"] for each in (folder / "classifier0", out)]
+    assert torch.equal(*bags)
     assert "| parameters |" in table
     assert "| int8, accuracy |" in table
     assert "int8, rows a second in batches" in table
@@ -187,7 +194,7 @@ def test_a_students_layers_are_the_teachers(folder: Path, tmp_path: Path) -> Non
     assert torch.equal(student.tensors[name], teacher.tensors[name])  # type: ignore[attr-defined]
     assert not any(name.startswith("h.1.") for name in student.tensors)
     narrow = with_width(start(), 32)  # type: ignore[arg-type]
-    assert set(narrow.tensors) == {"wte.weight", "wpe.weight"}
+    assert set(narrow.tensors) == {"wte.weight", "wpe.weight", "ngrams.weight"}
     whole = teacher.tensors["wte.weight"].numpy()  # type: ignore[attr-defined]
     spread = np.linalg.svd(whole - whole.mean(0), compute_uv=False)
     kept = narrow.tensors["wte.weight"].numpy()
