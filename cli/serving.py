@@ -45,7 +45,7 @@ def serve(settings: Settings, member: Member | None = None) -> int:
         say(settings, str(error))
         return 1
     server = Server(app, settings, member.shared_listener() if member else None)
-    # Modules and schemas stay until the end. A collection that looks at them stops every stream for 0.15 s.
+    # Modules and schemas stay until the end. A collection that looks at them stops every stream for 0.1 s.
     gc.collect()
     gc.freeze()
     # uvicorn drains at a signal, and raises it again once everything has ended.

@@ -22,9 +22,8 @@ from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST_SECONDS = 2.0  # left of the budget; with less, no step begins
-KILLED_SECONDS = (
-    5.0  # for a killed process to close its pipe: one that the GPU's driver holds may never do so
-)
+# For a killed process to close its pipe: one that the GPU's driver holds may never do so.
+KILLED_SECONDS = 5.0
 
 FAILURE = "failure"  # in a line: why the step cannot go on
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import resource
 import sys
 import time
@@ -161,7 +162,7 @@ def _shape(name: str, dynamic: tuple[int, ...], sequences: int, tokens: int) -> 
 
 def _write(target: Path, plan: Any) -> None:
     """Another process sees no part of it."""
-    part = target.with_name(f"{target.name}.part")
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     part.write_bytes(memoryview(plan))
     part.rename(target)
 

@@ -68,6 +68,8 @@ def _build(graph: Path, plan: Path, limits: PlanLimits) -> None:
 
 
 def _remove_oldest(folder: Path) -> None:
-    files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+    """Of the plans alone, and of what a killed build left: other files in the folder are not ours."""
+    plans = folder.glob(f"{'[0-9a-f]' * 64}.plan*")
+    files = sorted(plans, key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files[KEPT:]:
         file.unlink(missing_ok=True)

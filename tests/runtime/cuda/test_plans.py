@@ -123,8 +123,12 @@ def test_a_folder_that_cannot_be_written_is_an_error(artifact: Path, tmp_path: P
 
 
 def test_the_plans_that_were_used_last_are_kept(tmp_path: Path) -> None:
-    for number in range(KEPT + 2):
-        (tmp_path / str(number)).touch()
-        os.utime(tmp_path / str(number), (number, number))
+    plans = [tmp_path / f"{number:064x}.plan" for number in range(KEPT + 2)]
+    for number, plan in enumerate(plans):
+        plan.touch()
+        os.utime(plan, (number, number))
+    other = tmp_path / "notes.plan"
+    other.touch()
+    os.utime(other, (0, 0))
     _remove_oldest(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {str(number) for number in range(2, KEPT + 2)}
+    assert set(tmp_path.iterdir()) == {other, *plans[2:]}
