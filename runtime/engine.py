@@ -306,9 +306,9 @@ class Watchdog:
 
 
 def _exact_on(variant: Variant, session: LmSession) -> ExactOn:
-    # Not checked. MatMulNBits, which computes int4 without our operators, sums by the number of rows, and
-    # TensorRT may do so.
-    if variant is Variant.INT4 or session.has_plan:
+    # Not checked. MatMulNBits, which computes int4 without our operators, sums by the number of rows. On a
+    # GPU, cuBLAS and TensorRT may do so.
+    if variant is Variant.INT4 or not session.on_host:
         return "not-promised"
     return "any-processor" if variant is Variant.INT8 and session.is_fused else "same-processor"
 

@@ -96,7 +96,6 @@ class LmSession:
         """A `plan` of the graph computes instead of ONNX Runtime, on the accelerator's stream."""
         self._session = plan or open_session(graph, threads, accelerator, LmGraph.LOGITS)
         self._accelerator = accelerator
-        self.has_plan = plan is not None
         # What computes: a level of our operators, ONNX Runtime's own, or TensorRT.
         self.kernels = plan.version if plan else f"onnxruntime {onnxruntime.__version__}"
         inputs = {item.name: item for item in self._session.get_inputs()}
