@@ -13,6 +13,7 @@ from api.back.cluster.quality_gate import QualityGate
 from api.back.cluster.resources import needed_gpu_memory, needed_memory
 from api.back.store.records import DeploymentRecord, DeploymentState, VersionRecord, VersionState, now
 from api.errors import Conflict, InvalidInput
+from runtime.config import EngineSettings
 from runtime.contract import Device, Variant
 from runtime.manifest import Manifest
 
@@ -74,17 +75,16 @@ def check_traffic_weight(weight: int) -> None:
         raise InvalidInput.of("traffic_weight", f"{weight} is not within 0..{MAX_WEIGHT}")
 
 
-def memory_on(
-    server: Capabilities, manifest: Manifest, variant: Variant, num_slots: int, max_kv_tokens: int
-) -> int:
+def memory_on(server: Capabilities, manifest: Manifest, variant: Variant, engine: EngineSettings) -> int:
     """The most that a replica needs there, in bytes: of the GPU where the server computes on one."""
+    slots = engine.num_slots
     if server.device is Device.CUDA:
-        return needed_gpu_memory(manifest, variant, num_slots)
-    return needed_memory(manifest, variant, num_slots, max_kv_tokens, has_kernels=server.has_kernels)
+        return needed_gpu_memory(manifest, variant, slots, has_plans=bool(engine.plans))
+    return needed_memory(manifest, variant, slots, engine.max_kv_tokens, has_kernels=server.has_kernels)
 
 
 def check_memory(
-    manifest: Manifest, variant: Variant, num_slots: int, max_kv_tokens: int, servers: Sequence[Capabilities]
+    manifest: Manifest, variant: Variant, engine: EngineSettings, servers: Sequence[Capabilities]
 ) -> None:
     """Whether one new replica fits on each of `servers`. Servers of one machine share its memory.
 
@@ -92,7 +92,7 @@ def check_memory(
     """
     replicas = Counter(server.machine for server in servers)
     for server in {server.machine: server for server in servers}.values():
-        each = memory_on(server, manifest, variant, num_slots, max_kv_tokens)
+        each = memory_on(server, manifest, variant, engine)
         if server.device is Device.CUDA:
             what, remedy = "GPU memory", "LMAAS_NUM_SLOTS"
         else:
@@ -101,6 +101,6 @@ def check_memory(
         if free is not None and count * each > free:
             of = variant.value if count == 1 else f"{count} replicas of {variant.value}"
             raise Conflict(
-                f"{count * each // MIB} MiB of {what} are needed for {of} with {num_slots} slots, "
+                f"{count * each // MIB} MiB of {what} are needed for {of} with {engine.num_slots} slots, "
                 f"{free // MIB} MiB are free: undeploy another model, or lower {remedy}"
             )

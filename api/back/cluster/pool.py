@@ -112,10 +112,10 @@ class ServerPool:
         for server in [server for server in free if not server.up][: max(0, count - len(up))]:
             _ = server.client  # raises Unavailable
         found = [(server, await server.driver.capabilities()) for server in up]
-        bounds = self._settings.engine.num_slots, self._settings.engine.max_kv_tokens
 
         def check(capabilities: Sequence[Capabilities]) -> None:
-            check_memory(deployment.manifest, deployment.record.variant, *bounds, capabilities)
+            engine = self._settings.engine
+            check_memory(deployment.manifest, deployment.record.variant, engine, capabilities)
 
         found.sort(key=lambda place: (not _passes(check, [place[1]]), *self._burden(place[0])))
         check([capabilities for _, capabilities in found[:count]])
@@ -126,9 +126,9 @@ class ServerPool:
         found = await asyncio.gather(*(server.driver.capabilities() for server in self.servers if server.up))
         if not found:
             raise Unavailable(NO_SERVER, RETRY_SECONDS)
-        bounds = self._settings.engine.num_slots, self._settings.engine.max_kv_tokens
+        engine = self._settings.engine
         needed = {
-            variant: max(memory_on(each, manifest, variant, *bounds) for each in found)
+            variant: max(memory_on(each, manifest, variant, engine) for each in found)
             for variant in manifest.variants
         }
         free = [each.free_memory for each in found if each.free_memory is not None]

@@ -18,6 +18,7 @@ WEIGHT_FACTOR = 2  # ONNX Runtime holds the file and its rearranged copy for a m
 SAVED_SHARE = 0.25  # of the KV cache: rows of preempted sequences, beside it (runtime/kv_cache.py)
 # Of a GPU: CUDA, its libraries and what a step works in. An estimate, not measured.
 GPU_PROCESS_BYTES = 1024**3
+PLAN_BYTES = 32 * 1024**2  # of a plan of TensorRT beside its weights: TensorRT-RTX 1.7.1 wrote 18 MB
 IN_EIGHT_BITS = (Variant.INT8, Variant.INT4)
 
 
@@ -61,12 +62,19 @@ def available_gpu_memory(gpu: str) -> int | None:
         return None
 
 
-def needed_gpu_memory(manifest: Manifest, variant: Variant, num_slots: int) -> int:
+def needed_gpu_memory(
+    manifest: Manifest, variant: Variant, num_slots: int, *, has_plans: bool = False
+) -> int:
     """What a replica needs of a GPU: weights once, and the whole cache, whatever its limit of tokens.
 
     Both are allocated by themselves, exactly. ONNX Runtime's arena, which doubles, holds what a step needs.
+    With plans of TensorRT (`has_plans`) the weights are those of a plan, which has the embedding twice: as
+    a table, and transposed. ONNX Runtime, in its place, needs less.
     """
     need = GPU_PROCESS_BYTES + manifest.variants[variant].size
+    if manifest.kind is Kind.LM and has_plans:
+        shape = manifest.architecture
+        need += PLAN_BYTES + 2 * shape.vocab_size * shape.hidden_size
     if manifest.kind is Kind.LM:
         # The operators of `kernels` run on CPUs only.
         per_token = _bytes_per_token(manifest, variant, has_kernels=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from api.back.cluster.driver import Capabilities
 from api.back.cluster.quality_gate import QualityGate
 from api.back.cluster.resources import available_gpu_memory, available_memory, needed_memory
 from api.errors import Conflict, InvalidInput
+from runtime.config import EngineSettings
 from runtime.contract import Device, Kind, Variant
 from tests.api.back.cluster.deployments import MIB, manifest, version
 
@@ -46,6 +48,10 @@ def test_the_heads_of_each_layer_count() -> None:
     assert caches[1] * 2 == caches[0]
 
 
+def settings(num_slots: int, max_kv_tokens: int = 0, **others: Any) -> EngineSettings:
+    return EngineSettings(num_slots=num_slots, max_kv_tokens=max_kv_tokens, **others)
+
+
 def with_nvidia_smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of the driver's; `script` is its shell."""
     program = folder / "nvidia-smi"
@@ -67,28 +73,46 @@ def test_a_gpu_that_cannot_be_asked_is_left_to_say_it_is_full(
     assert available_gpu_memory("0") is None
     half = manifest(variants=(Variant.FP16,))
     unknown = Capabilities("here", Device.CUDA, available_gpu_memory("0"), has_kernels=False)
-    admission.check_memory(half, Variant.FP16, 10_000, 0, [unknown])
+    admission.check_memory(half, Variant.FP16, settings(10_000, 0), [unknown])
 
 
 def test_a_gpu_needs_room_for_the_whole_cache() -> None:
     half, slot = manifest(variants=(Variant.FP16,)), 2 * 12 * 12 * 1024 * 64 * 2
     needed = resources.GPU_PROCESS_BYTES + 100 * MIB + 32 * slot
     gpu = Capabilities("here", Device.CUDA, needed, has_kernels=True)
-    admission.check_memory(half, Variant.FP16, 32, 1024, [gpu])
+    admission.check_memory(half, Variant.FP16, settings(32, 1024), [gpu])
     with pytest.raises(
         Conflict, match=r"MiB of GPU memory are needed for fp16 with 33 slots, 2276 MiB are free"
     ):
-        admission.check_memory(half, Variant.FP16, 33, 1024, [gpu])
+        admission.check_memory(half, Variant.FP16, settings(33, 1024), [gpu])
+
+
+def test_a_plan_of_tensorrt_has_the_embedding_twice() -> None:
+    half = manifest(variants=(Variant.FP16,))
+    engine = settings(32, device=Device.CUDA)
+    needed = resources.needed_gpu_memory(half, Variant.FP16, 32)
+    more = resources.PLAN_BYTES + 50257 * 768 * 2
+    gpus = [Capabilities("here", Device.CUDA, needed + more - short, has_kernels=False) for short in (0, 1)]
+    admission.check_memory(half, Variant.FP16, engine, gpus[1:])
+    planned = replace(engine, plans="/plans")
+    admission.check_memory(half, Variant.FP16, planned, gpus[:1])
+    with pytest.raises(Conflict, match="MiB of GPU memory are needed for fp16"):
+        admission.check_memory(half, Variant.FP16, planned, gpus[1:])
+    classifier = manifest(Kind.CLASSIFIER, (Variant.FP16,))
+    without, with_plans = (
+        admission.memory_on(gpus[0], classifier, Variant.FP16, e) for e in (engine, planned)
+    )
+    assert without == with_plans
 
 
 def test_replicas_on_one_machine_share_its_memory() -> None:
     need = needed_memory(manifest(), Variant.INT8, 32, has_kernels=True)
     enough, scarce = (Capabilities("here", Device.CPU, free, True) for free in (2 * need, 2 * need - 1))
     other = Capabilities("there", Device.CPU, need, has_kernels=True)
-    admission.check_memory(manifest(), Variant.INT8, 32, 0, [enough, enough, other])
-    admission.check_memory(manifest(), Variant.INT8, 32, 0, [scarce, other])
+    admission.check_memory(manifest(), Variant.INT8, settings(32, 0), [enough, enough, other])
+    admission.check_memory(manifest(), Variant.INT8, settings(32, 0), [scarce, other])
     with pytest.raises(Conflict, match=f"{2 * need // MIB} MiB of memory are needed for 2 replicas of int8"):
-        admission.check_memory(manifest(), Variant.INT8, 32, 0, [scarce, scarce])
+        admission.check_memory(manifest(), Variant.INT8, settings(32, 0), [scarce, scarce])
 
 
 @pytest.mark.parametrize(
