@@ -89,6 +89,8 @@ class Engine:
         self.manifest = manifest
         self.config = config
         self.tokenizer = tokenizer
+        # Why no plan of TensorRT computes. Empty: one does. None: none was asked for.
+        self.fallback: str | None = None
         self._receipt = Receipt(
             release(),
             manifest.digest(config.variant),

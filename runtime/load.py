@@ -6,6 +6,7 @@ quality card. A corrupt file, a wrong provider or a defective build is off by fa
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from runtime.contract import ENGINE_FILE, TOKENIZER_FILE, Fault, Kind, Variant
 from runtime.cuda.accelerator import Accelerator, AcceleratorError, accelerator_of
 from runtime.cuda.plan import PlanError, PlanLimits
 from runtime.cuda.plan_session import PlanSession
-from runtime.cuda.plans import find_plan
+from runtime.cuda.plans import attempt, find_plan
 from runtime.cuda.stream import CudaError
 from runtime.engine import Engine
 from runtime.errors import ModelError, RequestFault
@@ -43,7 +44,7 @@ def load_engine(
 ) -> Engine:
     """Raises ModelError if the folder cannot be served. The callbacks are those of `Engine`.
 
-    Without a `config` the folder has one as ENGINE_FILE.
+    Without a `config` the folder has one as ENGINE_FILE. `Engine.fallback` says whether a plan computes.
     """
     try:
         manifest = Manifest.load(folder)
@@ -51,29 +52,38 @@ def load_engine(
         raise ModelError(f"{MANIFEST_FILE}: {error}") from None
     config = config or EngineConfig.load(folder)
     _check(manifest, config)
-    open_engine = partial(_open, folder, manifest, config, on_stall, on_delivered)
-    if config.plans:
-        try:
-            return open_engine(planned=True)
-        except (AcceleratorError, CudaError, ModelError, PlanError) as error:
-            logger.warning("%s: ONNX Runtime computes, not TensorRT: %s", manifest.name, error)
-    return open_engine(planned=False)
+    accelerator = accelerator_of(config)
+    open_engine = partial(_open, folder, manifest, config, accelerator, on_stall, on_delivered)
+    if accelerator is None or not config.plans:
+        return open_engine(None)
+    try:
+        plan = _find_plan(folder, manifest, config, accelerator)
+        with attempt(plan):
+            engine = open_engine(plan)
+        engine.fallback = ""
+        return engine
+    except (AcceleratorError, CudaError, ModelError, PlanError) as error:
+        reason = str(error)
+    logger.warning("%s: ONNX Runtime computes, not TensorRT: %s", manifest.name, reason)
+    gc.collect()  # the plan's memory, before there is that of ONNX Runtime
+    engine = open_engine(None)
+    engine.fallback = reason
+    return engine
 
 
 def _open(
     folder: Path,
     manifest: Manifest,
     config: EngineConfig,
+    accelerator: Accelerator | None,
     on_stall: Callable[[], None],
     on_delivered: Callable[[], None],
-    *,
-    planned: bool,
+    plan: Path | None,
 ) -> Engine:
-    """With a plan of TensorRT (`planned`) or without. Raises ModelError."""
+    """With a plan of TensorRT, or without. Raises ModelError, and for a plan what `PlanSession` raises."""
     graph = folder / manifest.variants[config.variant].graph.path
-    accelerator = accelerator_of(config)
-    plan = _open_plan(graph, manifest, config, accelerator) if planned and accelerator else None
-    session = LmSession(graph, config.threads, accelerator, plan)
+    opened = PlanSession(plan, accelerator.stream) if plan and accelerator else None
+    session = LmSession(graph, config.threads, accelerator, opened)
     tokenizer = Tokenizer(folder / TOKENIZER_FILE, manifest.architecture.eos_token_id)
     engine = Engine(manifest, config, session, tokenizer, on_stall, on_delivered)
     try:
@@ -84,14 +94,13 @@ def _open(
     return engine
 
 
-def _open_plan(
-    graph: Path, manifest: Manifest, config: EngineConfig, accelerator: Accelerator
-) -> PlanSession:
+def _find_plan(folder: Path, manifest: Manifest, config: EngineConfig, accelerator: Accelerator) -> Path:
+    """Raises AcceleratorError, CudaError, PlanError."""
+    accelerator.check()
+    graph = folder / manifest.variants[config.variant].graph.path
     context = manifest.architecture.context_length
-    stream = accelerator.stream
     limits = PlanLimits(config.num_slots, min(config.most_prompt_tokens, context), context)
-    plan = find_plan(Path(config.plans), graph, manifest.digest(config.variant), limits)
-    return PlanSession(plan, stream)
+    return find_plan(Path(config.plans), graph, manifest.digest(config.variant), limits)
 
 
 def _check(manifest: Manifest, config: EngineConfig) -> None:

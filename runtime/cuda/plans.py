@@ -6,11 +6,17 @@ of an artifact: the folder can be deleted at any time.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import secrets
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import astuple
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import TextIO
 
 from runtime.cuda import libraries
 from runtime.cuda.plan import PlanError, PlanLimits, library
@@ -21,6 +27,8 @@ BUILD_SECONDS = 100.0
 # gpt2 took 1.3 GB for 0.25 GB of weights.
 BUILD_BYTES = 16 * 1024**3
 KEPT = 16  # plans: those that were used last
+ATTEMPTS = 2  # to load a plan that end their processes; then it is not loaded any more
+ATTEMPT = "attempt"  # how the name of a file ends that stands for one
 
 
 def find_plan(folder: Path, graph: Path, digest: str, limits: PlanLimits, *, capability: str = "") -> Path:
@@ -36,11 +44,65 @@ def find_plan(folder: Path, graph: Path, digest: str, limits: PlanLimits, *, cap
         if plan.is_file():
             os.utime(plan)
         else:
+            _forget_attempts(plan)
             _build(graph, plan, limits)
             _remove_oldest(folder)
     except OSError as error:
         raise PlanError(f"{folder}: {error.strerror or error}") from None
     return plan
+
+
+@contextmanager
+def attempt(plan: Path) -> Iterator[None]:
+    """Within it the plan is loaded and answers the golden prompts, which may end this process.
+
+    Raises PlanError where ATTEMPTS processes ended so: this one would, too, and again after each restart. A
+    file beside the plan stands for each attempt. It is locked while its process lives, and is removed when
+    the attempt ends, or with the plan.
+    """
+    try:
+        ended = [file for file in _attempts(plan) if not _is_locked(file)]
+        if len(ended) >= ATTEMPTS:
+            said = ended[-1].read_text().strip()
+            files = f"{plan.stem}.*.{ATTEMPT}"
+            raise PlanError(f"it ended {len(ended)} processes ({said}): delete {files} to try it again")
+        file, path = _begin_attempt(plan)
+    except OSError as error:
+        raise PlanError(f"{plan.parent}: {error.strerror or error}") from None
+    with file:
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _begin_attempt(plan: Path) -> tuple[TextIO, Path]:
+    path = plan.with_suffix(f".{secrets.token_hex(4)}.{ATTEMPT}")
+    file = path.open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    print(f"TensorRT {library().__version__}, process {os.getpid()}, {now}", file=file, flush=True)
+    return file, path
+
+
+def _attempts(plan: Path) -> list[Path]:
+    """In the order of their beginnings."""
+    return sorted(plan.parent.glob(f"{plan.stem}.*.{ATTEMPT}"), key=lambda file: file.stat().st_mtime)
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _forget_attempts(plan: Path) -> None:
+    for file in _attempts(plan):
+        file.unlink(missing_ok=True)
 
 
 def _build(graph: Path, plan: Path, limits: PlanLimits) -> None:
@@ -73,3 +135,4 @@ def _remove_oldest(folder: Path) -> None:
     files = sorted(plans, key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files[KEPT:]:
         file.unlink(missing_ok=True)
+        _forget_attempts(file)

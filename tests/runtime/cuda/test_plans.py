@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,12 +20,24 @@ from runtime.config import EngineConfig
 from runtime.contract import GRAPH_FILE, Device, Variant
 from runtime.cuda import libraries
 from runtime.cuda.plan import PlanError, PlanLimits
-from runtime.cuda.plans import KEPT, _remove_oldest, find_plan
+from runtime.cuda.plan_session import PlanSession
+from runtime.cuda.plans import ATTEMPTS, KEPT, _remove_oldest, attempt, find_plan
 from runtime.engine import Engine
+from runtime.errors import ModelError
 from runtime.load import load_engine
 from tests.runtime.cuda import tensorrt
 from tests.runtime.engines import ask, token_ids
+from tests.runtime.invariants import Invariants
 
+# A process that ends while it loads a plan, with a TensorRT that is only there.
+TENSORRT = "class IAttention: key_value_lengths = None\n__version__ = 'that crashes'\n"
+DIES = """
+import os, sys
+from pathlib import Path
+from runtime.cuda.plans import attempt
+with attempt(Path(sys.argv[1])):
+    os._exit(11)
+"""
 LIMITS = PlanLimits(tensorrt.SLOTS, tensorrt.CHUNK, 96)
 
 
@@ -40,6 +54,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
     monkeypatch.setattr(runtime.load, "accelerator_of", lambda config: Stand())
     monkeypatch.setattr(libraries, "gpu_name", lambda: "the CPU")
+    monkeypatch.setattr(tensorrt, "CHUNK", 96)  # on a GPU, a chunk may be the whole context
 
 
 def load(artifact: Path, plans: Path) -> Engine:
@@ -61,6 +76,8 @@ def test_a_plan_computes(artifact: Path, tmp_path: Path, monkeypatch: pytest.Mon
     engine = load(artifact, tmp_path)
     receipt = ask(engine, "the cat", receipt=True)["receipt"]
     assert (receipt["kernels"], receipt["exact_on"]) == ("tensorrt of the CPU", "not-promised")
+    assert engine.fallback == ""
+    assert list(tmp_path.iterdir()) == [path]
     engine.close()
 
 
@@ -77,8 +94,33 @@ def test_other_answers_than_the_golden_ones_end_in_onnx_runtime(
     with caplog.at_level(logging.WARNING):
         engine = load(artifact, tmp_path)
     assert "ONNX Runtime computes, not TensorRT: tiny-lm: fp16: golden prompt" in caplog.text
+    assert engine.fallback
+    assert engine.fallback.startswith("tiny-lm: fp16: golden prompt")
     assert ask(engine, "the cat", receipt=True)["receipt"]["kernels"].startswith("onnxruntime 1.")
     engine.close()
+
+
+def test_a_plan_that_is_refused_gives_its_memory_back_first(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invariants: Invariants
+) -> None:
+    collect, check_golden, left = gc.collect, runtime.load._check_golden, list[object]()
+
+    def forget_and_collect() -> None:
+        invariants.check()  # this list of the tests forgets the engine that was closed
+        collect()
+        left.append([one for one in gc.get_objects() if isinstance(one, PlanSession)])
+
+    def refuse(_engine: Engine) -> None:
+        monkeypatch.setattr(runtime.load, "_check_golden", check_golden)
+        monkeypatch.setattr(gc, "collect", forget_and_collect)
+        raise ModelError("other answers")
+
+    path = tmp_path / "plan"
+    path.write_text(str(artifact / Variant.FP16.value / GRAPH_FILE))
+    monkeypatch.setattr(runtime.load, "find_plan", lambda *arguments: path)
+    monkeypatch.setattr(runtime.load, "_check_golden", refuse)
+    load(artifact, tmp_path).close()
+    assert left == [[]]
 
 
 def test_what_is_not_built_ends_in_onnx_runtime(
@@ -91,6 +133,42 @@ def test_what_is_not_built_ends_in_onnx_runtime(
     assert len(token_ids(engine, "the cat", temperature=0, max_tokens=3, ignore_eos=True)) == 3
     assert list((tmp_path / "plans").iterdir()) == []
     engine.close()
+
+
+def test_a_plan_that_ends_its_process_is_loaded_twice_and_no_more(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tmp_path / f"{1:064x}.plan"
+    plan.write_text(str(artifact / Variant.FP16.value / GRAPH_FILE))
+    (tmp_path / "tensorrt.py").write_text(TENSORRT)
+    command = [sys.executable, "-c", DIES, str(plan)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    dying = [subprocess.Popen(command, env=environment) for _ in range(ATTEMPTS)]
+    assert [process.wait() for process in dying] == [11] * ATTEMPTS
+    monkeypatch.setattr(runtime.load, "find_plan", lambda *arguments: plan)
+    engine = load(artifact, tmp_path)
+    engine.close()
+    assert engine.fallback
+    assert engine.fallback.startswith("it ended 2 processes (TensorRT that crashes, process ")
+    assert engine.fallback.endswith(f"): delete {plan.stem}.*.attempt to try it again")
+    for file in tmp_path.glob(f"{plan.stem}.*.attempt"):
+        file.unlink()
+    with attempt(plan), attempt(plan), attempt(plan):  # of processes that live
+        pass
+
+
+def test_attempts_are_forgotten_with_their_plan(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.cuda.plans._build", lambda graph, plan, limits: plan.touch())
+    plan = find_plan(tmp_path, artifact, "sha256:1", LIMITS)
+    ended = plan.with_suffix(".0.attempt")
+    ended.touch()
+    assert find_plan(tmp_path, artifact, "sha256:1", LIMITS) == plan
+    assert ended.exists()
+    plan.unlink()
+    assert find_plan(tmp_path, artifact, "sha256:1", LIMITS) == plan
+    assert not ended.exists()
 
 
 def test_a_plan_is_kept_for_its_graph_limits_and_gpu(
@@ -127,6 +205,7 @@ def test_the_plans_that_were_used_last_are_kept(tmp_path: Path) -> None:
     for number, plan in enumerate(plans):
         plan.touch()
         os.utime(plan, (number, number))
+    plans[0].with_suffix(".0.attempt").touch()
     other = tmp_path / "notes.plan"
     other.touch()
     os.utime(other, (0, 0))
