@@ -131,8 +131,8 @@ class Settings(BaseSettings):
         default="",
         validate_default=True,
         description="Folder in which model servers on a GPU build and keep TensorRT's plans, which then "
-        "compute. Where there is none or its golden answers differ, ONNX Runtime computes, and the server's "
-        "log says why. Empty: ONNX Runtime. No plan was run on a GPU yet.",
+        "compute. Where there is none or its golden answers differ, ONNX Runtime computes, and the "
+        "deployment's note says why. Empty: ONNX Runtime. No plan was run on a GPU yet.",
     )
     kernels: Literal["auto", "off", "avx512vnni", "avxvnni", "avx2", "reference"] = Field(
         default="auto",

@@ -161,13 +161,14 @@ def _engine_metrics() -> Iterator[tuple[str, str, str, str]]:
     sys.path.append(
         str(Path(sysconfig.get_path("platlib")) / "pytriton" / "tritonserver" / "backends" / "python")
     )
-    from runtime.triton.metrics import COUNTERS, FINISHED, GAUGES, HEAD_RUNS
+    from runtime.triton.metrics import COUNTERS, FALLBACK, FINISHED, GAUGES, HEAD_RUNS
 
     for name, (_, text) in GAUGES.items():
         yield name, "gauge", text, ""
     for name, (_, text) in COUNTERS.items():
         yield name, "counter", text, ""
     yield (*FINISHED[:1], "counter", FINISHED[1], ", `reason`")
+    yield FALLBACK[0], "gauge", FALLBACK[1], ", `reason`"
     yield (*HEAD_RUNS[:1], "counter", HEAD_RUNS[1], "")
 
 

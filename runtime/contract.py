@@ -16,6 +16,7 @@ TOKENIZER_FILE = "tokenizer.json"
 ENGINE_FILE = "engine.json"
 GRAPH_FILE = "model.onnx"
 BACKEND_NAME = "lmaas"
+FALLBACK_METRIC = "lmaas_engine_fallback_timestamp_seconds"  # of a model server; its label `reason`
 DRAIN_VARIABLE = "LMAAS_DRAIN_SECONDS"  # what a `lmaas triton` gives the requests of its models to end
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")

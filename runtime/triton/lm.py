@@ -44,7 +44,7 @@ class LmAdapter:
         self._responses: dict[str, LmResponses] = {}  # of requests under way on their own streams
         self._sessions = Sessions(lambda request_id: self._engine.abort(request_id))
         self._engine = load_engine(folder, end_process, self._sessions.flush)
-        self._metrics = EngineMetrics(labels)
+        self._metrics = EngineMetrics(labels, self._engine.fallback)
         self._numbers = itertools.count()
         self._asking_due = self._metrics_due = self._sessions_due = 0.0  # on the monotonic clock, seconds
         self._closing = threading.Event()

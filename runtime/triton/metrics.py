@@ -6,12 +6,13 @@ Triton's `nv_inference_pending_request_count` says nothing for a backend that ta
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from runtime.contract import FinishReason
+from runtime.contract import FALLBACK_METRIC, FinishReason
 from runtime.engine import EngineStats
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,11 @@ COUNTERS = {
     "lmaas_engine_decode_seconds_total": ("decode_seconds", "Time from first token to last"),
 }
 FINISHED = ("lmaas_engine_sequences_finished_total", "Sequences that ended, by reason")
+FALLBACK = (
+    FALLBACK_METRIC,
+    "With plans of TensorRT: when the model was loaded; why ONNX Runtime computes, empty where a plan does",
+)
+MAX_REASON = 300  # characters
 HEAD_RUNS = ("lmaas_head_runs_total", "Runs of the graph of a trained head")
 
 
@@ -82,7 +88,9 @@ class HeadMetrics(_Metrics):
 
 
 class EngineMetrics(_Metrics):
-    def __init__(self, labels: dict[str, str]) -> None:
+    def __init__(self, labels: dict[str, str], fallback: str | None) -> None:
+        """`fallback` is that of the engine."""
+        self._fallback = fallback
         self._gauges: dict[str, Any] = {}
         self._counters: dict[str, Any] = {}
         self._reported: dict[str, float] = {}
@@ -110,3 +118,7 @@ class EngineMetrics(_Metrics):
         for reason in FinishReason:
             metric = finished.Metric(labels={**labels, "reason": reason.value})
             self._counters[FINISHED[0] + reason.value] = metric
+        if self._fallback is not None:
+            # The time tells loads apart: Triton may go on to show what a process said that has died.
+            named = {**labels, "reason": " ".join(self._fallback.split())[:MAX_REASON]}
+            self._family(*FALLBACK, "GAUGE").Metric(labels=named).set(time.time())

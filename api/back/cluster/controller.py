@@ -18,6 +18,7 @@ import time
 from api.back.cluster.backoff import STABLE_SECONDS, backoff_seconds
 from api.back.cluster.loading import ModelLoader, TritonUnresponsive, Unresponsive
 from api.back.cluster.messages import RETRY_SECONDS
+from api.back.cluster.metrics import engine_fallback
 from api.back.cluster.probe import LoadProgress, Prober
 from api.back.cluster.replica import Replica
 from api.back.cluster.triton_client import ENDING_SECONDS, TritonClient
@@ -108,6 +109,7 @@ class ReplicaController:
                     failures += 1
                     await self._load_failed(client, error, failures)
                 continue
+            replica.note = await self._note()
             replica.trust()  # its last step was a good probe
             replica.become(DeploymentState.READY)
             failures, began = 0, time.monotonic()
@@ -122,6 +124,12 @@ class ReplicaController:
             deaths = 0 if time.monotonic() - began > STABLE_SECONDS else deaths + 1
             if deaths > QUICK_RELOADS:
                 await asyncio.sleep(backoff_seconds(deaths - QUICK_RELOADS, MAX_BACKOFF_SECONDS))
+
+    async def _note(self) -> str | None:
+        if not self._settings.engine.plans:
+            return None
+        reason = await engine_fallback(self._driver.endpoints.metrics, *self.replica.version)
+        return None if reason is None else f"tensorrt: fell back: {reason}"
 
     async def _load_failed(self, client: TritonClient, error: Exception, failures: int) -> None:
         """Restart the server where Triton itself hangs, and only then: that interrupts its other models."""

@@ -115,10 +115,12 @@ class Deployment:
     def status(self) -> DeploymentRecord:
         """The record with its present state."""
         servers = {replica.server.name: replica.state for replica in self.replicas}
+        notes = dict.fromkeys([self.record.note, *(replica.note for replica in self.replicas)])
         return dataclasses.replace(
             self.record,
             state=self.state,
             error=self.error,
+            note="; ".join(filter(None, notes)) or None,
             servers=servers,
             artifact=self._artifact,
             rollout=self._rollout(),

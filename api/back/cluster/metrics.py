@@ -7,8 +7,12 @@ from collections.abc import Mapping
 
 import httpx
 
+from runtime.contract import FALLBACK_METRIC
+
 TIMEOUT_SECONDS = 1.0
 OURS = re.compile(r"^(# (HELP|TYPE) )?lmaas_")
+FALLBACK = re.compile(rf"^{FALLBACK_METRIC}\{{(?P<labels>.*)\}} (?P<value>\S+)$")
+LABEL = re.compile(r'(?P<name>\w+)="(?P<value>(?:[^"\\]|\\.)*)"')
 COUNTER = re.compile(r"^(?P<series>lmaas_\w+_total(\{.*\})?) (?P<value>\S+)$")
 
 
@@ -53,3 +57,13 @@ async def engine_counters(address: str, model: str, version: int) -> dict[str, f
         for sample in samples
         if sample and all(label in sample["series"] for label in labels)
     }
+
+
+async def engine_fallback(address: str, model: str, version: int) -> str | None:
+    """Why the latest load of a version fell back from TensorRT; None where it did not, or is unknown."""
+    loads: list[tuple[float, str]] = []
+    for sample in map(FALLBACK.match, (await engine_lines(address)).splitlines()):
+        labels = {} if sample is None else dict(LABEL.findall(sample["labels"]))
+        if sample is not None and (labels["model"], labels["version"]) == (model, str(version)):
+            loads.append((float(sample["value"]), re.sub(r"\\(.)", r"\1", labels["reason"])))
+    return max(loads, default=(0.0, ""))[1] or None

@@ -54,6 +54,7 @@ class Replica:
         self.server = server
         self.state = DeploymentState.LOADING
         self.error: str | None = None  # why it is unhealthy or failed
+        self.note: str | None = None  # what its last load says of how it computes
         self.last_good: float | None = None  # when an inference last succeeded, a caller's or a probe
         self.load_seconds: float | None = None  # that its latest load took, until a probe was answered
         self.in_flight = 0  # requests of callers

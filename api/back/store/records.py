@@ -178,7 +178,8 @@ class DeploymentRecord:
     canary: CanaryPolicy | None = None
     events: tuple[DeploymentEvent, ...] = ()  # the last ones, oldest first
     autoscale: Autoscale | None = None  # None: `replicas` stays as it is
-    note: str | None = None  # why this variant; derived from its quality card, and not stored
+    # Why this variant, by its quality card, and what its replicas say of how they compute; not stored.
+    note: str | None = None
     artifact: str = field(default="", compare=False)  # the digest of what is served; not stored
     # The state of the replica on each server, by the server's name; not stored.
     servers: dict[str, DeploymentState] = field(default_factory=dict, compare=False)

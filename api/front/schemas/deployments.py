@@ -116,7 +116,10 @@ class DeploymentView(BaseModel):
     precision: VariantName = Field(description="What is served.")
     artifact: str = Field(description="The digest that receipts of its answers have.")
     precision_asked: Precision
-    note: str | None = Field(description="Why this precision: what its quality card says of it or of others.")
+    note: str | None = Field(
+        description="Why this precision: what its quality card says of it or of others. Where plans of "
+        "TensorRT are on and ONNX Runtime computes: why."
+    )
     state: Literal["loading", "ready", "unhealthy", "failed", "idle", "unloading"]
     replicas: int
     traffic_weight: int = Field(

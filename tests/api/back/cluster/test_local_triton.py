@@ -15,6 +15,7 @@ import pytest
 from api.back.cluster.cleanup import python_backends, remove_environments
 from api.back.cluster.installation import Installation, assemble_backends
 from api.back.cluster.local_triton import LocalTriton
+from api.back.cluster.metrics import engine_fallback
 from api.back.cluster.repository import ModelRepository
 from api.back.cluster.server_home import HOST, SHARED_MEMORY, Ports, ServerHome, shared_memory_prefix
 from api.back.cluster.triton_client import TritonClient
@@ -30,8 +31,17 @@ pytestmark = pytest.mark.anyio
 # A backend of this test alone: it ends its process where its model is named so.
 BACKEND = """
 import os
+import triton_python_backend_utils as pb_utils
 class TritonPythonModel:
     def initialize(self, args):
+        self.family = pb_utils.MetricFamily(
+            name="lmaas_engine_fallback_timestamp_seconds", description="", kind=pb_utils.MetricFamily.GAUGE
+        )
+        self.metrics = []
+        for second, reason in enumerate(["", 'no "plan", {1} in C:\\\\plans']):
+            labels = {"model": "sound", "version": "1", "reason": reason}
+            self.metrics.append(self.family.Metric(labels=labels))
+            self.metrics[-1].set(1795000000 + second)
         if args["model_name"] == "fatal":
             os._exit(1)
         if args["model_name"] == "broken":
@@ -109,6 +119,15 @@ async def test_a_model_that_does_not_load_says_why(
     with pytest.raises(error, match=reason):
         await server.load(model, 30)
     assert await server.live(5)
+    await server.close()
+
+
+async def test_what_a_model_says_of_its_load_is_read_from_its_metrics(triton: LocalTriton) -> None:
+    server, address = client(triton), triton.endpoints.metrics
+    assert await engine_fallback(address, "sound", 1) is None
+    await server.load("sound", 30)
+    assert await engine_fallback(address, "sound", 1) == 'no "plan", {1} in C:\\plans'
+    assert await engine_fallback(address, "sound", 2) is None
     await server.close()
 
 

@@ -38,3 +38,21 @@ def test_the_samples_of_several_servers_stand_together() -> None:
     assert len(joined.splitlines()) == 2 + 2 * 4
     assert metrics.join_servers({"triton-0": "lmaas_up 1\n"}) == 'lmaas_up{server="triton-0"} 1\n'
     assert metrics.join_servers({"triton-0": "", "triton-1": ""}) == ""
+
+
+@pytest.mark.anyio
+async def test_the_latest_load_says_why_it_fell_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton may still show what a process said that has died."""
+    name = "lmaas_engine_fallback_timestamp_seconds"
+
+    async def lines(address: str) -> str:
+        return f"""{LINES}# TYPE {name} gauge
+{name}{{model="tiny",reason="no \\"plan\\" in C:\\\\plans, {{1}}",version="1"}} 1795000001
+{name}{{model="tiny",reason="",version="1"}} 1795000000
+{name}{{model="tiny",reason="no plan",version="2"}} 1795000000.5
+{name}{{model="tiny",reason="",version="2"}} 1795000000.75
+"""
+
+    monkeypatch.setattr(metrics, "engine_lines", lines)
+    found = [await metrics.engine_fallback("127.0.0.1:1", "tiny", number) for number in (1, 2, 3)]
+    assert found == ['no "plan" in C:\\plans, {1}', None, None]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from api.back.cluster import controller, supervisor
+from api.back.cluster import controller, metrics, supervisor
 from api.back.cluster.backoff import backoff_seconds
 from api.back.cluster.controller import ReplicaController
 from api.back.cluster.driver import Capabilities
+from api.back.cluster.loading import ModelLoader
 from api.back.cluster.pool import ServerPool
 from api.back.cluster.probe import LoadProgress
 from api.back.cluster.records import MemoryRecord, ServerState
@@ -22,6 +24,7 @@ from api.back.cluster.triton_client import TritonClient
 from api.back.settings import BackSettings
 from api.back.store.records import DeploymentState
 from api.errors import Conflict, ServerFault, Unavailable
+from runtime.config import EngineSettings
 from runtime.contract import Device
 from tests.api.back.cluster.deployments import MIB, ScriptedDriver, deployed, manifest
 
@@ -83,6 +86,28 @@ async def test_a_controller_outlives_its_own_failures(
     await until_the_third(failing, controlling.run())
     assert replica.state is DeploymentState.FAILED
     assert replica.error == "its supervision failed; the log says how"
+
+
+async def test_a_deployment_notes_that_tensorrt_fell_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = 'lmaas_engine_fallback_timestamp_seconds{model="m",reason="no plan",version="1"} 1.5e+09'
+
+    async def nothing(*_: object) -> str:
+        return said
+
+    monkeypatch.setattr(metrics, "engine_lines", nothing)
+    monkeypatch.setattr(ModelLoader, "bring_up", nothing)
+    for plans, notes in (("", ""), ("/plans", "; tensorrt: fell back: no plan")):
+        deployment = deployed("m", state=DeploymentState.LOADING)
+        deployment.record = dataclasses.replace(deployment.record, note="it was forced")
+        engine = EngineSettings(device=Device.CUDA, plans=plans)
+        settings = BackSettings(home=tmp_path, engine=engine)
+        controlling = ReplicaController(deployment.replicas[0], settings, asyncio.Lock(), LoadProgress())
+        controlling.start()
+        await asyncio.wait_for(deployment.replicas[0].settled.wait(), 5)
+        await controlling.close()
+        assert deployment.status.note == f"it was forced{notes}"
 
 
 async def test_any_driver_is_kept_running() -> None:
