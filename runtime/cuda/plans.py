@@ -9,8 +9,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import secrets
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
@@ -61,7 +61,7 @@ def attempt(plan: Path) -> Iterator[None]:
     the attempt ends, or with the plan.
     """
     try:
-        ended = [file for file in _attempts(plan) if not _is_locked(file)]
+        ended = [file for file in _attempts(plan) if _has_ended(file)]
         if len(ended) >= ATTEMPTS:
             said = ended[-1].read_text().strip()
             files = f"{plan.stem}.*.{ATTEMPT}"
@@ -78,7 +78,7 @@ def attempt(plan: Path) -> Iterator[None]:
 
 
 def _begin_attempt(plan: Path) -> tuple[TextIO, Path]:
-    path = plan.with_suffix(f".{secrets.token_hex(4)}.{ATTEMPT}")
+    path = plan.with_suffix(f".{time.time_ns()}.{os.getpid()}.{ATTEMPT}")
     file = path.open("w")
     fcntl.flock(file, fcntl.LOCK_EX)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -87,17 +87,18 @@ def _begin_attempt(plan: Path) -> tuple[TextIO, Path]:
 
 
 def _attempts(plan: Path) -> list[Path]:
-    """In the order of their beginnings."""
-    return sorted(plan.parent.glob(f"{plan.stem}.*.{ATTEMPT}"), key=lambda file: file.stat().st_mtime)
+    """In the order of their beginnings, which their names have."""
+    return sorted(plan.parent.glob(f"{plan.stem}.*.{ATTEMPT}"))
 
 
-def _is_locked(path: Path) -> bool:
-    with path.open() as file:
-        try:
+def _has_ended(path: Path) -> bool:
+    """Whether its process ended, and the attempt did not: such a file stays."""
+    try:
+        with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return True
 
 
 def _forget_attempts(plan: Path) -> None:
