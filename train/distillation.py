@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train.batching import Batch
+from train.row_losses import PartLoss, mean_loss
 
 HEADS = ("lm_head", "score", "classifier", "intent_head", "slot_head")  # modules whose outputs are logits
 
@@ -54,8 +55,8 @@ class Outputs:
 
 
 class Teacher(Protocol):
-    def soften(self, batch: Batch, temperature: float) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Probabilities of each head at the temperature, and the last hidden states where there are some."""
+    def answer(self, batch: Batch) -> Outputs:
+        """Logits of each head, and the last hidden states where there are some; none has a gradient."""
 
 
 @contextmanager
@@ -102,13 +103,11 @@ class ModelTeacher:
         self.width: int = model.config.n_embd  # of its hidden states
 
     @torch.no_grad()
-    def soften(self, batch: Batch, temperature: float) -> tuple[dict[str, Tensor], Tensor | None]:
+    def answer(self, batch: Batch) -> Outputs:
         self._model.to(batch["rows"].device)
         with watched(self._model) as found:
             self._loss_of(batch)
-        return {
-            name: (logits.float() / temperature).softmax(dim=-1) for name, logits in found.logits.items()
-        }, found.hidden
+        return found
 
 
 class TableTeacher:
@@ -120,11 +119,10 @@ class TableTeacher:
         self._known = {tuple(row): place for place, row in enumerate(rows)}
         self._log_probabilities = probabilities.clamp_min(1e-6).log()
 
-    def soften(self, batch: Batch, temperature: float) -> tuple[dict[str, Tensor], Tensor | None]:
+    def answer(self, batch: Batch) -> Outputs:
         rows, lengths = batch["rows"].tolist(), batch["lengths"].tolist()
         places = [self._known[tuple(row[:length])] for row, length in zip(rows, lengths, strict=True)]
-        logits = self._log_probabilities[places].to(batch["rows"].device)
-        return {self._head: (logits / temperature).softmax(dim=-1)}, None
+        return Outputs({self._head: self._log_probabilities[places].to(batch["rows"].device)})
 
 
 class Distilled:
@@ -142,14 +140,16 @@ class Distilled:
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of a batch, a scalar."""
         weights = self._weights
-        answers = [teacher.soften(batch, weights.temperature) for teacher in self._teachers]
+        answers = [teacher.answer(batch) for teacher in self._teachers]
         with watched(self._model) as found:
-            loss = weights.alpha * self._loss_of(batch)
+            hard = self._loss_of(batch)
+        # With a weight of zero its gradient would still be computed.
+        loss = weights.alpha * hard if weights.alpha else torch.zeros_like(hard)
         if weights.beta:
-            given = [probabilities for probabilities, _ in answers]
+            given = [answer.logits for answer in answers]
             soft = soft_loss(found.logits, given, weights.temperature, batch["lengths"])
             loss = loss + weights.beta * soft
-        hidden = next((states for _, states in answers if states is not None), None)
+        hidden = next((answer.hidden for answer in answers if answer.hidden is not None), None)
         if weights.gamma and hidden is not None and found.hidden is not None:
             loss = loss + weights.gamma * cosine_loss(found.hidden, hidden, batch["lengths"])
         return loss
@@ -169,13 +169,28 @@ def soft_loss(
     for name, own in logits.items():
         given = [answers[name] for answers in teachers if name in answers]
         if given:
-            wanted = torch.stack(given).mean(dim=0)
-            found = (own.float() / temperature).log_softmax(dim=-1)
-            if found.ndim == 3:
-                inside = tokens_of(found, lengths)
-                found, wanted = found[inside], wanted[inside]
-            losses.append(F.kl_div(found, wanted, reduction="batchmean"))
-    return temperature**2 * torch.stack(losses).sum()
+            one = torch.ones(len(own), dtype=torch.bool, device=own.device)
+            counted = tokens_of(own, lengths).flatten() if own.ndim == 3 else one
+            flat = [each.flatten(0, -2) for each in given]
+            losses.append(mean_loss(own.flatten(0, -2), counted, divergence(flat, temperature)))
+    return torch.stack(losses).sum()
+
+
+def divergence(given: Sequence[Tensor], temperature: float) -> PartLoss:
+    """temperature^2 * KL of rows from the mean of the probabilities of the teachers' logits [n, classes]."""
+
+    def loss_of(part: slice, own: Tensor) -> tuple[Tensor, Tensor]:
+        wanted = (given[0][part].float() / temperature).softmax(dim=-1)
+        for more in given[1:]:
+            wanted += (more[part].float() / temperature).softmax(dim=-1)
+        wanted /= len(given)
+        found = (own / temperature).log_softmax(dim=-1)
+        # A probability of 0 has no share in the sum, and its logarithm must not be infinite.
+        terms = wanted.clamp_min(1e-30).log_().sub_(found).mul_(wanted)
+        slopes = found.exp_().sub_(wanted).mul_(temperature)
+        return temperature**2 * terms.sum(dim=-1), slopes
+
+    return loss_of
 
 
 def cosine_loss(states: Tensor, wanted: Tensor, lengths: Tensor) -> Tensor:

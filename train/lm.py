@@ -16,8 +16,8 @@ from train.batching import Batch, EpochBatches, length_buckets, pad
 from train.checkpoint import save_checkpoint
 from train.data import TextRow
 from train.data.preprocessing import pack
-from train.heads import IGNORED
 from train.language_model import negative_log_likelihood
+from train.row_losses import cross_entropy
 from train.trainer import Figures
 
 
@@ -70,8 +70,7 @@ class LmTraining:
         rows, lengths = batch["rows"], batch["lengths"]
         inside = torch.arange(1, rows.shape[1], device=rows.device) < lengths[:, None]
         logits = self.model(rows[:, :-1], use_cache=False).logits
-        targets = torch.where(inside, rows[:, 1:], IGNORED)
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), inside.flatten())
 
     @property
     def module(self) -> GPT2LMHeadModel:

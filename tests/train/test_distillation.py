@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from tests.train.tiny import SENTENCES, tiny_config, tiny_tokenizer
+from train import row_losses
 from train.batching import Batch, pad
 from train.distillation import (
     Distilled,
@@ -59,21 +60,21 @@ def test_soft_loss_is_the_divergence_at_the_temperature() -> None:
         powers = [math.exp(value / 3) for value in row]
         own = [power / sum(powers) for power in powers]
         expected += sum(p * math.log(p / q) for p, q in zip(probabilities, own, strict=True)) / 2
-    found = soft_loss({"score": logits}, [{"score": wanted}], 3.0, torch.tensor([1, 1]))
+    found = soft_loss({"score": logits}, [{"score": 3 * wanted.log()}], 3.0, torch.tensor([1, 1]))
     assert found.item() == pytest.approx(9 * expected, rel=1e-5)
 
 
 def test_several_teachers_are_their_mean() -> None:
     logits, lengths = torch.randn(4, 3), torch.ones(4, dtype=torch.int64)
     one, other = torch.randn(4, 3).softmax(1), torch.randn(4, 3).softmax(1)
-    both = soft_loss({"score": logits}, [{"score": one}, {"score": other}], 2.0, lengths)
-    mean = soft_loss({"score": logits}, [{"score": (one + other) / 2}], 2.0, lengths)
+    both = soft_loss({"score": logits}, [{"score": one.log()}, {"score": other.log()}], 1.0, lengths)
+    mean = soft_loss({"score": logits}, [{"score": ((one + other) / 2).log()}], 1.0, lengths)
     assert both.item() == pytest.approx(mean.item(), rel=1e-5)
 
 
 def test_padding_does_not_count() -> None:
     lengths = torch.tensor([2, 3])
-    logits, wanted = torch.randn(2, 3, 5), torch.randn(2, 3, 5).softmax(2)
+    logits, wanted = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
     states, others = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
 
     def terms() -> list[float]:
@@ -87,6 +88,24 @@ def test_padding_does_not_count() -> None:
     logits[0, 1, 0] += 1
     others[0, 1, 0] += 1
     assert all(one != other for one, other in zip(terms(), before, strict=True))
+
+
+@pytest.mark.parametrize("at_once", [1, 15, 1 << 19])
+def test_the_gradient_of_the_soft_loss_is_that_of_the_formula(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(row_losses.AT_ONCE, "cpu", at_once)
+    lengths, counted = torch.tensor([2, 4]), [0, 1, 4, 5, 6, 7]
+    own, *given = torch.randn(3, 2, 4, 5).unbind()
+    own.requires_grad_()
+    found = 3 * soft_loss({"lm_head": own}, [{"lm_head": each} for each in given], 2.0, lengths)
+    wanted = torch.stack([(each / 2).softmax(2) for each in given]).mean(0)
+    plain = F.kl_div(
+        (own / 2).log_softmax(2).view(8, 5)[counted], wanted.view(8, 5)[counted], reduction="batchmean"
+    )
+    assert found.item() == pytest.approx(3 * 4 * plain.item(), rel=1e-5)
+    ours, wanted = (torch.autograd.grad(loss, own)[0] for loss in (found, 3 * 4 * plain))
+    assert torch.allclose(ours, wanted, atol=1e-6)
 
 
 def test_equal_states_cost_nothing() -> None:
@@ -107,7 +126,7 @@ def test_the_loss_is_the_weighted_sum() -> None:
     with watched(student) as own, watched(teacher) as given:
         hard = loss_of(student, BATCH)
         loss_of(teacher, BATCH)
-    soft = soft_loss(own.logits, [{"score": (given.logits["score"] / 2).softmax(1)}], 2.0, BATCH["lengths"])
+    soft = soft_loss(own.logits, [given.logits], 2.0, BATCH["lengths"])
     assert own.hidden is not None
     assert given.hidden is not None
     cosine = cosine_loss(own.hidden, given.hidden, BATCH["lengths"])
@@ -143,11 +162,9 @@ def test_a_table_gives_the_probabilities_of_each_row() -> None:
     probabilities = torch.rand(len(IDS), 3).softmax(1)
     teacher = TableTeacher("score", IDS, probabilities)
     chosen: Batch = {"rows": BATCH["rows"][[3, 1]], "lengths": BATCH["lengths"][[3, 1]]}
-    given, hidden = teacher.soften(chosen, 1.0)
-    assert torch.allclose(given["score"], probabilities[[3, 1]], atol=1e-5)
-    assert hidden is None
-    soft, _ = teacher.soften(chosen, 4.0)
-    assert soft["score"].max() < given["score"].max()
+    found = teacher.answer(chosen)
+    assert torch.allclose(found.logits["score"].softmax(1), probabilities[[3, 1]], atol=1e-5)
+    assert found.hidden is None
 
 
 def test_a_language_model_is_watched_too() -> None:
