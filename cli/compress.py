@@ -104,6 +104,12 @@ def distil(
     width: Annotated[
         int | None, typer.Option(help="Width of the student, below the teacher's.", min=1)
     ] = None,
+    neurons: Annotated[
+        int | None,
+        typer.Option(
+            help="MLP neurons in each layer of a narrower student. Default: 4 times --width.", min=1
+        ),
+    ] = None,
     student: Annotated[
         str | None, typer.Option(help="Begin with this checkpoint, and not with the teacher's layers.")
     ] = None,
@@ -135,6 +141,7 @@ def distil(
             Weights(temperature, alpha, beta, gamma),
             layers,
             width,
+            neurons,
         )
         before = [(_title(name), folders[name]) for name in names]
         _run(config.head.kind, options, change, before or [("student before", folders[begin])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from train.evaluation.baseline import LinearBaseline
 from train.heads import encode
 from train.job import Change, Data, RunError
 from train.kinds import make_training
+from train.narrowing import with_width
 from train.options import LINEAR, Options
 from train.pruning import Criterion, Shares, cut, kept_units, measure_importance
 from train.start import Start, open_start
@@ -69,14 +71,27 @@ class Distilling(Change):
     weights: Weights
     layers: int | None  # None: those of the student that the run starts with
     width: int | None  # None: that of the start
+    neurons: int | None = None  # of each layer of a narrower student; None: four times the width
 
     def fixed(self) -> dict[str, str]:
-        given = {"--layers": self.layers, "--width": self.width, **asdict(self.weights)}
+        given = {
+            "--layers": self.layers,
+            "--width": self.width,
+            "--neurons": self.neurons,
+            **asdict(self.weights),
+        }
         return {"TEACHER": ", ".join(self.teachers)} | {name: str(value) for name, value in given.items()}
 
-    def start(self, start: Start) -> Start:
+    def start(self, start: Start, data: Data) -> Start:
         start = start if self.layers is None else with_layers(start, self.layers)
-        return start if self.width in (None, start.config.n_embd) else with_width(start, int(self.width or 0))
+        if self.width in (None, start.config.n_embd):
+            if self.neurons is not None:
+                raise ValueError("neurons: only a student with a smaller --width has a number of its own")
+            return start
+        # Its own config: a training changes it.
+        whole = replace(start, config=deepcopy(start.config))
+        wide = make_training(self.kind, whole, data.train, replace(self.options, token_dropout=0.0))
+        return with_width(start, wide, int(self.width or 0), self.neurons)
 
     def training(self, training: Training, data: Data) -> Training:
         teachers = [self._open(teacher, training, data) for teacher in self.teachers]
@@ -153,27 +168,6 @@ def with_layers(start: Start, count: int) -> Start:
     for key in ("layer_heads", "layer_neurons"):
         if numbers := getattr(start.config, key, None):
             setattr(start.config, key, [numbers[old] for old in chosen])
-    return replace(start, tensors=kept)
-
-
-def with_width(start: Start, width: int) -> Start:
-    """A narrower model with heads of the same size. Its weights are random but those of the embeddings.
-
-    These are the start's, on the axes on which they differ most (principal components). A bag of n-grams
-    has no width, and stays.
-    """
-    config = start.config
-    size, old = config.n_embd // config.n_head, config.n_embd
-    if not 0 < width < old or width % size:
-        raise ValueError(f"width: {width}: a multiple of the head size {size}, below {old}, is needed")
-    tokens = start.tensors["wte.weight"].float()
-    axes = torch.linalg.svd(tokens - tokens.mean(dim=0), full_matrices=False).Vh[:width].T
-    kept = {name: start.tensors[name].float() @ axes for name in ("wte.weight", "wpe.weight")}
-    kept |= {name: tensor for name, tensor in start.tensors.items() if name.startswith("ngrams.")}
-    config.n_embd, config.n_head, config.n_inner = width, width // size, None
-    for key in ("layer_heads", "layer_neurons"):
-        if hasattr(config, key):
-            delattr(config, key)
     return replace(start, tensors=kept)
 
 

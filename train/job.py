@@ -66,7 +66,7 @@ class Change:
     def accept(self, data: Data) -> None:
         """Look at the rows before anything is made of them. Raises RunError."""
 
-    def start(self, start: Start) -> Start:
+    def start(self, start: Start, data: Data) -> Start:
         """Another architecture, or other weights. Raises ValueError."""
         return start
 
@@ -97,8 +97,8 @@ def run(kind: Kind, options: Options, show: Show, command: str, change: Change |
     change.accept(data)
     torch.manual_seed(options.seed)
     start = open_start(kind, options, (text for row in data.train for text in texts_of(row)))
-    start = change.start(start)
     data = within_context(data, kind, start, options, show)
+    start = change.start(start, data)
     training = make_training(kind, start, data.train, options)
     if (fitted := fit_bag(training, data.train, data.held_out)) is not None:
         show(fitted)
