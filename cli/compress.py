@@ -110,6 +110,10 @@ def distil(
             help="MLP neurons in each layer of a narrower student. Default: 4 times --width.", min=1
         ),
     ] = None,
+    ngram_buckets: Annotated[
+        int | None,
+        typer.Option(help="Buckets of the student's bag of n-grams, a divisor of the teacher's.", min=1),
+    ] = None,
     student: Annotated[
         str | None, typer.Option(help="Begin with this checkpoint, and not with the teacher's layers.")
     ] = None,
@@ -142,6 +146,7 @@ def distil(
             layers,
             width,
             neurons,
+            ngram_buckets,
         )
         before = [(_title(name), folders[name]) for name in names]
         _run(config.head.kind, options, change, before or [("student before", folders[begin])])

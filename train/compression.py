@@ -72,18 +72,21 @@ class Distilling(Change):
     layers: int | None  # None: those of the student that the run starts with
     width: int | None  # None: that of the start
     neurons: int | None = None  # of each layer of a narrower student; None: four times the width
+    buckets: int | None = None  # of the student's bag of n-grams; None: those of the start
 
     def fixed(self) -> dict[str, str]:
         given = {
             "--layers": self.layers,
             "--width": self.width,
             "--neurons": self.neurons,
+            "--ngram-buckets": self.buckets,
             **asdict(self.weights),
         }
         return {"TEACHER": ", ".join(self.teachers)} | {name: str(value) for name, value in given.items()}
 
     def start(self, start: Start, data: Data) -> Start:
         start = start if self.layers is None else with_layers(start, self.layers)
+        start = start if self.buckets is None else with_buckets(start, self.buckets)
         if self.width in (None, start.config.n_embd):
             if self.neurons is not None:
                 raise ValueError("neurons: only a student with a smaller --width has a number of its own")
@@ -169,6 +172,22 @@ def with_layers(start: Start, count: int) -> Start:
         if numbers := getattr(start.config, key, None):
             setattr(start.config, key, [numbers[old] for old in chosen])
     return replace(start, tensors=kept)
+
+
+def with_buckets(start: Start, count: int) -> Start:
+    """A bag of n-grams with fewer buckets: each has the sum of the weights of those that fall together.
+
+    Raises ValueError where the start has no bag, or one whose number of buckets is no multiple of `count`.
+    """
+    buckets = getattr(start.config, "ngram_buckets", None)
+    if not buckets or count < 1 or buckets % count:
+        has = f"its bag of n-grams has {buckets:,} buckets" if buckets else "it has no bag of n-grams"
+        raise ValueError(f"ngram buckets: {count}: a divisor of the start's is needed, and {has}")
+    # A bucket is a remainder, and that by a divisor is the remainder of it.
+    table = start.tensors["ngrams.weight"].float()
+    start.config.ngram_buckets = count
+    folded = table.view(-1, count, table.shape[1]).sum(dim=0)
+    return replace(start, tensors={**start.tensors, "ngrams.weight": folded})
 
 
 def linear_teacher(student: Any, rows: Sequence[Any]) -> Teacher:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from lmaas import app
 from tests.train.tiny import SENTENCES, tiny_config, tiny_tokenizer
 from train import compression_report
 from train.checkpoint import save_checkpoint
-from train.compression import with_layers
+from train.compression import with_buckets, with_layers
 from train.data import Kind
 from train.head_parts import make_bag
 from train.joint_nlu import JointNlu
@@ -136,9 +137,23 @@ def test_a_pruned_nlu_model(folder: Path, tmp_path: Path) -> None:
 def test_a_student_of_two_teachers_and_a_linear_one(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "student"
     teachers = (folder / "classifier0", folder / "classifier1", "linear")
-    table = lmaas("distil", *teachers, "--data", folder / "rows.jsonl", "--layers", 1, "--out", out, *FAST)
+    table = lmaas(
+        "distil",
+        *teachers,
+        "--data",
+        folder / "rows.jsonl",
+        "--layers",
+        1,
+        "--out",
+        out,
+        *FAST,
+        "--ngram-buckets",
+        16,
+    )
     config = read_config(out)
     assert config.num_layers == 1
+    assert config.ngrams is not None
+    assert config.ngrams.buckets == 16
     assert "| classifier0 | classifier1 | student | change |" in table
     found, teacher = (load_file(each / "model.safetensors") for each in (out, folder / "classifier0"))
     assert len(found) < len(teacher)
@@ -169,6 +184,7 @@ def test_a_narrower_language_model_learns_from_a_pruned_one(folder: Path, tmp_pa
             "width: 48: a multiple of the head size 32, below 64",
         ),
         (("distil", "{}/classifier0", "--neurons", "9"), "only a student with a smaller --width"),
+        (("distil", "{}/classifier0", "--ngram-buckets", "48"), "its bag of n-grams has 64 buckets"),
         (("distil", "{}/classifier0", "{}/nlu"), "its tokenizer is not that of the student"),
         (("distil", "linear"), "a student cannot begin with the teacher linear: name a checkpoint"),
         (("distil", "{}/classifier0", "--temperature", "0"), "temperature: 0.0: a number above 0"),
@@ -194,3 +210,21 @@ def test_a_students_layers_are_the_teachers(folder: Path, tmp_path: Path) -> Non
     name = "h.0.mlp.c_fc.weight"
     assert torch.equal(student.tensors[name], teacher.tensors[name])  # type: ignore[attr-defined]
     assert not any(name.startswith("h.1.") for name in student.tensors)
+
+
+def test_a_folded_bag_says_the_same_where_no_n_grams_fall_together(folder: Path, tmp_path: Path) -> None:
+    options = Options(train=tmp_path, out=tmp_path, start=str(folder / "classifier0"))
+    start = open_start(Kind.CLASSIFIER, options, ())
+    rows, lengths = torch.tensor([[5, 7, 9]]), torch.tensor([3])
+    whole = make_bag(start.config, 2)
+    assert whole is not None
+    table = torch.zeros(64, 2)
+    used = torch.cat([places[inside] for places, inside in whole.places(rows, lengths)])
+    assert len(set((used % 32).tolist())) == len(used)
+    table[used] = torch.randn(len(used), 2)
+    whole.weight.data = table
+    folded = with_buckets(replace(start, tensors={**start.tensors, "ngrams.weight": table}), 32)
+    small = make_bag(folded.config, 2)
+    assert small is not None
+    small.weight.data = folded.tensors["ngrams.weight"]
+    assert torch.equal(small(rows, lengths), whole(rows, lengths))
