@@ -190,6 +190,7 @@ class _Export:
             labels=config.labels,
             slot_labels=config.slot_labels,
             nlu_echo=config.nlu_echo,
+            slot_transitions=config.slot_transitions,
             problem_type=config.problem_type,
             sampling=dict(config.sampling),
             chat=chat,

@@ -156,6 +156,15 @@ class HeadSession:
             for row, text in enumerate(batch):
                 yield outputs[0][row], outputs[1][row, : len(text)] if self._has_slots else None
 
+    def slot_transitions(self) -> Floats:
+        """`[slot_labels + 1, slot_labels]`, the same for every text; only of a graph that has this output."""
+        one_token = {
+            HeadGraph.INPUT_IDS: np.zeros((1, 1), np.int64),
+            HeadGraph.LENGTHS: np.ones(1, np.int64),
+        }
+        found: list[Floats] = self._session.run([HeadGraph.SLOT_TRANSITIONS], one_token)
+        return found[0]
+
 
 def log_softmax(logits: Floats) -> NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)

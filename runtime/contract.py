@@ -280,3 +280,5 @@ class HeadGraph:
     LENGTHS = "lengths"  # [batch] int64, tokens of each row; a classifier answers at the last of them
     LOGITS = "logits"  # [batch, labels] float32: classes of a classifier, intents of an nlu model
     SLOT_LOGITS = "slot_logits"  # [batch, sequence, slot_labels] float32; kind `nlu` only
+    # [slot_labels + 1, slot_labels] float32, the same for every input: where the manifest says so
+    SLOT_TRANSITIONS = "slot_transitions"

@@ -117,6 +117,7 @@ class Manifest:
     labels: tuple[str, ...] = ()  # classes of a classifier, intents of an nlu model
     slot_labels: tuple[str, ...] = ()
     nlu_echo: bool = False  # the model reads ids + [eos] + ids and tags the second copy
+    slot_transitions: bool = False  # the graphs give scores of each tag after each other one
     problem_type: str = "single_label_classification"  # as transformers names it
     sampling: dict[str, float] = field(default_factory=dict)  # lm: for requests that do not set them
     chat: dict[str, str] = field(default_factory=dict)  # CHAT_TEMPLATE, and the tokens that it names, as text

@@ -190,6 +190,7 @@ def _config(
         found["label2id"] = {label: index for index, label in enumerate(labels)}
     if head is Head.JOINT:
         found["slot_labels"] = list(manifest.slot_labels)
+        found["slot_transitions"] = manifest.slot_transitions
     return found
 
 

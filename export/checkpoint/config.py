@@ -24,6 +24,7 @@ MAX_INNER_SIZE = 1 << 20
 MAX_VOCAB_SIZE = 4_000_000
 MAX_CONTEXT_LENGTH = 1 << 20
 MAX_LABELS = 100_000
+MAX_TRANSITION_LABELS = 1024  # slot labels of a model that scores each of them after each other one
 MAX_LABEL_LENGTH = 1000  # characters
 MAX_NGRAM_BUCKETS = 1 << 22
 MAX_NGRAM_ORDER = 5  # tokens
@@ -118,6 +119,7 @@ class ModelConfig:
     labels: tuple[str, ...] = ()
     slot_labels: tuple[str, ...] = ()
     nlu_echo: bool = False
+    slot_transitions: bool = False  # there are scores of each tag after each other one
     bidirectional: bool = False  # a token's attention reads the tokens after it too
     ngrams: Ngrams | None = None
     problem_type: str = "single_label_classification"
@@ -249,6 +251,7 @@ def read_config(folder: Path) -> ModelConfig:
     labels = () if head in (Head.LM, Head.TOKEN) else _read_labels(read)
     if head is Head.SEQUENCE and len(labels) == 1 and read.get("problem_type", None) is None:
         notes += (_ONE_LABEL,)
+    slot_labels = _read_slot_labels(read, head)
     num_layers = read.integer("n_layer", 12, 1, MAX_LAYERS)
     inner_size = read.integer("n_inner", 4 * hidden_size, 1, MAX_INNER_SIZE)
     return ModelConfig(
@@ -271,8 +274,9 @@ def read_config(folder: Path) -> ModelConfig:
         pad_token_id=read.padding(vocab_size),
         assumed_head=not read.get("architectures", []),
         labels=labels,
-        slot_labels=_read_slot_labels(read, head),
+        slot_labels=slot_labels,
         nlu_echo=nlu_echo,
+        slot_transitions=_read_slot_transitions(read, head, len(slot_labels)),
         bidirectional=_read_bidirectional(read, head),
         ngrams=_read_ngrams(read, head),
         problem_type=_read_problem_type(read, labels),
@@ -355,6 +359,20 @@ def _read_slot_labels(read: _Reader, head: Head) -> tuple[str, ...]:
     if not names:
         raise refused("slot_labels", [], f"{head.value} needs the list of slot labels")
     return names
+
+
+def _read_slot_transitions(read: _Reader, head: Head, labels: int) -> bool:
+    """The key `slot_transitions` is this project's own."""
+    value = read.boolean("slot_transitions", False)
+    if value and head is not Head.JOINT:
+        raise refused("slot_transitions", value, f"only {Head.JOINT.value} has them, not {head.value}")
+    if value and labels > MAX_TRANSITION_LABELS:
+        raise refused(
+            "slot_transitions",
+            value,
+            f"{labels} slot labels, but at most {MAX_TRANSITION_LABELS} can have them",
+        )
+    return value
 
 
 def _read_bidirectional(read: _Reader, head: Head) -> bool:

@@ -19,6 +19,8 @@ from export.reading import is_there
 
 Shape = tuple[int, ...]
 NGRAM_TABLE = "ngrams.weight"  # [buckets, labels], of this project's own bag of n-grams
+# [slot_labels + 1, slot_labels]: the score of each tag after each other one; the last row: of the first tag.
+SLOT_TRANSITIONS = "slot_transitions.weight"
 # The class of a checkpoint that does not name its own, by a head that only this class has.
 _HEADS_OF = {"score": Head.SEQUENCE, "classifier": Head.TOKEN, "intent_head": Head.JOINT}
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
@@ -137,12 +139,17 @@ def _head_shapes(config: ModelConfig) -> dict[str, Shape]:
     bag: dict[str, Shape] = {} if config.ngrams is None else {NGRAM_TABLE: (config.ngrams.buckets, labels)}
     if config.head is Head.SEQUENCE:
         return {"score.weight": (labels, hidden)} | bag
-    return bag | {
-        "intent_head.weight": (labels, hidden),
-        "intent_head.bias": (labels,),
-        "slot_head.weight": (slots, hidden),
-        "slot_head.bias": (slots,),
-    }
+    transitions: dict[str, Shape] = {SLOT_TRANSITIONS: (slots + 1, slots)} if config.slot_transitions else {}
+    return (
+        bag
+        | transitions
+        | {
+            "intent_head.weight": (labels, hidden),
+            "intent_head.bias": (labels,),
+            "slot_head.weight": (slots, hidden),
+            "slot_head.bias": (slots,),
+        }
+    )
 
 
 def _check_names(config: ModelConfig, tensors: TensorStore, stored: dict[str, str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import TensorProto
 
 from export.checkpoint.config import Head
-from export.checkpoint.folder import Checkpoint
+from export.checkpoint.folder import SLOT_TRANSITIONS, Checkpoint
 from export.graph.body import AttentionInputs, Body
 from export.graph.builder import GraphBuilder
 from export.graph.fp16 import Fp16Weights
@@ -100,6 +100,10 @@ def _build_nlu(graph: GraphBuilder, checkpoint: Checkpoint, weights: Weights) ->
     last = graph.node("Gather", "intent_head.rows", [hidden, _last_rows(graph, sequence)])
     output = _label_output(checkpoint)
     _add_head(graph, checkpoint, weights, "intent_head", last, output)
+    if config.slot_transitions:
+        graph.output(HeadGraph.SLOT_TRANSITIONS, TensorProto.FLOAT, [slots + 1, slots])
+        table = graph.weight(SLOT_TRANSITIONS, checkpoint.weight(SLOT_TRANSITIONS))
+        graph.node("Identity", HeadGraph.SLOT_TRANSITIONS, [table], outputs=[HeadGraph.SLOT_TRANSITIONS])
     add_ngram_logits(graph, checkpoint, sequence, output)
 
 

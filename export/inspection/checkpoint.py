@@ -210,6 +210,8 @@ def _unusual(config: ModelConfig) -> list[str]:
         found.append("nothing ends a text before its longest length (eos_token_id null)")
     if config.nlu_echo:
         found.append("it reads a text twice, and tags the second copy (nlu_echo)")
+    if config.slot_transitions:
+        found.append("tags have scores for those before them (slot_transitions)")
     if config.bidirectional:
         found.append("attention reads both sides of a token (attention bidirectional)")
     if config.ngrams is not None:

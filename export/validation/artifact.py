@@ -18,6 +18,7 @@ from export.checkpoint.config import (
     MAX_LABEL_LENGTH,
     MAX_LABELS,
     MAX_LAYERS,
+    MAX_TRANSITION_LABELS,
     MAX_VOCAB_SIZE,
     PROBLEM_TYPES,
     cache_head_size,
@@ -163,6 +164,13 @@ def _check_texts(manifest: Manifest) -> None:
             raise _wrong(name, f"none, but the kind {kind.value} needs them")
         if len(labels) > MAX_LABELS or len(set(labels)) != len(labels):
             raise _wrong(name, f"{len(labels)}, but they are at most {MAX_LABELS}, and each only once")
+    if manifest.slot_transitions and not (
+        kind is Kind.NLU and manifest.labels and len(manifest.slot_labels) <= MAX_TRANSITION_LABELS
+    ):
+        raise _wrong(
+            "slot_transitions",
+            f"only a model of intents and at most {MAX_TRANSITION_LABELS} slot labels has them",
+        )
     if manifest.nlu_echo and manifest.architecture.eos_token_id is None:
         raise _wrong(
             "architecture.eos_token_id", "none, but nlu_echo needs it between the two copies of a text"

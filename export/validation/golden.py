@@ -71,9 +71,12 @@ def _listed(scores: Floats, token: int) -> float | None:
 
 
 def _check_head(graph: Path, variant: Variant, manifest: Manifest, rows: list[list[int]]) -> None:
-    found = list(HeadSession(graph, variant).run(rows))
+    session = HeadSession(graph, variant)
+    found = list(session.run(rows))
     for values in (values for pair in found for values in pair if values is not None):
         _require_finite(values)
+    if manifest.slot_transitions:
+        _require_finite(session.slot_transitions())
     for prompt, answer, (labels, slots) in zip(
         manifest.golden, manifest.variants[variant].golden, found, strict=True
     ):

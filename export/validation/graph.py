@@ -31,6 +31,7 @@ STANDARD_OPERATORS: dict[str, tuple[str, ...]] = {
     "ConstantOfShape": ("value",),
     "DequantizeLinear": ("axis",),
     "Gemm": ("transB",),
+    "Identity": (),
     "QuantizeLinear": ("axis", "block_size", "output_dtype"),
     "ReduceMax": ("keepdims",),
     "ReduceSum": ("keepdims",),

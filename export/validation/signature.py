@@ -47,6 +47,9 @@ def expected_values(manifest: Manifest, variant: Variant) -> tuple[dict[str, Val
         if manifest.kind is Kind.NLU:
             slots = Value(TensorProto.FLOAT, (None, None, len(manifest.slot_labels)))
             outputs |= {HeadGraph.SLOT_LOGITS: slots}
+        if manifest.slot_transitions:
+            tags = len(manifest.slot_labels)
+            outputs |= {HeadGraph.SLOT_TRANSITIONS: Value(TensorProto.FLOAT, (tags + 1, tags))}
         return inputs, outputs
     shape = manifest.architecture
     inputs = {

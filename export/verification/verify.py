@@ -216,6 +216,7 @@ def _check_match(manifest: Manifest, config: ModelConfig) -> None:
         ("context length", manifest.architecture.context_length, config.context_length),
         ("labels", manifest.labels, config.labels),
         ("slot labels", manifest.slot_labels, config.slot_labels),
+        ("transitions of slots", manifest.slot_transitions, config.slot_transitions),
     ):
         if exported != given:
             raise _refused(f"the artifact is not of this checkpoint: the {what} differs")

@@ -95,7 +95,7 @@ class HeadModel:
         if manifest.kind is Kind.NLU:
             self._outputs.append(HeadGraph.SLOT_LOGITS)
         # A head of slots alone may have learned tags of another scheme, in which I-x can begin a slot.
-        self._rules = TagRules(manifest.slot_labels if manifest.labels else ())
+        self._rules = TagRules(manifest.slot_labels if manifest.labels else (), self._transitions())
 
     @classmethod
     def load(
@@ -130,6 +130,24 @@ class HeadModel:
             after_run()
         answers = (answered[place] for place in range(len(good)))
         return [row if isinstance(row, RequestFault) else next(answers) for row in rows]
+
+    def _transitions(self) -> Floats | None:
+        """The scores of each tag after each other one, where the graph gives some; raises ModelError."""
+        if not self.manifest.slot_transitions:
+            return None
+        # They are the same for every input.
+        one_token = {
+            HeadGraph.INPUT_IDS: np.zeros((1, 1), np.int64),
+            HeadGraph.LENGTHS: np.ones(1, np.int64),
+        }
+        found: Floats
+        (found,) = self._session.run([HeadGraph.SLOT_TRANSITIONS], one_token)
+        tags = len(self.manifest.slot_labels)
+        if found.shape != (tags + 1, tags) or not np.isfinite(found).all():
+            raise ModelError(
+                f"{HeadGraph.SLOT_TRANSITIONS}: {tags + 1} rows of {tags} finite numbers are needed"
+            )
+        return found
 
     def _answers(self, rows: Sequence[Row]) -> Iterator[HeadAnswer | RequestFault]:
         """Answer rows with one run of the graph."""

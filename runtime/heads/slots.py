@@ -61,14 +61,16 @@ def _with_marks(text: str, word: Word, limit: int) -> Word:
 class TagRules:
     """The rule of BIO tags for one list of labels: I-x comes after B-x or I-x only.
 
-    A label I-x without a label B-x is free.
+    A label I-x without a label B-x is free. `transitions` `[labels + 1, labels]` are added to a path's sum of
+    log probabilities: the score of each label after each other one, and in the last row after no word.
     """
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], transitions: NDArray[np.float32] | None = None) -> None:
         places = {label: place for place, label in enumerate(labels)}
         inside = [label for label in labels if label.startswith("I-") and f"B-{label[2:]}" in places]
         self._inside = np.array([places[label] for label in inside], np.int64)
         self._begin = np.array([places[f"B-{label[2:]}"] for label in inside], np.int64)
+        self._allowed = None if transitions is None else self._only_allowed(transitions)
 
     def best_path(self, log_probabilities: NDArray[np.float32]) -> list[int]:
         """The tags with the highest sum of log probabilities `[words, labels]` that obey the rule.
@@ -76,6 +78,10 @@ class TagRules:
         It is Viterbi's algorithm: what came before a label is the best of all, or of two for I-x.
         """
         highest = log_probabilities.argmax(axis=1)
+        if self._allowed is not None:
+            if _no_other_is_better(log_probabilities, highest, self._allowed):
+                return [int(tag) for tag in highest]
+            return _best_with_transitions(log_probabilities, self._allowed)
         if self._obeys(highest):
             return [int(tag) for tag in highest]
         scores = log_probabilities[0].copy()
@@ -87,10 +93,16 @@ class TagRules:
             before[self._inside] = np.where(continues, self._inside, self._begin)
             came_from.append(before)
             scores = scores[before] + word
-        path = [int(scores.argmax())]
-        for before in reversed(came_from):
-            path.append(int(before[path[-1]]))
-        return path[::-1]
+        return _follow(scores, came_from)
+
+    def _only_allowed(self, transitions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The transitions with -inf where the rule forbids them, transposed: `[labels, labels + 1]`."""
+        found = transitions.T.copy()
+        for inside, begin in zip(self._inside, self._begin, strict=True):
+            before = found[inside, [inside, begin]]
+            found[inside] = -np.inf
+            found[inside, [inside, begin]] = before
+        return found
 
     def _obeys(self, tags: NDArray[np.int64]) -> bool:
         """Whether each I-x of `tags` continues its slot."""
@@ -98,6 +110,43 @@ class TagRules:
         inside, place = (tags[:, None] == self._inside).nonzero()
         allowed = (before[inside] == self._inside[place]) | (before[inside] == self._begin[place])
         return bool(allowed.all())
+
+
+def _no_other_is_better(
+    log_probabilities: NDArray[np.float32], highest: NDArray[np.int64], allowed: NDArray[np.float32]
+) -> bool:
+    """Whether the path of the highest tags is surely the best, which saves the search for most texts.
+
+    Another tag of a word costs what it is less probable, and gains at most what the transitions to this word
+    and to the next are below the highest of all.
+    """
+    words = np.arange(len(highest))
+    others = log_probabilities.copy()
+    others[words, highest] = -np.inf
+    cost = log_probabilities[words, highest] - others.max(axis=1)
+    # The last column, which -1 is, is of the first word.
+    gain = allowed.max() - allowed[highest, np.concatenate(([-1], highest[:-1]))]
+    return bool((cost >= gain + np.append(gain[1:], 0)).all())
+
+
+def _best_with_transitions(log_probabilities: NDArray[np.float32], allowed: NDArray[np.float32]) -> list[int]:
+    labels = np.arange(len(allowed))
+    scores = log_probabilities[0] + allowed[:, -1]
+    came_from = []
+    for word in log_probabilities[1:]:
+        sums = allowed[:, :-1] + scores
+        before = sums.argmax(axis=1)
+        came_from.append(before)
+        scores = sums[labels, before] + word
+    return _follow(scores, came_from)
+
+
+def _follow(scores: NDArray[np.float32], came_from: Sequence[NDArray[np.int64]]) -> list[int]:
+    """The path to the best of the last word's `scores`: `came_from` has the label before each label."""
+    path = [int(scores.argmax())]
+    for before in reversed(came_from):
+        path.append(int(before[path[-1]]))
+    return path[::-1]
 
 
 def merge_tags(

@@ -146,9 +146,16 @@ def save_nlu(folder: Path, *, echo: bool, **changes: Any) -> None:
 
 
 def save_joint_reader(folder: Path) -> None:
-    """A joint head with the parts of `save_reader`."""
+    """A joint head with the parts of `save_reader`, and with transitions of its slots."""
     save_nlu(folder, echo=False)
     _add_own_parts(folder, labels=3)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["slot_transitions.weight"] = (
+        random_model(torch.nn.Embedding, 6, 5, seed=6).weight.detach().clone()
+    )
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text("utf-8")) | {"slot_transitions": True}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
 
 
 class LmRunner:

@@ -1,7 +1,8 @@
 """A checkpoint's folder, run by transformers on torch: the only place here that needs them.
 
 Texts are read and answers made as in the engine; only the numbers come from torch. What transformers cannot
-run (attention to both sides, a bag of n-grams) is run as the fp32 graph that export makes of it.
+run (attention to both sides, a bag of n-grams, transitions of slots) is run as the fp32 graph that export
+makes of it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def open_checkpoint(folder: Path, threads: int) -> Iterator[Target]:
         "fp32",
         size=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
     )
-    if config.bidirectional or config.ngrams is not None:
+    if config.bidirectional or config.ngrams is not None or config.slot_transitions:
         with _exported(folder, about, threads) as target:
             yield target
         return

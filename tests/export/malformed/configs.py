@@ -184,6 +184,16 @@ LABELS: dict[str, tuple[str, Edit, str]] = {
         "id2label (num_labels without it): 2 names, but score.weight has 3 rows",
     ),
     "no slot labels": ("nlu", change_config(slot_labels=None), "slot_labels: '[]': GPT2ForJointNlu needs"),
+    "no slot transitions": (
+        "nlu",
+        change_config(slot_transitions=True),
+        "tensor slot_transitions.weight: missing, expected shape (6, 5)",
+    ),
+    "slot transitions of a classifier": (
+        "classifier",
+        change_config(slot_transitions=True),
+        "slot_transitions: 'True': only GPT2ForJointNlu has them",
+    ),
     "slot labels of numbers": (
         "nlu",
         change_config(slot_labels=["O", 1]),

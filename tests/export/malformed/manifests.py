@@ -130,6 +130,10 @@ MANIFESTS: dict[str, tuple[Edit, str]] = {
         manifest(lambda data: data.update(nlu_echo=True) or data["architecture"].update(eos_token_id=None)),
         "architecture.eos_token_id: none, but nlu_echo needs it",
     ),
+    "transitions of no slots": (
+        manifest(lambda data: data.update(slot_transitions=True)),
+        "slot_transitions: only a model of intents and at most 1024 slot labels has them",
+    ),
     "another cache": (
         architecture(head_size=9),
         "head_size: 9, but 32 is needed for hidden_size 64 and num_heads 2",

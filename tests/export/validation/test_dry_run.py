@@ -123,6 +123,17 @@ def test_refuses_other_scores(kind: str, scores: str, folder: Callable[[str], Pa
     refuses(copy, "in the manifest")
 
 
+def test_refuses_transitions_that_are_no_numbers(folder: Callable[[str], Path]) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        tensors = model.graph.initializer
+        table = next(tensor for tensor in tensors if tensor.name == "slot_transitions.weight")
+        table.raw_data = np.full(table.dims, np.nan, np.float32).tobytes()
+
+    copy = folder("joint_reader")
+    change_graph(copy, spoil)
+    refuses(copy, "the graph answers NaN or infinity")
+
+
 def test_refuses_texts_that_no_head_reads(folder: Callable[[str], Path]) -> None:
     copy = folder("nlu")
     only_fp32(copy, lambda data: data["golden"][0].update(text="the cat " * 30))

@@ -40,11 +40,13 @@ class Tiny:
 class JointNlu(nn.Module):
     """A GPT-2 body with the two heads of `GPT2ForJointNlu`."""
 
-    def __init__(self, config: GPT2Config) -> None:
+    def __init__(self, config: GPT2Config, transitions: bool) -> None:
         super().__init__()
         self.transformer = GPT2Model(config)
         self.intent_head = nn.Linear(config.n_embd, len(INTENTS))
         self.slot_head = nn.Linear(config.n_embd, len(SLOTS))
+        if transitions:
+            self.slot_transitions = nn.Embedding(len(SLOTS) + 1, len(SLOTS))
 
 
 def train_tokenizer(lowercase: bool = False, template: bool = False) -> tokenizers.Tokenizer:
@@ -120,8 +122,9 @@ def token_classifier(folder: Path) -> Tiny:
 
 
 def joint(folder: Path, echo: bool) -> Tiny:
+    """With `echo`, and else with transitions of its slots."""
     config = configure()
-    model = with_random_weights(JointNlu(config))
+    model = with_random_weights(JointNlu(config, transitions=not echo))
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
     written = config.to_diff_dict() | {
@@ -129,6 +132,7 @@ def joint(folder: Path, echo: bool) -> Tiny:
         "id2label": {str(index): name for index, name in enumerate(INTENTS)},
         "slot_labels": list(SLOTS),
         "nlu_echo": echo,
+        "slot_transitions": not echo,
     }
     (checkpoint / "config.json").write_text(json.dumps(written))
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

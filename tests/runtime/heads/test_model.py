@@ -18,7 +18,9 @@ from runtime.errors import ModelError, RequestFault
 from runtime.heads import HeadAnswer, HeadInput, HeadModel
 from runtime.heads.model import MOST_RUN_TOKENS, RUN_TOKENS, batches
 from runtime.heads.slots import OUTSIDE, TagRules, split_words
+from runtime.manifest import Manifest
 from runtime.messages import Slot
+from runtime.session import open_session
 from tests.runtime.heads import checkpoints
 from tests.runtime.heads.checkpoints import CONTEXT, INTENTS, SLOTS, Tiny
 
@@ -207,7 +209,8 @@ def joint_reference(tiny: Tiny, text: str, echo: bool) -> tuple[np.ndarray[Any, 
     slots = module.slot_head(hidden[-len(encoding.ids) :]).log_softmax(dim=-1).numpy()
     firsts = [word.token for word in split_words(text, encoding)]
     tags = [OUTSIDE] * len(encoding.ids)
-    for token, tag in zip(firsts, TagRules(SLOTS).best_path(slots[firsts]), strict=True):
+    rules = TagRules(SLOTS, None if echo else module.slot_transitions.weight.numpy())
+    for token, tag in zip(firsts, rules.best_path(slots[firsts]), strict=True):
         tags[token] = SLOTS[tag]
     intents = torch.softmax(module.intent_head(hidden[-1]), dim=-1).numpy()
     return intents, tags, encoding
@@ -238,6 +241,16 @@ def check_slots(text: str, encoding: Any, tags: list[str], slots: list[Slot]) ->
         for index in range(start, end):
             if not text[index].isspace():
                 assert names[index] == (None if tag == "O" else tag[2:]), (index, text[index])
+
+
+def test_transitions_of_another_shape_are_refused(build: Any) -> None:
+    """The manifest of an artifact that was stored unchecked could have other labels than its graph."""
+    tiny = build("joint")
+    manifest = Manifest.load(tiny.artifact)
+    session = open_session(tiny.artifact / manifest.variants[Variant.FP32].graph.path, 1)
+    fewer = replace(manifest, slot_labels=manifest.slot_labels[:-1])
+    with pytest.raises(ModelError, match=r"slot_transitions: 5 rows of 4 finite numbers are needed"):
+        HeadModel(fewer, tiny.tokenizer, session)
 
 
 def test_slots_alone_have_no_intent(build: Any) -> None:

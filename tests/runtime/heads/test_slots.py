@@ -135,6 +135,20 @@ def test_the_best_path_is_the_best_of_all_that_obey_the_rule(seed: int, words: i
     assert tuple(found) == best
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(0, 4), st.sampled_from([1.0, 3.0, 10.0]))
+def test_the_best_path_counts_transitions(seed: int, words: int, sure: float) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.normal(scale=sure, size=(words, len(TAGS))).astype(np.float32)
+    transitions = random.normal(size=(len(TAGS) + 1, len(TAGS))).astype(np.float32)
+
+    def total(path: tuple[int, ...]) -> float:
+        steps = zip((len(TAGS), *path), path, strict=False)
+        return float(sum(scores[range(words), path]) + sum(transitions[step] for step in steps))
+
+    found = TagRules(TAGS, transitions).best_path(scores)
+    assert tuple(found) == max(filter(obeys, product(range(len(TAGS)), repeat=words)), key=total)
+
+
 def test_without_labels_every_tag_is_free() -> None:
     assert TagRules(("O", "I-x")).best_path(np.log([[0.1, 0.9], [0.6, 0.4]], dtype=np.float32)) == [1, 0]
     assert TagRules(()).best_path(np.log([[0.1, 0.2, 0.7]], dtype=np.float32)) == [2]
