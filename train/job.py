@@ -17,6 +17,7 @@ from train.curves import draw_curves
 from train.data import DataError, Kind, Preprocessing, Row, check_rows, preprocess, read_rows, split_rows
 from train.data.preprocessing import Report, shared_texts
 from train.estimate import Estimate, estimate
+from train.joint_training import JointTraining
 from train.kinds import make_training, texts_of, tokens_of
 from train.optimization import Schedule
 from train.options import Options
@@ -24,6 +25,7 @@ from train.run_files import write_atomically
 from train.start import Start, load_weights, open_start
 from train.trainer import METRICS, Figures, Loop
 from train.training import Training, train_on
+from train.transitions import fit_transitions
 
 Show = Callable[[str], None]
 OPTIONS = "options.json"
@@ -99,7 +101,7 @@ def run(kind: Kind, options: Options, show: Show, command: str, change: Change |
     start = open_start(kind, options, (text for row in data.train for text in texts_of(row)))
     data = within_context(data, kind, start, options, show)
     start = change.start(start, data)
-    training = make_training(kind, start, data.train, options)
+    training = made = make_training(kind, start, data.train, options)
     if (fitted := fit_bag(training, data.train, data.held_out)) is not None:
         show(fitted)
     training = change.training(training, data)
@@ -111,6 +113,8 @@ def run(kind: Kind, options: Options, show: Show, command: str, change: Change |
     train_on(training, data.held_out, loop)
     if (weighed := weigh_bag(training, data.held_out)) is not None:
         show(weighed)
+    if isinstance(made, JointTraining) and options.slot_transitions:
+        show(fit_transitions(made.joint, data.train, data.held_out))
     return finish(kind, options, show, command, training, expected, data, start)
 
 

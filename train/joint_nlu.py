@@ -6,11 +6,13 @@ last token.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -32,9 +34,31 @@ class JointNlu(nn.Module):
         self.ngrams = make_bag(config, intents)
         self.intent_head = nn.Linear(config.n_embd, intents)
         self.slot_head = nn.Linear(config.n_embd, slots)
+        self.slot_transitions: nn.Embedding | None = None
+        if getattr(config, "slot_transitions", False):
+            self.slot_transitions = nn.Embedding(slots + 1, slots)
         for head in (self.intent_head, self.slot_head):
             nn.init.normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
+
+    @property
+    def transitions(self) -> NDArray[np.float32] | None:
+        """[slots + 1, slots]: the score of each tag after each other one; the last row: of the first tag."""
+        if self.slot_transitions is None:
+            return None
+        found: NDArray[np.float32] = self.slot_transitions.weight.detach().float().cpu().numpy()
+        return found
+
+    def set_transitions(self, scores: NDArray[np.float32] | None) -> None:
+        """Replace the transitions, or take them away. The loss does not read them."""
+        self.config.slot_transitions = scores is not None
+        if scores is None:
+            self.slot_transitions = None
+            return
+        table = nn.Embedding(len(scores), len(scores) - 1, device=self.slot_head.weight.device)
+        with torch.no_grad():
+            table.weight.copy_(torch.from_numpy(scores))
+        self.slot_transitions = table
 
     def hidden(self, rows: Tensor, lengths: Tensor) -> Tensor:
         """rows [batch, seq] int64 with `lengths` tokens and padding -> [batch, seq, n_embd]."""
@@ -95,15 +119,29 @@ class Prediction:
     tags: tuple[str, ...]
 
 
-@torch.no_grad()
-def predict(
-    joint: JointCheckpoint, utterances: Sequence[Sequence[str]], batch: int = 128
-) -> list[Prediction]:
-    """Intents and word-level tags of utterances given as words, which are joined by single spaces.
+def predict(joint: JointCheckpoint, utterances: Sequence[Sequence[str]]) -> list[Prediction]:
+    """Intents and word-level tags of utterances given as words. Tags are decoded as in the engine."""
+    read = read_utterances(joint, utterances)
+    tags = best_tags(joint.slots, joint.model.transitions, [tagged for _, tagged in read])
+    return [Prediction(intent, tuple(found)) for (intent, _), found in zip(read, tags, strict=True)]
 
-    Tags are decoded as in the engine.
+
+def best_tags(
+    slots: Sequence[str], transitions: NDArray[np.float32] | None, tagged: Iterable[NDArray[np.float32]]
+) -> list[list[str]]:
+    """The tags of each of the utterances, given the log probabilities [words, slots] of their words' tags."""
+    rules = TagRules(slots, transitions)
+    return [[slots[tag] for tag in rules.best_path(scores)] for scores in tagged]
+
+
+@torch.no_grad()
+def read_utterances(
+    joint: JointCheckpoint, utterances: Sequence[Sequence[str]], batch: int = 128
+) -> list[tuple[str, NDArray[np.float32]]]:
+    """The intent, and the log probabilities [words, slots] of each word's tags.
+
+    Utterances are given as words, which are joined by single spaces.
     """
-    rules = TagRules(joint.slots)
     rows, firsts = [], []
     for words in utterances:
         encoding = joint.tokenizer.encode(" ".join(words), add_special_tokens=False)
@@ -111,7 +149,7 @@ def predict(
         rows.append(layout(encoding.ids, joint.model.config.eos_token_id, joint.echo))
         shift = len(encoding.ids) + 1 if joint.echo else 0
         firsts.append([shift + owners.index(index) for index in range(len(words))])
-    results: dict[int, Prediction] = {}
+    results: dict[int, tuple[str, NDArray[np.float32]]] = {}
     joint.model.eval()
     for chosen in length_buckets([len(row) for row in rows], batch):
         device = joint.model.intent_head.weight.device
@@ -121,8 +159,5 @@ def predict(
         intents = joint.model.intent_logits(hidden, ids, lengths).argmax(dim=-1).tolist()
         for place, index in enumerate(chosen):
             tagged = joint.model.slot_head(hidden[place, firsts[index]]).float().log_softmax(dim=-1)
-            tags = rules.best_path(tagged.cpu().numpy())
-            results[index] = Prediction(
-                joint.intents[intents[place]], tuple(joint.slots[tag] for tag in tags)
-            )
+            results[index] = joint.intents[intents[place]], tagged.cpu().numpy()
     return [results[index] for index in range(len(rows))]

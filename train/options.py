@@ -99,6 +99,14 @@ class Options:
         ),
     ] = 0
     ngram_order: Annotated[int, About("Tokens of the longest n-gram in the bag.", HEADS, low=1, high=5)] = 2
+    slot_transitions: Annotated[
+        bool,
+        About(
+            "After the training, score each slot tag also by the one before it, as often as rows have them"
+            " together. Held-out rows choose how much that counts.",
+            (Kind.NLU,),
+        ),
+    ] = True
     # The run
     batch_size: Annotated[int, About("Rows in a batch.", defaults=((Kind.LM, 8),), low=1)] = 32
     epochs: Annotated[int, About("Times that all rows are seen.", defaults=((Kind.LM, 1),), low=1)] = 5
@@ -209,8 +217,12 @@ def flag(name: str) -> str:
 
 def flags(name: str) -> tuple[str, ...]:
     """The option of a field; for one that is on by default also the option that switches it off."""
-    off = {"deduplicate": ("--keep-duplicates",), "pack": ("--no-pack",)}
-    return (flag(name), *off.get(name, ()))
+    off = {
+        "deduplicate": "--keep-duplicates",
+        "pack": "--no-pack",
+        "slot_transitions": "--no-slot-transitions",
+    }
+    return (flag(name), off[name]) if name in off else (flag(name),)
 
 
 def options_markdown() -> str:

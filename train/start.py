@@ -26,7 +26,7 @@ from train.stored import fetch_stored, read_stored
 from train.tokenizer import END_OF_TEXT_ID, PADDING, end_with_end_of_text, train_tokenizer
 
 # Of the weights' names in a checkpoint, those of heads; all others are of the body.
-HEADS = ("lm_head.", "score.", "classifier.", "intent_head.", "slot_head.", "ngrams.")
+HEADS = ("lm_head.", "score.", "classifier.", "intent_head.", "slot_head.", "slot_transitions.", "ngrams.")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from train.recipes.command import Recipe, main, working_folder
 from train.recipes.sets import read_snips
 from train.tokenizer import END_OF_TEXT_ID, train_tokenizer
 from train.training import train_on
+from train.transitions import fit_transitions
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,11 @@ def train(data: Path, out: Path) -> None:
     """Train and write the checkpoint of the epoch that is best on valid."""
     utterances = read_snips(data, "train")
     loop = RUN.loop(working_folder(out), len(utterances))
+    valid = read_snips(data, "valid")
     training = JointTraining(build(utterances), utterances, RUN)
-    best = train_on(training, read_snips(data, "valid"), loop)
+    best = train_on(training, valid, loop)
     log.info("mini-nlu: valid %s", best)
+    log.info("mini-nlu: %s", fit_transitions(training.joint, utterances, valid))
     training.save(out)
 
 
@@ -130,7 +133,9 @@ RECIPE_TEXT = (
     f"epoch exchanges {RUN.exchange:.0%} of the slot values with others of the same slot, puts words that "
     f"it makes of two others into {RUN.invented:.0%} of the names and titles, and writes {RUN.typed:.0%} of "
     "the utterances as people type them, with apostrophes and a mark at the end. The epoch with the best "
-    "sum of intent accuracy and slot F1 on valid is kept."
+    "sum of intent accuracy and slot F1 on valid is kept. Then each tag is also scored by the tag before it: "
+    "log probabilities of bigrams of the training rows' tags are added, times the strength that is best on "
+    "valid."
 )
 
 TRIED = (
@@ -140,7 +145,9 @@ TRIED = (
     "the rule; with heads that start at random, after two of six: 73.1 %. The former after all: 92.1 %. "
     "To allow only the tags that training has for the predicted intent changed nothing. 3 layers with 15 % "
     "invented words, and 10 % of the names and titles made of random words, learned more slowly: 88.8 % "
-    "after four epochs, where the 2 layers without both had 89.8 %."
+    "after four epochs, where the 2 layers without both had 89.8 %. Scores of a tag after the tag before it, "
+    "from the training rows, with a strength of 0.2: 93.6 % in place of 93.1, and in three other trainings "
+    "93.3 in place of 93.1, 93.1 in place of 92.7, and 93.7 in place of 93.4."
 )
 
 RECIPE = Recipe("mini-nlu", train, describe)
