@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from api.back.cluster.records import Target
 from api.middle.handlers.base import ModelHandler, Parameters, Result, error_field
@@ -92,7 +93,7 @@ class ZeroShotHandler(ModelHandler[Parameters, Result]):
 
 def ranked(labels: Sequence[str], scores: Sequence[float]) -> list[LabelScore]:
     """Highest first; equal scores in the order of the labels."""
-    pairs = sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])
+    pairs = sorted(zip(labels, scores, strict=True), key=itemgetter(1), reverse=True)
     return [LabelScore(label=label, score=score) for label, score in pairs]
 
 

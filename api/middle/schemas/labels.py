@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -58,9 +59,13 @@ RawScores = Annotated[
 Abstained = Annotated[bool, Field(description="The highest score is less than the version's threshold.")]
 
 
-class LabelScore(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelScore:
     label: str
-    score: float = Field(description="Probability, 0 to 1; of a regression head, the value itself.")
+    score: Annotated[float, Field(description="Probability, 0 to 1; of a regression head, the value itself.")]
+
+
+Scores = Annotated[list[LabelScore], Field(description="Highest first.")]
 
 
 class ClassifyParameters(ModelParameters):
@@ -101,10 +106,11 @@ class ClassifyParameters(ModelParameters):
         return self
 
 
-class ClassifyResult(BaseModel):
-    label: str = Field(description="The likeliest.")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyResult:
+    label: Annotated[str, Field(description="The likeliest.")]
     abstained: Abstained = False
-    scores: list[LabelScore] = Field(description="Highest first.")
+    scores: Scores
     method: Method
 
 
@@ -169,10 +175,11 @@ class InferParameters(ModelParameters):
         return [TextPair(premise=self.premise or "", hypothesis=self.hypothesis or "")]
 
 
-class InferResult(BaseModel):
-    label: str = Field(description="entailment, neutral or contradiction.")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferResult:
+    label: Annotated[str, Field(description="entailment, neutral or contradiction.")]
     abstained: Abstained = False
-    scores: list[LabelScore] = Field(description="Highest first.")
+    scores: Scores
     method: Method
 
 
@@ -189,11 +196,12 @@ class NluParameters(ModelParameters):
     raw_scores: RawScores = False
 
 
-class NluResult(BaseModel):
-    intent: LabelScore | None = Field(description="Null where the model tags slots alone.")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NluResult:
+    intent: Annotated[LabelScore | None, Field(description="Null where the model tags slots alone.")]
     abstained: Abstained = False
-    intents: list[LabelScore] = Field(description="Highest first.")
-    slots: list[Slot] = Field(description="Empty with zero-shot.")
+    intents: Scores
+    slots: Annotated[list[Slot], Field(description="Empty with zero-shot.")]
     method: Method
 
 
