@@ -210,10 +210,10 @@ def _unusual(config: ModelConfig) -> list[str]:
         found.append("nothing ends a text before its longest length (eos_token_id null)")
     if config.nlu_echo:
         found.append("it reads a text twice, and tags the second copy (nlu_echo)")
-    if config.slot_transitions:
-        found.append("tags have scores for those before them (slot_transitions)")
     if config.bidirectional:
         found.append("attention reads both sides of a token (attention bidirectional)")
+    if config.slot_transitions:
+        found.append("a slot tag is also scored by the tag before it (slot_transitions)")
     if config.ngrams is not None:
         orders = ", ".join(map(str, config.ngrams.orders))
         text = " of the second text" if config.ngrams.pairs else ""

@@ -65,7 +65,10 @@ def test_a_model_with_heads() -> None:
     assert first == "mini-nlu: a checkpoint of a model of intents and slots (kind nlu)"
     assert facts["labels"].startswith("AddToPlaylist, BookRestaurant, ")
     assert facts["slot labels"].endswith("B-facility and 60 more")
-    assert facts["unusual"] == "attention reads both sides of a token (attention bidirectional)"
+    assert facts["unusual"] == (
+        "attention reads both sides of a token (attention bidirectional);"
+        " a slot tag is also scored by the tag before it (slot_transitions)"
+    )
     assert "KV cache" not in facts
     assert text.endswith(f"lmaas export {MODELS / 'mini-nlu'} -o ARTIFACT\n")
 
