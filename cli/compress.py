@@ -107,7 +107,8 @@ def distil(
     neurons: Annotated[
         int | None,
         typer.Option(
-            help="MLP neurons in each layer of a narrower student. Default: 4 times --width.", min=1
+            help="MLP neurons in a layer of a narrower student. Default: 4 times --width, or the teacher's.",
+            min=1,
         ),
     ] = None,
     ngram_buckets: Annotated[

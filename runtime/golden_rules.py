@@ -16,6 +16,7 @@ from runtime.contract import Variant
 # with few quantization steps moves by whole steps. fp16 is exported on a CPU and answers on a GPU.
 TOLERANCE = {Variant.FP32: 0.01, Variant.FP16: 0.1, Variant.INT8: 0.1, Variant.INT4: 0.1}
 LISTED = 5  # likeliest tokens, among which the manifest's token must be
+MAX_TRANSITION = 10_000.0  # of a slot label after another one: sums of such scores are far from infinity
 SCORE_TOLERANCE = 0.02  # of a probability, or relative to the largest value of a regression above 1
 
 
@@ -51,3 +52,15 @@ def score_problem(what: str, expected: Sequence[float], found: Sequence[float]) 
         return None
     shift = max(shifts, key=lambda shift: math.inf if math.isnan(shift) else shift)
     return f"a {what} score is off by {shift:.3g}, and at most {allowed:.3g} may lie between"
+
+
+def transitions_problem(shape: Sequence[int], lowest: float, highest: float, labels: int) -> str | None:
+    """What is wrong with the scores of each of `labels` slot labels after each other one; None where nothing.
+
+    They have this shape, and lie between `lowest` and `highest`, either of which may be NaN.
+    """
+    if tuple(shape) != (labels + 1, labels):
+        return f"the shape is {list(shape)}, but {[labels + 1, labels]} is needed"
+    if not (lowest >= -MAX_TRANSITION and highest <= MAX_TRANSITION):
+        return f"not all scores are numbers from {-MAX_TRANSITION:g} to {MAX_TRANSITION:g}"
+    return None

@@ -71,7 +71,9 @@ class Distilling(Change):
     weights: Weights
     layers: int | None  # None: those of the student that the run starts with
     width: int | None  # None: that of the start
-    neurons: int | None = None  # of each layer of a narrower student; None: four times the width
+    neurons: int | None = (
+        None  # of each layer of a narrower student; None: four times the width, at most the start's
+    )
     buckets: int | None = None  # of the student's bag of n-grams; None: those of the start
 
     def fixed(self) -> dict[str, str]:

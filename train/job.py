@@ -133,8 +133,13 @@ def check_folders(options: Options, fixed: Mapping[str, str]) -> None:
             raise RunError(f"{folder} holds no run to continue")
         before = json.loads(written.read_text("utf-8"))
         for name, value in fixed.items():
-            if before.get(name) != value:
-                raise RunError(f"--resume: {name} was {before.get(name)}, and is {value} now")
+            if name not in before:
+                raise RunError(
+                    f"--resume: {folder} is of an earlier version, which had no {name}: continue it with"
+                    " that version, or start again with --overwrite"
+                )
+            if before[name] != value:
+                raise RunError(f"--resume: {name} was {before[name]}, and is {value} now")
 
 
 def begin_run(options: Options, fixed: Mapping[str, str]) -> None:

@@ -93,8 +93,6 @@ def _nlu(start: Start, rows: Sequence[UtteranceRow], options: Options) -> JointT
         slots = list(known.slot_labels)
     _set_labels(start.config, intents)
     _set_parts(Kind.NLU, start, options)
-    # They are fitted after the training.
-    start.config.slot_transitions = False
     model = JointNlu(start.config, len(intents), len(slots))
     if source is None and is_bidirectional(start.config):
         look_at_neighbours(model.transformer)

@@ -27,7 +27,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def with_width(start: Start, wide: Training, width: int, neurons: int | None = None) -> Start:
-    """A start with a narrower body: heads of the same size, `neurons` in each layer (4 * width by default).
+    """A start with a narrower body: heads of the same size, `neurons` in each layer.
 
     `wide` is a training of the start's model, by whose rows it is measured. Heads of a classifier or an nlu
     model are new. A bag of n-grams has no width, and stays. Raises ValueError for a width that is no multiple
@@ -39,13 +39,16 @@ def with_width(start: Start, wide: Training, width: int, neurons: int | None = N
         raise ValueError(
             f"width: {width}: a multiple of the head size {size}, below {config.n_embd}, is needed"
         )
-    if not 0 < (inner := neurons or 4 * width) <= most:
-        raise ValueError(f"neurons: {inner}: at most {most}, the start's, are needed")
+    inner = min(4 * width, most) if neurons is None else neurons
+    if not 0 < inner <= most:
+        raise ValueError(f"neurons: {inner}: from 1 to {most}, the start's, are needed")
     batches = _some(wide)
     with _spread_of(wide.module) as spread:
         importance = measure_importance(wide.module, wide.loss, batches)
     axes, scale = _axes(spread, width)
     kept = {name: old[name].float() @ axes for name in ("wte.weight", "wpe.weight")}
+    if "lm_head.weight" in old:  # of a model whose head is not its embedding
+        kept["lm_head.weight"] = old["lm_head.weight"].float() @ axes
     kept |= {name: tensor for name, tensor in old.items() if name.startswith("ngrams.")}
     heads = [_best(layer, width // size) for layer in importance.heads]
     inside = [(some[:, None] * size + torch.arange(size)).flatten() for some in heads]

@@ -70,6 +70,7 @@ def open_start(kind: Kind, options: Options, texts: Iterable[str]) -> Start:
     with open_folder(options.start, options.url) as (folder, origin):
         checkpoint = Checkpoint.open(folder)
         written = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+        written.pop("slot_transitions", None)  # they belong to the old tags; a training fits its own
         config = GPT2Config(**written)
         tensors = _tensors(checkpoint)
         if checkpoint.config.eos_token_id is None:

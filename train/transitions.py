@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from export.checkpoint.config import MAX_TRANSITION_LABELS
 from train.data import UtteranceRow
 from train.evaluate import span_f1
 from train.joint_nlu import JointCheckpoint, best_tags, read_utterances
@@ -22,6 +23,9 @@ def fit_transitions(
     joint: JointCheckpoint, rows: Sequence[UtteranceRow], held_out: Sequence[UtteranceRow]
 ) -> str:
     """Give the model the transitions of `rows` that are best on `held_out`, if some are; a line about it."""
+    if len(joint.slots) > MAX_TRANSITION_LABELS:
+        joint.model.set_transitions(None)
+        return f"transitions of slots: left out, of {len(joint.slots)} tags: at most {MAX_TRANSITION_LABELS}"
     scores = log_bigrams(joint.slots, rows)
     read = read_utterances(joint, [row.words for row in held_out])
     expected = [row.tags for row in held_out]

@@ -24,7 +24,8 @@ MAX_INNER_SIZE = 1 << 20
 MAX_VOCAB_SIZE = 4_000_000
 MAX_CONTEXT_LENGTH = 1 << 20
 MAX_LABELS = 100_000
-MAX_TRANSITION_LABELS = 1024  # slot labels of a model that scores each of them after each other one
+# Slot labels of a model that scores each of them after each other one; a word takes 0.04 ms with as many.
+MAX_TRANSITION_LABELS = 256
 MAX_LABEL_LENGTH = 1000  # characters
 MAX_NGRAM_BUCKETS = 1 << 22
 MAX_NGRAM_ORDER = 5  # tokens

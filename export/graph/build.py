@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from export.checkpoint.config import Head
 from export.checkpoint.folder import SLOT_TRANSITIONS, Checkpoint
+from export.errors import CheckpointError
 from export.graph.body import AttentionInputs, Body
 from export.graph.builder import GraphBuilder
 from export.graph.fp16 import Fp16Weights
@@ -21,6 +22,7 @@ from export.graph.int8 import Int8Weights
 from export.graph.ngrams import add_ngram_logits
 from export.graph.weights import Weights
 from runtime.contract import HeadGraph, Kind, LmGraph, Variant
+from runtime.golden_rules import transitions_problem
 
 
 def write_graph(checkpoint: Checkpoint, variant: Variant, path: Path) -> list[Path]:
@@ -102,8 +104,12 @@ def _build_nlu(graph: GraphBuilder, checkpoint: Checkpoint, weights: Weights) ->
     _add_head(graph, checkpoint, weights, "intent_head", last, output)
     if config.slot_transitions:
         graph.output(HeadGraph.SLOT_TRANSITIONS, TensorProto.FLOAT, [slots + 1, slots])
-        table = graph.weight(SLOT_TRANSITIONS, checkpoint.weight(SLOT_TRANSITIONS))
-        graph.node("Identity", HeadGraph.SLOT_TRANSITIONS, [table], outputs=[HeadGraph.SLOT_TRANSITIONS])
+        table = checkpoint.weight(SLOT_TRANSITIONS)
+        problem = transitions_problem(table.shape, table.min(), table.max(), slots)
+        if problem is not None:
+            raise CheckpointError(f"tensor {SLOT_TRANSITIONS}: {problem}", field=SLOT_TRANSITIONS)
+        name = graph.weight(SLOT_TRANSITIONS, table)
+        graph.node("Identity", HeadGraph.SLOT_TRANSITIONS, [name], outputs=[HeadGraph.SLOT_TRANSITIONS])
     add_ngram_logits(graph, checkpoint, sequence, output)
 
 

@@ -14,8 +14,8 @@ from export.checkpoint.tokenizer import open_tokenizer
 from export.errors import ArtifactError
 from export.evaluation.card import probabilities
 from export.session import Floats, HeadSession, LanguageSession, log_softmax
-from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, Kind, Variant, shown
-from runtime.golden_rules import LISTED, score_problem, token_problem
+from runtime.contract import GRAPH_FILE, TOKENIZER_FILE, HeadGraph, Kind, Variant, shown
+from runtime.golden_rules import LISTED, score_problem, token_problem, transitions_problem
 from runtime.manifest import GoldenPrompt, Manifest
 
 
@@ -76,7 +76,10 @@ def _check_head(graph: Path, variant: Variant, manifest: Manifest, rows: list[li
     for values in (values for pair in found for values in pair if values is not None):
         _require_finite(values)
     if manifest.slot_transitions:
-        _require_finite(session.slot_transitions())
+        table = session.slot_transitions()
+        problem = transitions_problem(table.shape, table.min(), table.max(), len(manifest.slot_labels))
+        if problem is not None:
+            raise ArtifactError(f"{HeadGraph.SLOT_TRANSITIONS}: {problem}")
     for prompt, answer, (labels, slots) in zip(
         manifest.golden, manifest.variants[variant].golden, found, strict=True
     ):

@@ -79,8 +79,10 @@ def attempt(plan: Path) -> Iterator[None]:
 
 def _begin_attempt(plan: Path) -> tuple[TextIO, Path]:
     path = plan.with_suffix(f".{time.time_ns()}.{os.getpid()}.{ATTEMPT}")
-    file = path.open("w")
+    hidden = path.with_name(f".{path.name}")  # until it is locked: unlocked, it would count as ended
+    file = hidden.open("w")
     fcntl.flock(file, fcntl.LOCK_EX)
+    hidden.rename(path)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     print(f"TensorRT {library().__version__}, process {os.getpid()}, {now}", file=file, flush=True)
     return file, path
@@ -95,7 +97,7 @@ def _has_ended(path: Path) -> bool:
     """Whether its process ended, and the attempt did not: such a file stays."""
     try:
         with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: others may look at once
     except (BlockingIOError, FileNotFoundError):
         return False
     return True

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from runtime.contract import TOKENIZER_FILE, FaultCode, HeadGraph, Kind, Variant
 from runtime.cuda.accelerator import Accelerator
 from runtime.errors import ModelError, RequestFault
-from runtime.golden_rules import score_problem
+from runtime.golden_rules import score_problem, transitions_problem
 from runtime.heads.reader import HeadInput, Reader, Row
 from runtime.heads.slots import TagRules, merge_tags, split_words
 from runtime.manifest import MANIFEST_FILE, Manifest, ManifestError
@@ -142,11 +142,9 @@ class HeadModel:
         }
         found: Floats
         (found,) = self._session.run([HeadGraph.SLOT_TRANSITIONS], one_token)
-        tags = len(self.manifest.slot_labels)
-        if found.shape != (tags + 1, tags) or not np.isfinite(found).all():
-            raise ModelError(
-                f"{HeadGraph.SLOT_TRANSITIONS}: {tags + 1} rows of {tags} finite numbers are needed"
-            )
+        problem = transitions_problem(found.shape, found.min(), found.max(), len(self.manifest.slot_labels))
+        if problem is not None:
+            raise ModelError(f"{HeadGraph.SLOT_TRANSITIONS}: {problem}")
         return found
 
     def _answers(self, rows: Sequence[Row]) -> Iterator[HeadAnswer | RequestFault]:

@@ -119,6 +119,6 @@ class EngineMetrics(_Metrics):
             metric = finished.Metric(labels={**labels, "reason": reason.value})
             self._counters[FINISHED[0] + reason.value] = metric
         if self._fallback is not None:
-            # The time tells loads apart: Triton may go on to show what a process said that has died.
+            # Loads differ in their time: Triton may go on to show what a process said that has died.
             named = {**labels, "reason": " ".join(self._fallback.split())[:MAX_REASON]}
             self._family(*FALLBACK, "GAUGE").Metric(labels=named).set(time.time())

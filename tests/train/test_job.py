@@ -246,6 +246,11 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -> Non
     assert not (tmp_path / "killed").exists()
     other = CliRunner().invoke(app, [*words, "--resume", "--seed", "1"])
     assert other.stderr == "lmaas: --resume: --seed was 20, and is 1 now\n"
+    options = (run_folder / OPTIONS).read_text()
+    (run_folder / OPTIONS).write_text(options.replace('"--seed"', '"--of-old"'))
+    earlier = CliRunner().invoke(app, [*words, "--resume"])
+    assert "is of an earlier version, which had no --seed" in earlier.stderr
+    (run_folder / OPTIONS).write_text(options)
     resumed = CliRunner().invoke(app, [*words, "--resume"])
     whole = CliRunner().invoke(app, arguments(data, tmp_path / "whole", "--epochs", "4", "--dropout", "0.2"))
     assert (resumed.exit_code, whole.exit_code) == (0, 0), resumed.stderr

@@ -23,8 +23,9 @@ from train.start import Start
 TOKENIZER = tiny_tokenizer()
 
 
-def wide(seed: int = 0) -> GPT2LMHeadModel:
+def wide(seed: int = 0, neurons: int | None = None) -> GPT2LMHeadModel:
     config = tiny_config(TOKENIZER)
+    config.n_inner = neurons
     config.n_head = 2
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -99,5 +100,16 @@ def test_layers_that_are_smaller_stay_so() -> None:
 
 @pytest.mark.parametrize("neurons", [257, -1])
 def test_neurons_are_no_more_than_the_starts(neurons: int) -> None:
-    with pytest.raises(ValueError, match=r"neurons: -?\d+: at most 256, the start's"):
+    with pytest.raises(ValueError, match=r"neurons: -?\d+: from 1 to 256, the start's"):
         narrow(start_of(wide()), neurons)
+
+
+def test_by_default_neurons_are_no_more_than_the_starts() -> None:
+    assert narrow(start_of(wide(neurons=100))).config.n_inner == 100
+
+
+def test_a_head_that_is_not_the_embedding_is_on_the_axes_too() -> None:
+    start = start_of(wide())
+    head = start.tensors["wte.weight"] * 3
+    narrowed = narrow(replace(start, tensors={**start.tensors, "lm_head.weight": head}))
+    assert torch.allclose(narrowed.tensors["lm_head.weight"], narrowed.tensors["wte.weight"] * 3, atol=1e-4)

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from export.checkpoint.config import MAX_TRANSITION_LABELS
 from export.checkpoint.folder import Checkpoint
 from tests.train.tiny import tiny_config, tiny_tokenizer
-from train.data import Kind, UtteranceRow
+from train.data import Kind, LabelRow, UtteranceRow
 from train.joint_nlu import JointCheckpoint, JointNlu, load_joint, predict
 from train.joint_training import JointRun, JointTraining
 from train.kinds import make_training
-from train.options import Options
+from train.options import Options, make_options
 from train.start import open_start
 from train.transitions import SMOOTHING, fit_transitions, log_bigrams
 
@@ -55,6 +56,25 @@ def test_held_out_rows_choose(undecided: JointCheckpoint) -> None:
     assert said == "transitions of slots: left out, held-out slot F1 1 is not higher with them"
     assert model.transitions is None
     assert predict(undecided, words)[0].tags == ("O", "O", "O")
+
+
+def test_many_tags_have_none() -> None:
+    slots = tuple(f"tag {number}" for number in range(MAX_TRANSITION_LABELS + 1))
+    config = tiny_config(tiny_tokenizer())
+    joint = JointCheckpoint(JointNlu(config, 1, len(slots)), tiny_tokenizer(), ("ask",), slots, echo=False)
+    assert fit_transitions(joint, [], []) == "transitions of slots: left out, of 257 tags: at most 256"
+    assert joint.model.transitions is None
+
+
+def test_another_kind_does_not_take_them(undecided: JointCheckpoint, tmp_path: Path) -> None:
+    fit_transitions(undecided, ROWS, ROWS)
+    JointTraining(undecided, ROWS, JointRun(epochs=1)).save(tmp_path / "nlu")
+    options = make_options(Kind.CLASSIFIER, train=tmp_path, out=tmp_path / "out", start=str(tmp_path / "nlu"))
+    rows = [LabelRow(1, "the fox", None, "yes"), LabelRow(2, "ran", None, "no")]
+    make_training(Kind.CLASSIFIER, open_start(Kind.CLASSIFIER, options, ()), rows, options).save(
+        tmp_path / "classifier"
+    )
+    assert Checkpoint.open(tmp_path / "classifier").config.head.kind is Kind.CLASSIFIER
 
 
 def test_they_are_saved_and_fitted_anew(undecided: JointCheckpoint, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ MANIFESTS: dict[str, tuple[Edit, str]] = {
     ),
     "transitions of no slots": (
         manifest(lambda data: data.update(slot_transitions=True)),
-        "slot_transitions: only a model of intents and at most 1024 slot labels has them",
+        "slot_transitions: only a model of intents and at most 256 slot labels has them",
     ),
     "another cache": (
         architecture(head_size=9),

@@ -123,15 +123,16 @@ def test_refuses_other_scores(kind: str, scores: str, folder: Callable[[str], Pa
     refuses(copy, "in the manifest")
 
 
-def test_refuses_transitions_that_are_no_numbers(folder: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("score", [np.nan, np.inf, 3e38, -10_001])
+def test_refuses_transitions_that_are_no_scores(folder: Callable[[str], Path], score: float) -> None:
     def spoil(model: onnx.ModelProto) -> None:
         tensors = model.graph.initializer
         table = next(tensor for tensor in tensors if tensor.name == "slot_transitions.weight")
-        table.raw_data = np.full(table.dims, np.nan, np.float32).tobytes()
+        table.raw_data = np.full(table.dims, score, np.float32).tobytes()
 
     copy = folder("joint_reader")
     change_graph(copy, spoil)
-    refuses(copy, "the graph answers NaN or infinity")
+    refuses(copy, "slot_transitions: not all scores are numbers from -10000 to 10000")
 
 
 def test_refuses_texts_that_no_head_reads(folder: Callable[[str], Path]) -> None:
