@@ -308,11 +308,11 @@ class Watchdog:
 
 
 def _exact_on(variant: Variant, session: LmSession) -> ExactOn:
-    # Not checked. MatMulNBits, which computes int4 without our operators, sums by the number of rows. On a
-    # GPU, cuBLAS and TensorRT may do so.
-    if variant is Variant.INT4 or not session.on_host:
-        return "not-promised"
-    return "any-processor" if variant is Variant.INT8 and session.is_fused else "same-processor"
+    if session.is_fused and variant in (Variant.INT8, Variant.INT4):
+        return "any-processor"
+    # MatMulNBits, which computes int4 without our operators, sums by the number of rows. On a GPU, cuBLAS and
+    # TensorRT may do so.
+    return "not-promised" if variant is Variant.INT4 or not session.on_host else "same-processor"
 
 
 def _stack_of(thread: threading.Thread) -> str:

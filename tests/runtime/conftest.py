@@ -47,7 +47,9 @@ def lm_artifact(lm_checkpoint: Path) -> Path:
     from export.pipeline import export_checkpoint
 
     artifact = lm_checkpoint.parent / "artifact"
-    export_checkpoint(lm_checkpoint, artifact, name="tiny-lm", variants=[Variant.FP32, Variant.INT8])
+    export_checkpoint(
+        lm_checkpoint, artifact, name="tiny-lm", variants=[Variant.FP32, Variant.INT8, Variant.INT4]
+    )
     return artifact
 
 

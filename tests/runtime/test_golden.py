@@ -88,7 +88,7 @@ def test_weights_that_changed_on_the_way_are_not_served(lm_artifact: Path, tmp_p
     ("edit", "said"),
     [
         (lambda manifest: unproven(manifest).update(kind="classifier"), "kind: classifier"),
-        (lambda manifest: manifest["variants"].pop("fp32"), "variant fp32 is not among int8"),
+        (lambda manifest: manifest["variants"].pop("fp32"), "variant fp32 is not among int4, int8"),
         (lambda manifest: manifest.pop("golden") and manifest.update(more=1), "more: unknown"),
         (lambda manifest: manifest.pop("golden"), r"fp32\.golden: 4 answers to 0 golden prompts"),
         (lambda manifest: answer(manifest, "int8").pop("logprobs"), "8 tokens, 0 logprobs"),

@@ -87,11 +87,13 @@ def test_a_mere_echo_has_a_receipt(engine: Engine) -> None:
     assert choice["logprobs_sha256"] == hashlib.sha256(b"").hexdigest()
 
 
-@pytest.mark.parametrize("variant", ["fp32", "int8"])
+@pytest.mark.parametrize("variant", ["fp32", "int8", "int4"])
 def test_replay_under_load(open_engine: OpenEngine, variant: str) -> None:
     engine = open_engine(variant=variant, num_slots=6, prefill_chunk=8)
     receipts = [receipt_of(engine, f"{PROMPT} and the {word}", **SAMPLED) for word in ("dog", "king")]
     receipts.append(receipt_of(engine, temperature=0, max_tokens=30, repetition_penalty=1.3))
+    if receipts[0]["exact_on"] == "not-promised":
+        pytest.skip("ONNX Runtime's operator for int4 sums by the number of rows")
     load = [submit(engine, f"{number} friends went home " * 3, SAMPLED) for number in range(9)]
     assert [replayed(engine, receipt) for receipt in receipts] == receipts
     assert all(sink.wait().fault is None for sink in load)
@@ -108,11 +110,14 @@ def test_a_prompt_that_was_generated_before_is_read_anew(open_engine: OpenEngine
     assert used.stats().prompt_tokens - before == len(ids)
 
 
-def test_every_level_gives_the_receipt_of_every_other(open_engine: OpenEngine, levels: list[str]) -> None:
+@pytest.mark.parametrize("variant", ["int8", "int4"])
+def test_every_level_gives_the_receipt_of_every_other(
+    open_engine: OpenEngine, levels: list[str], variant: str
+) -> None:
     receipts: list[dict[str, Any]] = []
     for name in levels:
         assert use_level(name)
-        engine = open_engine(variant="int8", num_slots=4)
+        engine = open_engine(variant=variant, num_slots=4)
         if not receipts:
             receipts = [receipt_of(engine, **SAMPLED), receipt_of(engine, temperature=0, max_tokens=40, n=2)]
         for receipt in receipts:
