@@ -21,7 +21,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from export.checkpoint.config import CONFIG_FILE, Head, read_config
+from export.checkpoint.config import Head, read_config
+from export.checkpoint.config_reader import CONFIG_FILE
 from export.checkpoint.folder import Shape, expected_shapes
 from export.checkpoint.tensors import SINGLE_FILE
 from perf.errors import PlanError

@@ -139,16 +139,9 @@ def distil(
         if layers is None and student is None:
             layers = max(1, config.num_layers // 2)
         options = _options(config, given, train=data, start=begin)
-        change = Distilling(
-            config.head.kind,
-            options,
-            teachers,
-            Weights(temperature, alpha, beta, gamma),
-            layers,
-            width,
-            neurons,
-            ngram_buckets,
-        )
+        weights = Weights(temperature, alpha, beta, gamma)
+        sizes = (layers, width, neurons, ngram_buckets)
+        change = Distilling(config.head.kind, options, teachers, weights, *sizes)
         before = [(_title(name), folders[name]) for name in names]
         _run(config.head.kind, options, change, before or [("student before", folders[begin])])
 

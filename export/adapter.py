@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.archive import ADAPTER_MARK, files_of
-from export.checkpoint.config import CONFIG_FILE, Head
+from export.checkpoint.config import Head
+from export.checkpoint.config_reader import CONFIG_FILE
 from export.checkpoint.names import EMBEDDING, LM_HEAD, head_of, is_buffer, plain_name, plain_names
 from export.checkpoint.tensors import INDEX_FILE, SINGLE_FILE, TensorFile, TensorStore
 from export.errors import CheckpointError

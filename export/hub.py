@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.checkpoint.chat import TEMPLATE_FILE
-from export.checkpoint.config import CONFIG_FILE, read_config
+from export.checkpoint.config import read_config
+from export.checkpoint.config_reader import CONFIG_FILE
 from export.checkpoint.folder import refuse_adapter
 from export.checkpoint.generation import GENERATION_FILE
 from export.checkpoint.tensors import INDEX_FILE, SINGLE_FILE

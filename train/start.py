@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2Config
 
-from export.checkpoint.config import CONFIG_FILE, ModelConfig
+from export.checkpoint.config import ModelConfig
+from export.checkpoint.config_reader import CONFIG_FILE
 from export.checkpoint.folder import Checkpoint, expected_shapes
 from export.errors import ExportError
 from export.members import ArchiveLimits

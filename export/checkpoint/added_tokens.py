@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from export.checkpoint.chat import TOKENIZER_CONFIG_FILE
-from export.checkpoint.config import CONFIG_FILE
+from export.checkpoint.config_reader import CONFIG_FILE
 from export.errors import CheckpointError
 from export.reading import is_there, read_json_object
 from runtime.contract import shown

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
-from export.checkpoint.generation import Generation, read_generation, token_ids
+from export.checkpoint.config_reader import CONFIG_FILE, MAX_LABELS, ConfigReader, distinct, refused
+from export.checkpoint.generation import Generation, read_generation
 from export.errors import CheckpointError
 from export.reading import read_json_object
 from runtime.contract import Kind
 from runtime.manifest import Architecture
 
-CONFIG_FILE = "config.json"
 HEAD_SIZE_STEP = 8  # onnxruntime's GroupQueryAttention needs a multiple of it
 GPT2_EOS = 50256  # GPT2Config's default, which older config.json files leave out
 MAX_LAYERS = 1024
@@ -23,10 +22,8 @@ MAX_HIDDEN_SIZE = 65_536
 MAX_INNER_SIZE = 1 << 20
 MAX_VOCAB_SIZE = 4_000_000
 MAX_CONTEXT_LENGTH = 1 << 20
-MAX_LABELS = 100_000
 # Slot labels of a model that scores each of them after each other one; a word takes 0.04 ms with as many.
 MAX_TRANSITION_LABELS = 256
-MAX_LABEL_LENGTH = 1000  # characters
 MAX_NGRAM_BUCKETS = 1 << 22
 MAX_NGRAM_ORDER = 5  # tokens
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
@@ -158,83 +155,10 @@ def cache_head_size(head_size: int) -> int:
     return -(-head_size // HEAD_SIZE_STEP) * HEAD_SIZE_STEP
 
 
-class _Reader:
-    """Typed access to config.json; every error names the key, the value and what is allowed."""
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        self._data = data
-
-    def get(self, key: str, default: Any) -> Any:
-        value = self._data.get(key)
-        return default if value is None else value
-
-    def integer(self, key: str, default: int, low: int, high: int) -> int:
-        value = self.get(key, default)
-        if type(value) is not int or not low <= value <= high:
-            raise refused(key, value, f"a whole number from {low} to {high} is needed")
-        return value
-
-    def tokens(self, key: str, vocab_size: int, absent: int | None) -> list[int]:
-        """The ids of a token, or of several in a list; none where it is null: the model has no such token."""
-        if key not in self._data:
-            return [] if absent is None else [absent]
-        return token_ids(self._data[key], CONFIG_FILE, key, vocab_size)
-
-    def padding(self, vocab_size: int) -> int | None:
-        """None where no text can have the token: it is null, negative, or beyond the embedding."""
-        token = self.get("pad_token_id", -1)
-        if type(token) is not int:
-            raise refused("pad_token_id", token, "a whole number or null is needed")
-        return token if 0 <= token < vocab_size else None
-
-    def boolean(self, key: str, default: bool) -> bool:
-        value = self.get(key, default)
-        if not isinstance(value, bool):
-            raise refused(key, value, "true or false is needed")
-        return value
-
-    def number(self, key: str, default: float, low: float, high: float) -> float:
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise refused(key, value, f"a number from {low} to {high} is needed")
-        return float(value)
-
-    def by_layer(self, key: str, layers: int, default: int, most: int) -> tuple[int, ...]:
-        """A whole number for each layer; the same in all where config.json has no list."""
-        value = self.get(key, [default] * layers)
-        if not isinstance(value, list) or len(value) != layers:
-            raise refused(key, value, f"a list of {layers} numbers is needed, one for each layer")
-        for number in value:
-            if type(number) is not int or not 1 <= number <= most:
-                raise refused(key, number, f"whole numbers from 1 to {most} are needed")
-        return tuple(value)
-
-    def names(self, key: str) -> tuple[str, ...]:
-        """A list of distinct, non-empty strings."""
-        value = self.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-            raise refused(key, value, "a list of names is needed")
-        return _distinct(key, value)
-
-
-def _distinct(key: str, names: list[str]) -> tuple[str, ...]:
-    if len(set(names)) != len(names):
-        raise refused(key, names, "the names repeat")
-    if len(names) > MAX_LABELS:
-        raise refused(key, len(names), f"at most {MAX_LABELS} names are read")
-    if max(map(len, names), default=0) > MAX_LABEL_LENGTH:
-        raise refused(key, max(names, key=len), f"a name has at most {MAX_LABEL_LENGTH} characters")
-    return tuple(names)
-
-
-def refused(key: str, value: Any, why: str) -> CheckpointError:
-    return CheckpointError(f"{CONFIG_FILE}: {key}: {str(value)[:80]!r}: {why}", field=key)
-
-
 def read_config(folder: Path) -> ModelConfig:
     """Read and check `folder/config.json`; raises CheckpointError naming the key."""
     data = read_json_object(folder / CONFIG_FILE)
-    read = _Reader(data)
+    read = ConfigReader(data)
     head, notes = _read_head(read)
     _refuse_unsupported(read)
     hidden_size = read.integer("n_embd", 768, 1, MAX_HIDDEN_SIZE)
@@ -286,7 +210,7 @@ def read_config(folder: Path) -> ModelConfig:
     )
 
 
-def _read_ends(read: _Reader, vocab_size: int, *, needed: bool) -> list[int]:
+def _read_ends(read: ConfigReader, vocab_size: int, *, needed: bool) -> list[int]:
     """The tokens that end a text. The default is GPT-2's; none where the vocabulary is too small for that."""
     ends = read.tokens("eos_token_id", vocab_size, GPT2_EOS)
     if all(token < vocab_size for token in ends):
@@ -300,7 +224,7 @@ def _read_ends(read: _Reader, vocab_size: int, *, needed: bool) -> list[int]:
     return []
 
 
-def _read_head(read: _Reader) -> tuple[Head, tuple[str, ...]]:
+def _read_head(read: ConfigReader) -> tuple[Head, tuple[str, ...]]:
     """The head, and notes about what else the class has."""
     model_type = read.get("model_type", "gpt2")
     if model_type != "gpt2":
@@ -316,7 +240,7 @@ def _read_head(read: _Reader) -> tuple[Head, tuple[str, ...]]:
     return Head(names[0]), ()
 
 
-def _read_activation(read: _Reader) -> Activation:
+def _read_activation(read: ConfigReader) -> Activation:
     name = read.get("activation_function", Activation.GELU_NEW.value)
     activation = Activation.named(name) if isinstance(name, str) else None
     if activation is None:
@@ -329,7 +253,7 @@ def _read_activation(read: _Reader) -> Activation:
     return activation
 
 
-def _refuse_unsupported(read: _Reader) -> None:
+def _refuse_unsupported(read: ConfigReader) -> None:
     if read.boolean("add_cross_attention", False):
         raise refused("add_cross_attention", True, "a decoder with cross-attention is not supported")
     for key in ("pruned_heads", "quantization_config"):
@@ -339,7 +263,7 @@ def _refuse_unsupported(read: _Reader) -> None:
     read.boolean("reorder_and_upcast_attn", False)
 
 
-def _read_labels(read: _Reader) -> tuple[str, ...]:
+def _read_labels(read: ConfigReader) -> tuple[str, ...]:
     """`id2label` in order of the ids; without it LABEL_0 ... as transformers names them."""
     table = read.get("id2label", None)
     if table is None:
@@ -348,10 +272,10 @@ def _read_labels(read: _Reader) -> tuple[str, ...]:
         raise refused("id2label", table, "an object from ids to names is needed")
     if set(table) != {str(index) for index in range(len(table))}:
         raise refused("id2label", sorted(table), f"the ids must be 0 to {len(table) - 1}")
-    return _distinct("id2label", [table[str(index)] for index in range(len(table))])
+    return distinct("id2label", [table[str(index)] for index in range(len(table))])
 
 
-def _read_slot_labels(read: _Reader, head: Head) -> tuple[str, ...]:
+def _read_slot_labels(read: ConfigReader, head: Head) -> tuple[str, ...]:
     if head is Head.TOKEN:
         return _read_labels(read)
     if head is not Head.JOINT:
@@ -362,7 +286,7 @@ def _read_slot_labels(read: _Reader, head: Head) -> tuple[str, ...]:
     return names
 
 
-def _read_slot_transitions(read: _Reader, head: Head, labels: int) -> bool:
+def _read_slot_transitions(read: ConfigReader, head: Head, labels: int) -> bool:
     """The key `slot_transitions` is this project's own."""
     value = read.boolean("slot_transitions", False)
     if value and head is not Head.JOINT:
@@ -376,7 +300,7 @@ def _read_slot_transitions(read: _Reader, head: Head, labels: int) -> bool:
     return value
 
 
-def _read_bidirectional(read: _Reader, head: Head) -> bool:
+def _read_bidirectional(read: ConfigReader, head: Head) -> bool:
     """The key `attention` is this project's own: transformers' GPT-2 is causal."""
     value = read.get("attention", "causal")
     if value not in ("causal", "bidirectional"):
@@ -386,7 +310,7 @@ def _read_bidirectional(read: _Reader, head: Head) -> bool:
     return bool(value == "bidirectional")
 
 
-def _read_ngrams(read: _Reader, head: Head) -> Ngrams | None:
+def _read_ngrams(read: ConfigReader, head: Head) -> Ngrams | None:
     """The keys `ngram_buckets`, `ngram_orders` and `ngram_pairs`, which are this project's own."""
     if read.get("ngram_buckets", None) is None and read.get("ngram_orders", None) is None:
         return None
@@ -411,7 +335,7 @@ def _read_ngrams(read: _Reader, head: Head) -> Ngrams | None:
     return Ngrams(buckets, tuple(orders), pairs)
 
 
-def _read_problem_type(read: _Reader, labels: tuple[str, ...]) -> str:
+def _read_problem_type(read: ConfigReader, labels: tuple[str, ...]) -> str:
     default = "regression" if len(labels) == 1 else "single_label_classification"
     value = read.get("problem_type", default)
     if value not in PROBLEM_TYPES:

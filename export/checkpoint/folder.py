@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from export.checkpoint.config import CONFIG_FILE, Head, ModelConfig, read_config
+from export.checkpoint.config import Head, ModelConfig, read_config
+from export.checkpoint.config_reader import CONFIG_FILE
 from export.checkpoint.names import EMBEDDING, LM_HEAD, head_of, is_buffer, plain_names
 from export.checkpoint.tensors import TensorStore
 from export.checkpoint.tokenizer import read_tokenizer
@@ -140,16 +141,13 @@ def _head_shapes(config: ModelConfig) -> dict[str, Shape]:
     if config.head is Head.SEQUENCE:
         return {"score.weight": (labels, hidden)} | bag
     transitions: dict[str, Shape] = {SLOT_TRANSITIONS: (slots + 1, slots)} if config.slot_transitions else {}
-    return (
-        bag
-        | transitions
-        | {
-            "intent_head.weight": (labels, hidden),
-            "intent_head.bias": (labels,),
-            "slot_head.weight": (slots, hidden),
-            "slot_head.bias": (slots,),
-        }
-    )
+    heads: dict[str, Shape] = {
+        "intent_head.weight": (labels, hidden),
+        "intent_head.bias": (labels,),
+        "slot_head.weight": (slots, hidden),
+        "slot_head.bias": (slots,),
+    }
+    return bag | transitions | heads
 
 
 def _check_names(config: ModelConfig, tensors: TensorStore, stored: dict[str, str]) -> tuple[str, ...]:

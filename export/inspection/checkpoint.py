@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from export.checkpoint.config import (
-    CONFIG_FILE,
     HEAD_SIZE_STEP,
     Head,
     ModelConfig,
     cache_head_size,
     read_config,
 )
+from export.checkpoint.config_reader import CONFIG_FILE
 from export.checkpoint.folder import Checkpoint, expected_shapes
 from export.checkpoint.tensors import INDEX_FILE, SINGLE_FILE
 from export.checkpoint.tokenizer import read_tokenizer

@@ -15,14 +15,13 @@ from export.checkpoint.config import (
     MAX_CONTEXT_LENGTH,
     MAX_HEADS,
     MAX_HIDDEN_SIZE,
-    MAX_LABEL_LENGTH,
-    MAX_LABELS,
     MAX_LAYERS,
     MAX_TRANSITION_LABELS,
     MAX_VOCAB_SIZE,
     PROBLEM_TYPES,
     cache_head_size,
 )
+from export.checkpoint.config_reader import MAX_LABEL_LENGTH, MAX_LABELS
 from export.checkpoint.tokenizer import open_tokenizer
 from export.errors import ArtifactError, CheckpointError
 from export.files import check_content, check_size, refuse_link
